@@ -1,0 +1,1 @@
+//! Benchmarks through a mount and beside the local disk

@@ -1,0 +1,1 @@
+//! The data service: the chunk store of a brick and chain replication

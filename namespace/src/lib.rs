@@ -1,0 +1,1 @@
+//! The metadata service: names, inodes, sessions, the cluster map

@@ -1,0 +1,1 @@
+//! End-to-end tests: a real cluster, a real mount, faults

@@ -1,0 +1,257 @@
+//! What can be asked of a brick, and what it answers.
+//!
+//! Writes go to the head of a chain, which orders them and passes them on. An acknowledged
+//! write is in the memory of every in-sync member (*unstable*); [`BrickRequest::Commit`] makes
+//! it durable on the brick asked (NFS version 3's idea). Payloads travel beside the header.
+
+use serde::{Deserialize, Serialize};
+
+use crate::chunk::ChunkKey;
+use crate::handshake::Service;
+use crate::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, ChunkVersion, Ino, MapEpoch, SessionId};
+use crate::net::Protocol;
+
+/// A chain as its caller knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainRef {
+    /// Which.
+    pub id: ChainId,
+    /// At which epoch; another one is refused.
+    pub epoch: ChainEpoch,
+}
+
+/// Who changes something: checked against the block list and known again on a retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WriterId {
+    /// The session.
+    pub session: SessionId,
+    /// Number of the call in it.
+    pub seq: CallSeq,
+}
+
+/// One call. The bricks' addresses and everything else come from the map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrickCall {
+    /// Which brick of the process that answers.
+    pub brick: BrickId,
+    /// Epoch of the caller's map. A brick with an older one fetches before it serves.
+    pub map: MapEpoch,
+    /// What is asked.
+    pub request: BrickRequest,
+}
+
+/// A change of a chunk's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The call's payload goes to `offset`.
+    Write {
+        /// Where in the chunk, in bytes.
+        offset: u32,
+    },
+    /// `len` bytes from `offset` become zeros, and whole blocks of them free.
+    Punch {
+        /// Where in the chunk, in bytes.
+        offset: u32,
+        /// How much, in bytes.
+        len: u32,
+    },
+}
+
+/// A chunk, for comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkSummary {
+    /// Which.
+    pub key: ChunkKey,
+    /// The chain it was written through.
+    pub chain: ChainId,
+    /// Its version on this brick.
+    pub version: ChunkVersion,
+    /// End of its furthest byte, in bytes.
+    pub len: u32,
+    /// Bytes allocated for it.
+    pub allocated_bytes: u32,
+}
+
+/// A run of bytes that may hold data; what is in no extent is zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Where in the chunk, in bytes.
+    pub offset: u32,
+    /// How much, in bytes.
+    pub len: u32,
+}
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BrickRequest {
+    /// `len` bytes from `offset`, at most [`crate::chunk::MAX_IO_BYTES`]. The payload of the
+    /// answer ends where data ends: the rest up to `len` is zeros. -> `Read`
+    Read {
+        /// The chain.
+        chain: ChainRef,
+        /// The chunk.
+        key: ChunkKey,
+        /// Where, in bytes.
+        offset: u32,
+        /// How much, in bytes.
+        len: u32,
+    },
+    /// To the head: changes a chunk on all in-sync members. -> `Changed`
+    Change {
+        /// The chain.
+        chain: ChainRef,
+        /// The chunk.
+        key: ChunkKey,
+        /// Who.
+        writer: WriterId,
+        /// What.
+        change: Change,
+    },
+    /// Makes everything this brick has acknowledged durable. -> `Committed`
+    Commit,
+    /// Where a chunk holds data. -> `Extents`
+    Extents {
+        /// The chain.
+        chain: ChainRef,
+        /// The chunk.
+        key: ChunkKey,
+    },
+    /// Head to member: the change that makes version `base` into `base + 1`. -> `Changed`,
+    /// or [`crate::status::Status::Behind`] if the member does not hold `base`.
+    Forward {
+        /// The chain.
+        chain: ChainRef,
+        /// The chunk.
+        key: ChunkKey,
+        /// Who.
+        writer: WriterId,
+        /// Version it builds on; 0: the chunk does not exist.
+        base: ChunkVersion,
+        /// What.
+        change: Change,
+    },
+    /// Head to member: a part of the chunk's whole content, which replaces what the member
+    /// has once the last part is there. -> `Done`
+    Replace {
+        /// The chain.
+        chain: ChainRef,
+        /// The chunk.
+        key: ChunkKey,
+        /// The version it has then.
+        version: ChunkVersion,
+        /// End of its furthest byte then, in bytes.
+        len: u32,
+        /// Where the payload goes, in bytes; parts come in order, the first with `first`.
+        offset: u32,
+        /// First part: forget earlier parts.
+        first: bool,
+        /// Last part: switch over.
+        last: bool,
+    },
+    /// Between members: the chunk is gone at the head. -> `Done`
+    Drop {
+        /// The chain.
+        chain: ChainRef,
+        /// The chunk.
+        key: ChunkKey,
+        /// Version that is to be dropped; a newer one stays.
+        version: ChunkVersion,
+    },
+    /// Between members: as `Read`, served by a member in any state, for repair and sync. -> `Read`
+    ReadCopy {
+        /// The chain.
+        chain: ChainRef,
+        /// The chunk.
+        key: ChunkKey,
+        /// Where, in bytes.
+        offset: u32,
+        /// How much, in bytes.
+        len: u32,
+    },
+    /// From the namespace: nothing of the file beyond `size` is to exist on this brick; with size 0
+    /// no chunk at all. Durable when answered. Repeating it does no harm. -> `Trimmed`
+    Trim {
+        /// The file.
+        ino: Ino,
+        /// Its chunk size, in bytes.
+        chunk_bytes: u32,
+        /// Bytes that stay.
+        size: u64,
+    },
+    /// Chunks in order of key, of one chain or all. -> `Chunks`
+    List {
+        /// Only of this chain.
+        chain: Option<ChainId>,
+        /// The last one seen.
+        after: Option<ChunkKey>,
+        /// Most wanted; at most 4,096 are given.
+        max: u32,
+    },
+    /// Reads every block of a chunk against its checksum, without repair. -> `Verified`
+    Verify {
+        /// The chunk.
+        key: ChunkKey,
+    },
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BrickReply {
+    /// Nothing to tell.
+    Done,
+    /// The payload is the data.
+    Read {
+        /// Version it was read at; 0: there is no such chunk.
+        version: ChunkVersion,
+    },
+    /// All in-sync members have the change, in memory.
+    Changed {
+        /// Version of the chunk now.
+        version: ChunkVersion,
+        /// Change of the bytes allocated, for one copy.
+        allocated_delta_bytes: i64,
+        /// Who has it, and in which life: to be committed there.
+        members: Vec<(BrickId, BootId)>,
+    },
+    /// Everything acknowledged by this brick in this life until the call is durable.
+    Committed {
+        /// Which life. Writes acknowledged in another one may be lost.
+        boot: BootId,
+    },
+    /// Where data may be.
+    Extents {
+        /// End of the furthest byte, in bytes.
+        len: u32,
+        /// In order, not touching.
+        extents: Vec<Extent>,
+    },
+    /// Cut.
+    Trimmed {
+        /// Bytes that became free on this brick.
+        freed_bytes: u64,
+    },
+    /// Chunks.
+    Chunks {
+        /// In order of key.
+        chunks: Vec<ChunkSummary>,
+        /// None comes after.
+        end: bool,
+    },
+    /// A chunk was read whole.
+    Verified {
+        /// BLAKE3 of its content up to its length, holes as zeros.
+        hash: [u8; 32],
+        /// Blocks whose checksum does not match.
+        corrupt_blocks: u32,
+    },
+}
+
+/// The bricks' protocol.
+#[derive(Debug, Clone, Copy)]
+pub enum BrickProtocol {}
+
+impl Protocol for BrickProtocol {
+    const SERVICE: Service = Service::Brick;
+    type Request = BrickCall;
+    type Reply = BrickReply;
+}

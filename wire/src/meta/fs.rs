@@ -1,0 +1,338 @@
+//! The verbs of a POSIX filesystem.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{DirCookie, Ino};
+use crate::meta::{Attr, FileKind, Name, SetTime, Timestamp};
+
+/// What a handle is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Access {
+    /// Reading: keeps the inode alive while it is open.
+    Read,
+    /// Writing too: the namespace remembers that bytes beyond the recorded size may exist.
+    Write,
+}
+
+/// How `rename` treats an existing target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RenameMode {
+    /// Replace it.
+    Replace,
+    /// Fail with [`crate::status::FsError::Exists`].
+    NoReplace,
+    /// Swap the two.
+    Exchange,
+}
+
+/// How `setxattr` treats an existing attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum XattrMode {
+    /// Create or replace.
+    Any,
+    /// Fail if it exists.
+    Create,
+    /// Fail if it does not.
+    Replace,
+}
+
+/// What a new inode starts with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewInode {
+    /// Permission bits after the umask.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group the creator acts with; a set-group-id parent overrides it.
+    pub gid: u32,
+}
+
+/// What `setattr` changes; `None` leaves as is. `ctime` always becomes now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AttrChanges {
+    /// Permission bits.
+    pub mode: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Bytes of a file. Shrinking frees the rest on the bricks before the call returns.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<SetTime>,
+    /// Last change.
+    pub mtime: Option<SetTime>,
+}
+
+/// What a writer has done to a file since it last said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteReport {
+    /// End of the furthest byte written; the size becomes the larger of this and itself.
+    pub end: u64,
+    /// Time of the last write.
+    pub mtime: Timestamp,
+    /// Change of the bytes allocated, for one copy.
+    pub allocated_delta_bytes: i64,
+}
+
+/// An entry of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirEntry {
+    /// The name.
+    pub name: Name,
+    /// The inode.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: FileKind,
+    /// Listing goes on after this.
+    pub cookie: DirCookie,
+    /// Attributes, if they were asked for.
+    pub attr: Option<Attr>,
+}
+
+/// Space and inodes of the whole filesystem; space of one copy (raw space by replicas).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StatFs {
+    /// Size of the filesystem in bytes.
+    pub total_bytes: u64,
+    /// Bytes left.
+    pub free_bytes: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+}
+
+/// Calls on names and inodes. Owners and modes are taken as given: whether the caller may do
+/// it is decided by the kernel that asks (`default_permissions`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FsRequest {
+    /// The inode of a name. -> `Attr`
+    Lookup {
+        /// Directory.
+        parent: Ino,
+        /// Name in it.
+        name: Name,
+    },
+    /// The parent of a directory (`..`). -> `Attr`
+    LookupParent {
+        /// A directory.
+        ino: Ino,
+    },
+    /// -> `Attr`
+    GetAttr {
+        /// The inode.
+        ino: Ino,
+    },
+    /// -> `Attr` after the change
+    SetAttr {
+        /// The inode.
+        ino: Ino,
+        /// What to change.
+        changes: AttrChanges,
+    },
+    /// Makes a regular file and opens it for `access` in this session. With
+    /// `exclusive`, fails if the name exists; else an existing regular file is opened (and
+    /// not changed). -> `Created`
+    Create {
+        /// Directory.
+        parent: Ino,
+        /// Name in it.
+        name: Name,
+        /// Attributes if it is new.
+        new: NewInode,
+        /// O_EXCL.
+        exclusive: bool,
+        /// What the handle is for.
+        access: Access,
+    },
+    /// -> `Attr` of the new directory
+    Mkdir {
+        /// Directory.
+        parent: Ino,
+        /// Name in it.
+        name: Name,
+        /// Attributes.
+        new: NewInode,
+    },
+    /// A regular file (not opened), pipe, socket or device. -> `Attr`
+    Mknod {
+        /// Directory.
+        parent: Ino,
+        /// Name in it.
+        name: Name,
+        /// Attributes.
+        new: NewInode,
+        /// Which; not a directory and not a link.
+        kind: FileKind,
+        /// Device number of devices.
+        rdev: u32,
+    },
+    /// -> `Attr` of the link
+    Symlink {
+        /// Directory.
+        parent: Ino,
+        /// Name in it.
+        name: Name,
+        /// Where it points; bytes.
+        target: Bytes,
+        /// Attributes (mode is ignored: 0777).
+        new: NewInode,
+    },
+    /// -> `Target`
+    Readlink {
+        /// A symbolic link.
+        ino: Ino,
+    },
+    /// One more name for an inode. -> `Attr`
+    Link {
+        /// The inode; not a directory.
+        ino: Ino,
+        /// Directory of the new name.
+        parent: Ino,
+        /// New name.
+        name: Name,
+    },
+    /// Removes a name that is not a directory's. An inode without names lives on
+    /// while a session has it open. -> `Done`
+    Unlink {
+        /// Directory.
+        parent: Ino,
+        /// Name in it.
+        name: Name,
+    },
+    /// Removes an empty directory. -> `Done`
+    Rmdir {
+        /// Directory.
+        parent: Ino,
+        /// Name in it.
+        name: Name,
+    },
+    /// -> `Done`
+    Rename {
+        /// Directory the name is in.
+        parent: Ino,
+        /// The name.
+        name: Name,
+        /// Directory it goes to.
+        new_parent: Ino,
+        /// Name there.
+        new_name: Name,
+        /// What if that exists.
+        mode: RenameMode,
+    },
+    /// Entries after `after` in stable order (cookie 0: from the start), without `.` and `..`,
+    /// whose cookies are the reader's. -> `Entries`
+    ReadDir {
+        /// The directory.
+        ino: Ino,
+        /// Cookie of the last entry seen.
+        after: DirCookie,
+        /// Most entries wanted; at most [`crate::meta::MAX_DIR_ENTRIES`] are given.
+        max: u32,
+        /// Attributes of each too.
+        with_attrs: bool,
+    },
+    /// -> `Value`
+    GetXattr {
+        /// The inode.
+        ino: Ino,
+        /// Full name with its prefix.
+        name: Bytes,
+    },
+    /// -> `Done`
+    SetXattr {
+        /// The inode.
+        ino: Ino,
+        /// Full name with its prefix.
+        name: Bytes,
+        /// Value.
+        value: Bytes,
+        /// What if it exists or does not.
+        mode: XattrMode,
+    },
+    /// -> `Names`
+    ListXattr {
+        /// The inode.
+        ino: Ino,
+    },
+    /// -> `Done`
+    RemoveXattr {
+        /// The inode.
+        ino: Ino,
+        /// Full name with its prefix.
+        name: Bytes,
+    },
+    /// -> `StatFs`
+    StatFs,
+    /// This session has the inode open for `access` from now on; said once an inode and
+    /// access, however many handles there are. -> `Attr`
+    Open {
+        /// The inode.
+        ino: Ino,
+        /// What for.
+        access: Access,
+    },
+    /// This session has it open for `access` no more. -> `Done`
+    Close {
+        /// The inode.
+        ino: Ino,
+        /// What for.
+        access: Access,
+    },
+    /// What was written. The data it speaks of need not be durable yet. -> `Attr`
+    ReportWrite {
+        /// The file.
+        ino: Ino,
+        /// What was done.
+        report: WriteReport,
+        /// The last writing handle of the session is gone: also a `Close` for writing.
+        closes: bool,
+    },
+}
+
+/// Answers to [`FsRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FsReply {
+    /// Nothing to tell.
+    Done,
+    /// Attributes.
+    Attr(Attr),
+    /// Attributes of a file made or found by `Create`.
+    Created {
+        /// Attributes.
+        attr: Attr,
+        /// It is new.
+        new: bool,
+    },
+    /// Where a link points.
+    Target(Bytes),
+    /// A part of a listing.
+    Entries {
+        /// In order.
+        entries: Vec<DirEntry>,
+        /// Nothing comes after the last one.
+        end: bool,
+    },
+    /// Value of an extended attribute.
+    Value(Bytes),
+    /// Names of extended attributes.
+    Names(Vec<Bytes>),
+    /// Space.
+    StatFs(StatFs),
+}
+
+impl FsRequest {
+    /// Whether it changes the state (and so goes through the log and is done exactly once).
+    /// Opening for reading is remembered in memory only and told again by the session.
+    pub fn is_change(&self) -> bool {
+        use FsRequest::*;
+        match self {
+            Lookup { .. } | LookupParent { .. } | GetAttr { .. } | Readlink { .. } | ReadDir { .. }
+            | GetXattr { .. } | ListXattr { .. } | StatFs => false,
+            Open { access, .. } | Close { access, .. } => *access == Access::Write,
+            SetAttr { .. } | Create { .. } | Mkdir { .. } | Mknod { .. } | Symlink { .. }
+            | Link { .. } | Unlink { .. } | Rmdir { .. } | Rename { .. } | SetXattr { .. }
+            | RemoveXattr { .. } | ReportWrite { .. } => true,
+        }
+    }
+}
