@@ -1,0 +1,293 @@
+//! TLS as both transports use it: version 1.3, certificates on both sides, one authority.
+//!
+//! 1. No connection without a certificate of the cluster's authority, in either direction
+//!    (`strangers_get_no_answer` in the integration tests).
+//! 2. Nothing depends on a process-wide provider of cryptography: every configuration names
+//!    its own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+
+use crate::handshake::Identity;
+use crate::id::ClusterId;
+use crate::net::endpoint::Endpoint;
+use crate::net::error::{NetError, Whose};
+use crate::net::pki::{Credential, CredentialError, cluster_name, identity_of};
+
+/// Offered beside the versioned name, so that two versions still meet for long enough to
+/// tell each other their versions in the handshake.
+const ALPN_ANY: &[u8] = b"brickyard";
+
+fn alpn(version: u16) -> Vec<Vec<u8>> {
+    vec![format!("brickyard/{version}").into_bytes(), ALPN_ANY.to_vec()]
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    // AES-128-GCM first: with AES-NI it costs a third of ChaCha20 (measured), and the larger
+    // key of AES-256 buys nothing here.
+    provider.cipher_suites = vec![
+        rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        rustls::crypto::aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    Arc::new(provider)
+}
+
+fn unusable(error: impl std::fmt::Display) -> CredentialError {
+    CredentialError::Crypto(error.to_string())
+}
+
+/// Both configurations of one credential.
+#[derive(Debug, Clone)]
+pub(crate) struct Crypto {
+    cluster: ClusterId,
+    server: Arc<ServerConfig>,
+    client: ClientConfig,
+    verifier: Arc<WebPkiServerVerifier>,
+}
+
+impl Crypto {
+    pub(crate) fn new(credential: &Credential, version: u16) -> Result<Crypto, CredentialError> {
+        let provider = provider();
+        let mut roots = RootCertStore::empty();
+        roots.add(credential.authority().clone()).map_err(unusable)?;
+        let roots = Arc::new(roots);
+        let chain = vec![credential.certificate().clone()];
+
+        let callers = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .build()
+            .map_err(unusable)?;
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(unusable)?
+            .with_client_cert_verifier(callers)
+            .with_single_cert(chain.clone(), credential.key().clone_key())
+            .map_err(unusable)?;
+        server.alpn_protocols = alpn(version);
+        // No resumption: connections are few and long, and every one shows its certificate.
+        server.send_tls13_tickets = 0;
+
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
+                .build()
+                .map_err(unusable)?;
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(unusable)?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, credential.key().clone_key())
+            .map_err(unusable)?;
+        client.alpn_protocols = alpn(version);
+        client.resumption = rustls::client::Resumption::disabled();
+        let cluster = credential.identity().cluster;
+        Ok(Crypto { cluster, server: Arc::new(server), client, verifier })
+    }
+
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        self.server.clone()
+    }
+
+    /// The name every server of the cluster proves.
+    pub(crate) fn server_name(&self) -> String {
+        cluster_name(self.cluster)
+    }
+
+    /// A configuration for one connection, and where its verdict on the server will be.
+    pub(crate) fn client(&self) -> (Arc<ClientConfig>, Verdict) {
+        let verdict = Verdict::default();
+        let mut config = self.client.clone();
+        config.dangerous().set_certificate_verifier(Arc::new(Witness {
+            verifier: self.verifier.clone(),
+            verdict: verdict.clone(),
+        }));
+        (Arc::new(config), verdict)
+    }
+
+    /// What to tell the caller when the secure connection to `to` failed.
+    pub(crate) fn explain(&self, to: &Endpoint, verdict: &Verdict, failure: Failure) -> NetError {
+        match (verdict.get(), failure) {
+            (Some(Objection::OtherAuthority { theirs }), _) => {
+                NetError::OtherCluster { to: *to, ours: self.cluster, theirs }
+            }
+            (Some(Objection::Expired), _) => NetError::Expired { to: *to, whose: Whose::Theirs },
+            (_, Failure::Alert(45)) => NetError::Expired { to: *to, whose: Whose::Ours },
+            // 48 is "unknown authority". The server judged us before we could judge it, or it
+            // trusts another authority than it was certified by.
+            (_, Failure::Alert(48)) => {
+                NetError::OtherCluster { to: *to, ours: self.cluster, theirs: None }
+            }
+            (_, Failure::Alert(116)) => {
+                NetError::Tls { to: *to, detail: "the peer wants a certificate".to_owned() }
+            }
+            (_, Failure::Alert(120)) => NetError::Tls {
+                to: *to,
+                detail: "the peer does not speak Brickyard's protocol".to_owned(),
+            },
+            (_, Failure::Alert(alert)) => NetError::Tls {
+                to: *to,
+                detail: format!("the peer rejected this program's certificate (alert {alert})"),
+            },
+            (_, Failure::Other(detail)) => NetError::Tls { to: *to, detail },
+        }
+    }
+}
+
+/// How TLS failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The peer sent this alert.
+    Alert(u8),
+    /// Anything else.
+    Other(String),
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::AlertReceived(alert) => Failure::Alert(u8::from(*alert)),
+            other => Failure::Other(other.to_string()),
+        }
+    }
+}
+
+/// What was wrong with a server's certificate.
+#[derive(Debug, Clone)]
+pub(crate) enum Objection {
+    OtherAuthority { theirs: Option<ClusterId> },
+    Expired,
+    Other,
+}
+
+/// Carries the verifier's objection past the transports, which keep only its text.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Verdict(Arc<Mutex<Option<Objection>>>);
+
+impl Verdict {
+    fn set(&self, objection: Objection) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(objection);
+    }
+
+    fn get(&self) -> Option<Objection> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The standard verification of servers, which also remembers why it failed.
+#[derive(Debug)]
+struct Witness {
+    verifier: Arc<WebPkiServerVerifier>,
+    verdict: Verdict,
+}
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.verifier.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        if let Err(error) = &verified {
+            self.verdict.set(match error {
+                Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer
+                    | CertificateError::BadSignature
+                    | CertificateError::NotValidForName
+                    | CertificateError::NotValidForNameContext { .. },
+                ) => Objection::OtherAuthority {
+                    theirs: identity_of(end_entity).ok().map(|identity| identity.cluster),
+                },
+                Error::InvalidCertificate(
+                    CertificateError::Expired
+                    | CertificateError::ExpiredContext { .. }
+                    | CertificateError::NotValidYet
+                    | CertificateError::NotValidYetContext { .. },
+                ) => Objection::Expired,
+                _ => Objection::Other,
+            });
+        }
+        verified
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+/// Who is at the other end of a connection, from the certificates TLS has verified.
+pub(crate) fn peer_identity(
+    certificates: Option<&[CertificateDer<'_>]>,
+) -> Result<Identity, CredentialError> {
+    let certificate = certificates.and_then(<[_]>::first).ok_or_else(|| {
+        CredentialError::Malformed { what: "certificate", detail: "there is none".to_owned() }
+    })?;
+    identity_of(certificate)
+}
+
+/// Whether `authority` signed the credential's certificate and its key is the certificate's.
+/// Says nothing about its time of validity.
+pub(crate) fn check_signed(
+    credential: &Credential,
+    authority: &CertificateDer<'_>,
+) -> Result<(), String> {
+    let provider = provider();
+    let key = provider
+        .key_provider
+        .load_private_key(credential.key().clone_key())
+        .map_err(|error| format!("bad private key: {error}"))?;
+    rustls::sign::CertifiedKey::new(vec![credential.certificate().clone()], key)
+        .keys_match()
+        .map_err(|_| "the private key is not the certificate's".to_owned())?;
+    let anchor = webpki::anchor_from_trusted_cert(authority)
+        .map_err(|error| format!("bad authority certificate: {error}"))?;
+    let parsed = webpki::EndEntityCert::try_from(credential.certificate())
+        .map_err(|error| format!("bad certificate: {error}"))?;
+    match parsed.verify_for_usage(
+        provider.signature_verification_algorithms.all,
+        &[anchor],
+        &[],
+        UnixTime::now(),
+        webpki::KeyUsage::client_auth(),
+        None,
+        None,
+    ) {
+        Ok(_)
+        | Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => Ok(()),
+        Err(_) => Err("the certificate was not signed by the authority beside it".to_owned()),
+    }
+}
