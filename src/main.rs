@@ -1,2 +1,34 @@
-//! The door.
-fn main() {}
+//! The door: by what name and with which arguments was the program called; run that, and give
+//! back its exit code. Nothing is decided here that belongs to a room.
+
+mod admin;
+mod check;
+mod cli;
+mod logging;
+mod scheduler;
+mod show;
+mod status;
+mod up;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    if let Some(tool) = args.first().and_then(scheduler::tool_called) {
+        return scheduler::run_tool(tool, args.split_off(1));
+    }
+    if let Some(tool) = args.get(1).and_then(scheduler::tool_called) {
+        return scheduler::run_tool(tool, args.split_off(2));
+    }
+    if args.get(1).is_some_and(|a| a == "shepherd") {
+        return control::shepherd::main(args.split_off(2));
+    }
+    match cli::run(args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("brickyard: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

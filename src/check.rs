@@ -1,0 +1,327 @@
+//! `brickyard check`: the namespace against itself, and against what lies on the bricks.
+//!
+//! What it verifies, and under which name a problem is told:
+//! 1. names, inodes, link counts, listings agree (the namespace verifies that itself);
+//! 2. every chunk belongs to a file that exists, and to the chain its layout gives (*leaked*, *misplaced*);
+//! 3. no chunk lies beyond its file's end, unless the file is being written or cut (*beyond the end*);
+//! 4. all serving members of a chain hold the same chunks, at the same version and length (*differs*);
+//! 5. with `--data-too`: every block matches its checksum, and copies have the same content.
+//!
+//! The cluster may be in use. What changes while it is looked at is looked at again, a few
+//! times, before it is called a problem.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+use wire::brick::{BrickReply, BrickRequest, ChunkSummary};
+use wire::chunk::ChunkKey;
+use wire::id::{BrickId, Ino};
+use wire::map::ClusterMap;
+use wire::meta::{CheckReply, CheckRequest, InodeSummary};
+
+use crate::admin::{self, Admin};
+use crate::cli::CheckOptions;
+
+/// Looks at the bricks at most, until two in a row tell the same problems.
+const ROUNDS: u32 = 6;
+/// Time between two looks.
+const PAUSE: Duration = Duration::from_millis(1500);
+/// Files or chunks asked for at a time.
+const PAGE: u32 = 4096;
+/// Problems told.
+const MOST_TOLD: usize = 1000;
+
+/// What was looked at and found.
+#[derive(Debug, Default)]
+struct Findings {
+    inodes: u64,
+    entries: u64,
+    chunks: u64,
+    problems: BTreeSet<String>,
+    /// Not wrong, but worth knowing: copies that are missing because a brick is away.
+    notes: BTreeSet<String>,
+}
+
+/// Checks the cluster that runs on a data directory.
+///
+/// # Errors
+/// Never for problems found (they are an exit code): only for output that fails.
+pub fn run(options: &CheckOptions) -> Result<ExitCode> {
+    let looked = admin::runtime()?.block_on(async {
+        let admin = Admin::of_data_dir(&options.cluster.data)?;
+        look_until_stable(&admin, options.data_too).await
+    });
+    let findings = match looked {
+        Ok(findings) => findings,
+        Err(error) => {
+            eprintln!("brickyard: could not check: {error:#}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if options.cluster.json {
+        let object = json!({
+            "inodes": findings.inodes, "entries": findings.entries, "chunks": findings.chunks,
+            "problems": findings.problems, "notes": findings.notes,
+        });
+        println!("{object:#}");
+    } else {
+        for note in &findings.notes {
+            println!("note: {note}");
+        }
+        for problem in findings.problems.iter().take(MOST_TOLD) {
+            println!("problem: {problem}");
+        }
+        println!(
+            "{}: {} inodes, {} names, {} chunk copies looked at, {} problems",
+            if findings.problems.is_empty() { "consistent" } else { "NOT CONSISTENT" },
+            findings.inodes,
+            findings.entries,
+            findings.chunks,
+            findings.problems.len()
+        );
+    }
+    Ok(if findings.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Keeps only the problems that two looks in a row agree on.
+async fn look_until_stable(admin: &Admin, data_too: bool) -> Result<Findings> {
+    let mut last = look(admin, data_too).await?;
+    for _ in 1..ROUNDS {
+        if last.problems.is_empty() {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+        let mut now = look(admin, data_too).await?;
+        let stable = now.problems == last.problems;
+        now.problems = now.problems.intersection(&last.problems).cloned().collect();
+        last = now;
+        if stable {
+            break;
+        }
+    }
+    Ok(last)
+}
+
+async fn look(admin: &Admin, data_too: bool) -> Result<Findings> {
+    let mut findings = Findings::default();
+    match admin.check(CheckRequest::Namespace).await? {
+        CheckReply::Problems { inodes, entries, problems } => {
+            findings.inodes = inodes;
+            findings.entries = entries;
+            findings.problems.extend(problems.into_iter().map(|p| format!("namespace: {p}")));
+        }
+        other => bail!("the namespace answered {other:?}"),
+    }
+    // Chunks before files: a file made in between has no chunk in the list, and a chunk whose
+    // file was removed in between is named at most in this look.
+    let map = admin.status().await?.map;
+    let mut copies: BTreeMap<ChunkKey, Vec<(BrickId, ChunkSummary)>> = BTreeMap::new();
+    for brick in map.bricks.values() {
+        if !brick.alive {
+            findings.notes.insert(format!("brick {} is away: its copies were not looked at", brick.id));
+            continue;
+        }
+        for chunk in list_chunks(admin, &map, brick.id).await? {
+            findings.chunks += 1;
+            copies.entry(chunk.key).or_default().push((brick.id, chunk));
+        }
+    }
+    let files = list_files(admin).await?;
+    for (key, copies) in &copies {
+        judge(&map, &files, *key, copies, &mut findings);
+        if data_too {
+            compare_content(admin, &map, *key, copies, &mut findings).await?;
+        }
+    }
+    Ok(findings)
+}
+
+/// Rules 2 to 4 for one chunk.
+fn judge(
+    map: &ClusterMap,
+    files: &BTreeMap<Ino, InodeSummary>,
+    key: ChunkKey,
+    copies: &[(BrickId, ChunkSummary)],
+    findings: &mut Findings,
+) {
+    let on = || copies.iter().map(|(b, _)| b.to_string()).collect::<Vec<_>>().join(", ");
+    let Some(file) = files.get(&key.ino) else {
+        findings.problems.insert(format!("leaked: chunk {key} on bricks {} belongs to no file", on()));
+        return;
+    };
+    if file.trimming {
+        return;
+    }
+    let chunk_bytes = u64::from(file.layout.chunk_bytes);
+    if !file.open_for_write {
+        let start = key.index.saturating_mul(chunk_bytes);
+        for (brick, copy) in copies {
+            if start.saturating_add(u64::from(copy.len)) > file.size {
+                findings.problems.insert(format!(
+                    "beyond the end: chunk {key} on brick {brick} ends at {}, its file at {}",
+                    start + u64::from(copy.len),
+                    file.size
+                ));
+            }
+        }
+    }
+    let Some(chain) = file.layout.chain(map, key.index).and_then(|id| map.chains.get(&id)) else {
+        findings.problems.insert(format!("misplaced: the layout of file {} has no chain for chunk {key}", key.ino));
+        return;
+    };
+    for (brick, _) in copies {
+        if chain.state_of(*brick).is_none() {
+            findings.problems.insert(format!("misplaced: chunk {key} is on brick {brick}, not of chain {}", chain.id));
+        }
+    }
+    let serving: Vec<BrickId> = chain.serving().collect();
+    if serving.len() < chain.members.len() {
+        findings.notes.insert(format!(
+            "chain {} has {} of {} copies in sync",
+            chain.id,
+            serving.len(),
+            chain.members.len()
+        ));
+    }
+    let of = |brick: BrickId| copies.iter().find(|(b, _)| *b == brick).map(|(_, c)| (c.version, c.len));
+    let Some((first, rest)) = serving.split_first() else { return };
+    for brick in rest {
+        if of(*brick) != of(*first) {
+            findings.problems.insert(format!(
+                "differs: chunk {key} is {} on brick {first} and {} on brick {brick}",
+                version(of(*first)),
+                version(of(*brick))
+            ));
+        }
+    }
+}
+
+fn version(of: Option<(wire::id::ChunkVersion, u32)>) -> String {
+    of.map_or_else(|| "missing".to_owned(), |(version, len)| format!("at version {version} with {len} bytes"))
+}
+
+/// Rule 5 for one chunk.
+async fn compare_content(
+    admin: &Admin,
+    map: &ClusterMap,
+    key: ChunkKey,
+    copies: &[(BrickId, ChunkSummary)],
+    findings: &mut Findings,
+) -> Result<()> {
+    let mut first: Option<(BrickId, [u8; 32])> = None;
+    for (brick, _) in copies {
+        let BrickReply::Verified { hash, corrupt_blocks } =
+            admin.brick(map, *brick, BrickRequest::Verify { key }).await?
+        else {
+            bail!("brick {brick} answered something else than was asked")
+        };
+        if corrupt_blocks > 0 {
+            findings
+                .problems
+                .insert(format!("corrupt: chunk {key} on brick {brick} has {corrupt_blocks} bad blocks"));
+            continue;
+        }
+        match first {
+            Some((other, theirs)) if theirs != hash => {
+                findings.problems.insert(format!("differs: content of chunk {key} on bricks {other} and {brick}"));
+            }
+            Some(_) => {}
+            None => first = Some((*brick, hash)),
+        }
+    }
+    Ok(())
+}
+
+async fn list_chunks(admin: &Admin, map: &ClusterMap, brick: BrickId) -> Result<Vec<ChunkSummary>> {
+    let mut all: Vec<ChunkSummary> = Vec::new();
+    loop {
+        let after = all.last().map(|c| c.key);
+        let reply = admin.brick(map, brick, BrickRequest::List { chain: None, after, max: PAGE }).await?;
+        let BrickReply::Chunks { chunks, end } = reply else {
+            bail!("brick {brick} answered something else than was asked")
+        };
+        if chunks.is_empty() && !end {
+            bail!("brick {brick} lists nothing and says there is more");
+        }
+        all.extend(chunks);
+        if end {
+            return Ok(all);
+        }
+    }
+}
+
+async fn list_files(admin: &Admin) -> Result<BTreeMap<Ino, InodeSummary>> {
+    let mut all = BTreeMap::new();
+    let mut after = Ino(0);
+    loop {
+        let reply = admin.check(CheckRequest::Files { after, max: PAGE }).await?;
+        let CheckReply::Inodes { inodes, end } = reply else { bail!("the namespace answered {reply:?}") };
+        match inodes.last() {
+            Some(last) => after = last.ino,
+            None if !end => bail!("the namespace lists nothing and says there is more"),
+            None => {}
+        }
+        all.extend(inodes.into_iter().map(|i| (i.ino, i)));
+        if end {
+            return Ok(all);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::id::{ChainEpoch, ChainId, ChunkVersion, ClusterId};
+    use wire::layout::{FileLayout, TableVersion};
+    use wire::map::{Chain, Member, MemberState};
+    use wire::meta::FileKind;
+
+    fn chunk(ino: u64, version: u64, len: u32) -> ChunkSummary {
+        ChunkSummary {
+            key: ChunkKey { ino: Ino(ino), index: 0 },
+            chain: ChainId(1),
+            version: ChunkVersion(version),
+            len,
+            allocated_bytes: 4096,
+        }
+    }
+
+    fn problems(copies: &[(BrickId, ChunkSummary)], size: u64) -> Vec<String> {
+        let mut map = ClusterMap::new(ClusterId([1; 16]), 2);
+        let members =
+            [0, 1].map(|b| Member { brick: BrickId(b), state: MemberState::Serving }).to_vec();
+        map.chains.insert(ChainId(1), Chain { id: ChainId(1), epoch: ChainEpoch(1), members });
+        map.tables.insert(TableVersion(0), vec![ChainId(1)]);
+        let file = InodeSummary {
+            ino: Ino(2),
+            kind: FileKind::File,
+            size,
+            layout: FileLayout::default(),
+            open_for_write: false,
+            trimming: false,
+        };
+        let mut findings = Findings::default();
+        judge(&map, &BTreeMap::from([(Ino(2), file)]), copies[0].1.key, copies, &mut findings);
+        findings.problems.into_iter().collect()
+    }
+
+    /// Equal copies of an existing file are fine; each kind of mistake is found under its name.
+    #[test]
+    fn each_mistake_is_named() {
+        let (zero, one) = (BrickId(0), BrickId(1));
+        assert!(problems(&[(zero, chunk(2, 5, 100)), (one, chunk(2, 5, 100))], 100).is_empty());
+        for (copies, size, word) in [
+            (vec![(zero, chunk(3, 5, 100)), (one, chunk(3, 5, 100))], 100, "leaked"),
+            (vec![(zero, chunk(2, 5, 100)), (one, chunk(2, 5, 100))], 99, "beyond the end"),
+            (vec![(zero, chunk(2, 5, 100)), (one, chunk(2, 4, 100))], 100, "differs"),
+            (vec![(zero, chunk(2, 5, 100))], 100, "missing"),
+            (vec![(zero, chunk(2, 5, 100)), (one, chunk(2, 5, 100)), (BrickId(4), chunk(2, 5, 1))], 100, "misplaced"),
+        ] {
+            let found = problems(&copies, size);
+            assert!(found.len() == 1 && found[0].contains(word), "{word}: {found:?}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Every subcommand and option of `brickyard`, in one place: names outsiders depend on.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{check, logging, scheduler, status, up};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "brickyard",
+    version,
+    about = "A replicated cluster filesystem, and a batch scheduler on it",
+    after_help = "The commands of the scheduler are subcommands too, and run by their own names where \
+                  they are linked: qsub, qstat, qdel, qacct. Each has its own --help.",
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(flatten)]
+    log: LogOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How a long-running command logs, on standard error.
+#[derive(Debug, Clone, Args)]
+pub struct LogOptions {
+    /// Form of log lines
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// What to log: a level (error, warn, info, debug, trace) or a filter such as
+    /// "warn,brickyard_namespace=debug"
+    #[arg(long, global = true, env = "BRICKYARD_LOG", default_value = "info", hide_env_values = true)]
+    pub log: String,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a whole cluster on this machine, in the foreground, and mount it
+    ///
+    /// Makes the cluster in DIR the first time and continues it afterwards. Prints
+    /// "ready: MNT" on standard output when the mount is usable. Ctrl-C or SIGTERM unmounts and
+    /// stops cleanly.
+    Up(UpOptions),
+    /// Show bricks, chains and mounts of a running cluster
+    Status(StatusOptions),
+    /// Verify the namespace and all bricks of a running cluster against each other
+    ///
+    /// Exit code 0: consistent; 1: problems, each listed; 2: it could not be checked.
+    Check(CheckOptions),
+    /// Run the scheduler's master on a mounted cluster directory
+    Master(scheduler::MasterOptions),
+    /// Run the scheduler's agent: takes jobs for this machine
+    Agent(scheduler::AgentOptions),
+}
+
+/// Options of `brickyard up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpOptions {
+    /// Directory that holds the cluster's data; made if it does not exist
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Empty directory to mount the filesystem on
+    #[arg(long, value_name = "MNT")]
+    pub mount: PathBuf,
+    /// Bricks of a new cluster [default: 6]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub bricks: Option<u32>,
+    /// Copies of everything in a new cluster [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub replicas: Option<u8>,
+    /// Members of the namespace; this version runs one
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=1))]
+    pub namespaces: u8,
+    /// Address and port to listen on; port 0 takes free ones
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// Jobs to run at a time [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub slots: Option<u32>,
+    /// Only the filesystem: no master, no agent
+    #[arg(long)]
+    pub no_scheduler: bool,
+}
+
+/// Which cluster a command is for.
+#[derive(Debug, Clone, Args)]
+pub struct ClusterOptions {
+    /// Data directory of a cluster started by `brickyard up`
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `brickyard status`.
+#[derive(Debug, Clone, Args)]
+pub struct StatusOptions {
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+}
+
+/// Options of `brickyard check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckOptions {
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+    /// Also read every chunk on every brick against its checksums and its copies
+    #[arg(long)]
+    pub data_too: bool,
+}
+
+/// Runs what the arguments ask for.
+///
+/// # Errors
+/// What kept it from being done, to be printed in one line.
+pub fn run(args: Vec<OsString>) -> Result<ExitCode> {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors and go to standard output; clap knows.
+            let code = error.exit_code();
+            error.print()?;
+            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(2)));
+        }
+    };
+    match cli.command {
+        Command::Up(options) => {
+            logging::start(&cli.log)?;
+            up::run(options, &cli.log)
+        }
+        Command::Status(options) => status::run(&options),
+        Command::Check(options) => check::run(&options),
+        Command::Master(options) => {
+            logging::start(&cli.log)?;
+            scheduler::run_master(options)
+        }
+        Command::Agent(options) => {
+            logging::start(&cli.log)?;
+            scheduler::run_agent(options)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// The definitions contradict each other nowhere.
+    #[test]
+    fn definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,24 @@
+//! Where log lines of long-running commands go: standard error, as text or JSON.
+
+use std::io::IsTerminal;
+
+use anyhow::{Context, Result};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{LogFormat, LogOptions};
+
+/// Starts logging; once a process.
+///
+/// # Errors
+/// If the filter makes no sense.
+pub fn start(options: &LogOptions) -> Result<()> {
+    let filter = EnvFilter::builder()
+        .parse(&options.log)
+        .with_context(|| format!("--log {:?} is not a level or filter: try --log info", options.log))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match options.log_format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}

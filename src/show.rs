@@ -1,0 +1,73 @@
+//! Text for a terminal.
+
+/// A table with left-aligned text and right-aligned numbers, columns two blanks apart.
+pub struct Table {
+    rows: Vec<Vec<String>>,
+    right: Vec<bool>,
+}
+
+impl Table {
+    /// An empty table; a header that starts with `>` makes its column right-aligned.
+    pub fn new(header: &[&str]) -> Self {
+        let right = header.iter().map(|h| h.starts_with('>')).collect();
+        let titles = header.iter().map(|h| h.trim_start_matches('>').to_owned()).collect();
+        Self { rows: vec![titles], right }
+    }
+
+    /// Adds a row; cells beyond the header are not shown.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().take(self.right.len()).collect());
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let width: Vec<usize> = (0..self.right.len())
+            .map(|c| self.rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0))
+            .collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, (width, right)) in row.iter().zip(width.iter().zip(&self.right)) {
+                if !line.is_empty() {
+                    line.push_str("  ");
+                }
+                let pad = " ".repeat(width.saturating_sub(cell.chars().count()));
+                if *right {
+                    line.push_str(&pad);
+                    line.push_str(cell);
+                } else {
+                    line.push_str(cell);
+                    line.push_str(&pad);
+                }
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes in the unit that leaves one to four digits before the point.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Columns line up, and sizes carry their unit.
+    #[test]
+    fn tables_line_up() {
+        let mut table = Table::new(&["brick", ">used"]);
+        table.row(["0".to_owned(), bytes(1023)]);
+        table.row(["10".to_owned(), bytes(5 << 30)]);
+        assert_eq!(table.to_string(), "brick     used\n0       1023 B\n10     5.0 GiB\n");
+    }
+}

@@ -1,0 +1,168 @@
+//! The scheduler's processes: started, watched, started again, ended.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::process::{Child, Command};
+
+use super::home::Home;
+use crate::cli::{LogFormat, LogOptions, UpOptions};
+
+/// Longest wait for one to end when asked to, before it is killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// Wait before one that ended by itself is started again.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Ends in a row, each within [`SHORT_LIFE`], before giving up.
+const MOST_SHORT_LIVES: u32 = 5;
+const SHORT_LIFE: Duration = Duration::from_secs(10);
+
+struct Role {
+    name: &'static str,
+    args: Vec<OsString>,
+    child: Child,
+    born: Instant,
+    short_lives: u32,
+}
+
+/// The processes that use the mount.
+#[derive(Default)]
+pub struct Children {
+    roles: Vec<Role>,
+}
+
+impl Children {
+    /// Starts master and agent.
+    ///
+    /// # Errors
+    /// If a process cannot be started.
+    pub fn start(&mut self, options: &UpOptions, log: &LogOptions, home: &Home) -> Result<()> {
+        let root = options.mount.join(".cluster");
+        let mut log_args: Vec<OsString> = vec!["--log".into(), log.log.clone().into()];
+        if log.log_format == LogFormat::Json {
+            log_args.extend(["--log-format".into(), "json".into()]);
+        }
+        let mut master: Vec<OsString> = vec!["master".into(), "--root".into(), root.clone().into()];
+        master.extend(log_args.iter().cloned());
+        let mut agent: Vec<OsString> =
+            vec!["agent".into(), "--root".into(), root.into(), "--spool".into(), home.join("agent").into()];
+        if let Some(slots) = options.slots {
+            agent.extend(["--slots".into(), slots.to_string().into()]);
+        }
+        agent.extend(log_args);
+        for (name, args) in [("master", master), ("agent", agent)] {
+            let child = spawn(&args).with_context(|| format!("cannot start the {name}"))?;
+            self.roles.push(Role { name, args, child, born: Instant::now(), short_lives: 0 });
+        }
+        Ok(())
+    }
+
+    /// Returns once the master has published itself and an agent its host.
+    ///
+    /// # Errors
+    /// If one of them ends, or it takes too long.
+    pub async fn ready(&mut self, client: &Client, deadline: Duration) -> Result<()> {
+        let until = Instant::now() + deadline;
+        while !published(client).await? {
+            for role in &mut self.roles {
+                if let Some(status) = role.child.try_wait()? {
+                    bail!("the {} ended while starting ({status}); its log is above", role.name);
+                }
+            }
+            if Instant::now() > until {
+                bail!("the scheduler was not ready after {} s", deadline.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Starts again what ends; comes back only when one ends over and over.
+    pub async fn watch(&mut self) -> anyhow::Error {
+        if self.roles.is_empty() {
+            return std::future::pending().await;
+        }
+        loop {
+            let (at, status) = self.next_end().await;
+            let role = &mut self.roles[at];
+            role.short_lives = if role.born.elapsed() < SHORT_LIFE { role.short_lives + 1 } else { 1 };
+            tracing::error!(role = role.name, ?status, "a process of the scheduler ended; starting it again");
+            if role.short_lives >= MOST_SHORT_LIVES {
+                return anyhow::anyhow!("the {} ended {} times in a row; its log is above", role.name, role.short_lives);
+            }
+            tokio::time::sleep(RESTART_PAUSE).await;
+            match spawn(&role.args) {
+                Ok(child) => {
+                    role.child = child;
+                    role.born = Instant::now();
+                }
+                Err(error) => return error.context(format!("cannot start the {} again", role.name)),
+            }
+        }
+    }
+
+    /// Ends all: asks, waits, kills.
+    pub async fn stop(&mut self) {
+        // Master last: it may take an agent's last report.
+        for mut role in self.roles.drain(..).rev() {
+            if let Some(pid) = role.child.id().and_then(|p| rustix::process::Pid::from_raw(p as i32))
+                && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            {
+                tracing::warn!(role = role.name, %error, "could not ask it to end");
+            }
+            match tokio::time::timeout(STOP_DEADLINE, role.child.wait()).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(role = role.name, %error, "could not wait for its end"),
+                Err(_) => {
+                    tracing::warn!(role = role.name, "did not end when asked to: killing it");
+                    if let Err(error) = role.child.start_kill() {
+                        tracing::warn!(role = role.name, %error, "could not kill it");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next_end(&mut self) -> (usize, std::io::Result<std::process::ExitStatus>) {
+        let waits = self.roles.iter_mut().enumerate().map(|(at, role)| {
+            Box::pin(async move { (at, role.child.wait().await) })
+        });
+        select_first(waits.collect()).await
+    }
+}
+
+/// The first of several futures to be done.
+async fn select_first<T>(mut waits: Vec<std::pin::Pin<Box<impl Future<Output = T>>>>) -> T {
+    std::future::poll_fn(move |cx| {
+        for wait in &mut waits {
+            if let std::task::Poll::Ready(value) = wait.as_mut().poll(cx) {
+                return std::task::Poll::Ready(value);
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+/// Whether a master and a host have published themselves. Asked on a thread of its own: this
+/// process serves the mount it looks at.
+async fn published(root: &Path) -> bool {
+    let root = root.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let host = std::fs::read_dir(root.join("hosts"))
+            .is_ok_and(|mut hosts| hosts.any(|h| h.is_ok_and(|h| h.path().join("status").exists())));
+        host && root.join("master/active").exists()
+    })
+    .await
+    .unwrap_or(false)
+}
+
+fn spawn(args: &[OsString]) -> Result<Child> {
+    // The kernel's link works even after the program's file was replaced by a newer one.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(args).arg("--parent").arg(std::process::id().to_string()).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    // They must not see the Ctrl-C of the terminal: they are ended in order, after nobody needs them.
+    command.process_group(0);
+    command.spawn().context("cannot start a process")
+}

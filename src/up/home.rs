@@ -1,0 +1,362 @@
+//! The data directory of `brickyard up`.
+//!
+//! ```text
+//! DIR/cluster.json     identity: cluster id, replicas, bricks, the mount's own id
+//! DIR/lock             held (flock) by the process that runs the cluster; its pid inside
+//! DIR/ca.pem           the cluster's authority
+//! DIR/admin.cred       certificate and key for `status`, `check`
+//! DIR/namespace/       the namespace member
+//! DIR/bricks/N/        one brick each
+//! DIR/agent/           the scheduler agent's own spool, not on the mount
+//! DIR/run/up.pid       pid of the running process
+//! DIR/run/endpoints    where the running cluster answers
+//! ```
+//!
+//! Invariants:
+//! 1. A directory that is not empty and has no `cluster.json` is refused, untouched
+//!    (`tests`: `a_foreign_directory_is_refused_untouched`).
+//! 2. `cluster.json` is written before anything else, with state `creating`; whoever finds that
+//!    state goes on creating what is missing. Only in state `ready` is a missing brick a loss
+//!    (`tests`: `identity_survives_and_newer_is_refused`).
+//! 3. One process at a time has the directory (`tests`: `a_second_holder_is_refused_by_name`).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+const MAGIC: &str = "brickyard cluster";
+/// Version of the directory's layout. History: 1 first.
+const FORMAT: u32 = 1;
+
+/// How far a cluster's creation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Parts may still be missing: they are made.
+    Creating,
+    /// Everything was there once: what is missing is lost.
+    Ready,
+}
+
+/// Who the cluster is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    magic: String,
+    format: u32,
+    /// See [`State`].
+    pub state: State,
+    /// 32 hexadecimal digits.
+    pub cluster: String,
+    /// Copies of everything.
+    pub replicas: u8,
+    /// Numbers of its bricks: 0 to this, without.
+    pub bricks: u32,
+    /// The mount's own name, 32 hexadecimal digits: its session of an earlier life is ended by it.
+    pub mount_client: String,
+}
+
+/// A data directory, held by this process.
+#[derive(Debug)]
+pub struct Home {
+    dir: PathBuf,
+    /// Who it is.
+    pub identity: Identity,
+    /// Whether this process made it.
+    pub new: bool,
+    lock: File,
+}
+
+/// What a new cluster is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Bricks, if said.
+    pub bricks: Option<u32>,
+    /// Replicas, if said.
+    pub replicas: Option<u8>,
+}
+
+impl Home {
+    /// Takes the directory for this process, and makes it a cluster's if it is empty or missing.
+    ///
+    /// # Errors
+    /// In one line each: another process has it (with its pid), it holds something else, it
+    /// is of a newer version, it is not what was asked for, it cannot be written.
+    pub fn take(dir: &Path, wanted: Wanted) -> Result<Home> {
+        let cluster_file = dir.join("cluster.json");
+        match fs::metadata(dir) {
+            Ok(meta) if !meta.is_dir() => bail!("{} is not a directory: give --data a directory", dir.display()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
+                    format!("cannot make the data directory {}: make it yourself or give --data another", dir.display())
+                })?;
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot use the data directory {}", dir.display())),
+        }
+        if !cluster_file.exists() && !is_fresh(dir)? {
+            bail!(
+                "{} is not empty and holds no cluster (no cluster.json): give --data an empty or new directory",
+                dir.display()
+            );
+        }
+        let lock = lock(dir)?;
+        let (identity, new) = match read_identity(&cluster_file)? {
+            Some(identity) => {
+                compare(&identity, wanted, dir)?;
+                (identity, false)
+            }
+            None => {
+                let identity = Identity {
+                    magic: MAGIC.to_owned(),
+                    format: FORMAT,
+                    state: State::Creating,
+                    cluster: random_id()?,
+                    replicas: wanted.replicas.unwrap_or(2),
+                    bricks: wanted.bricks.unwrap_or(6),
+                    mount_client: random_id()?,
+                };
+                if identity.bricks < u32::from(identity.replicas) {
+                    bail!(
+                        "{} bricks cannot hold {} copies: give --bricks {} or more",
+                        identity.bricks,
+                        identity.replicas,
+                        identity.replicas
+                    );
+                }
+                write_identity(dir, &identity)?;
+                (identity, true)
+            }
+        };
+        fs::create_dir_all(dir.join("run")).context("cannot make DIR/run")?;
+        write_file(&dir.join("run/up.pid"), format!("{}\n", std::process::id()).as_bytes())?;
+        Ok(Home { dir: dir.to_owned(), identity, new, lock })
+    }
+
+    /// Everything was made.
+    ///
+    /// # Errors
+    /// If that cannot be written down.
+    pub fn set_ready(&mut self) -> Result<()> {
+        if self.identity.state != State::Ready {
+            self.identity.state = State::Ready;
+            write_identity(&self.dir, &self.identity)?;
+        }
+        Ok(())
+    }
+
+    /// Directory of a brick.
+    pub fn brick(&self, number: u32) -> PathBuf {
+        self.dir.join("bricks").join(number.to_string())
+    }
+
+    /// A file or directory in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Says where the running cluster answers.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn publish_endpoints(&self, endpoints: &[String]) -> Result<()> {
+        let mut text = endpoints.join("\n");
+        text.push('\n');
+        write_file(&self.dir.join("run/endpoints"), text.as_bytes())
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // Leftovers do no harm: who looks at them asks for the lock as well.
+        let _ = fs::remove_file(self.dir.join("run/endpoints"));
+        let _ = fs::remove_file(self.dir.join("run/up.pid"));
+        let _ = self.lock.set_len(0);
+    }
+}
+
+/// Where the cluster of this data directory answers now.
+///
+/// # Errors
+/// If it is no cluster's directory or the cluster does not run.
+pub fn running_endpoints(dir: &Path) -> Result<Vec<String>> {
+    if read_identity(&dir.join("cluster.json"))?.is_none() {
+        bail!("{} holds no cluster (no cluster.json): give --data the directory `brickyard up` was given", dir.display());
+    }
+    let not_running =
+        || format!("no cluster runs on {0}: start it with `brickyard up --data {0} --mount MNT`", dir.display());
+    let text = fs::read_to_string(dir.join("run/endpoints")).with_context(not_running)?;
+    let file = File::open(dir.join("lock")).with_context(not_running)?;
+    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        bail!(not_running());
+    }
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Empty, or only what an interrupted first start leaves: the lock.
+fn is_fresh(dir: &Path) -> Result<bool> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    for entry in entries {
+        let name = entry.with_context(|| format!("cannot read {}", dir.display()))?.file_name();
+        if name != "lock" && name != "lost+found" && name != "cluster.json.new" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot write in the data directory {}", dir.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).with_context(|| format!("cannot read {}", path.display()))?;
+            bail!(
+                "{} is in use by process {} (brickyard up): stop that first, or give --data another directory",
+                dir.display(),
+                holder.trim()
+            );
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+    let pid = || -> std::io::Result<()> {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    { pid }().with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(file)
+}
+
+fn read_identity(path: &Path) -> Result<Option<Identity>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    // Magic and format first, so that another format is named as such and not as a syntax error.
+    let loose: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    if loose.get("magic").and_then(|m| m.as_str()) != Some(MAGIC) {
+        bail!("{} is not a Brickyard cluster's: give --data another directory", path.display());
+    }
+    match loose.get("format").and_then(serde_json::Value::as_u64) {
+        Some(format) if format == u64::from(FORMAT) => {}
+        Some(format) => bail!(
+            "{} has format {format}, this program knows {FORMAT}: run the version that wrote it, or a newer one",
+            path.display()
+        ),
+        None => bail!("{} is damaged: it has no format number", path.display()),
+    }
+    serde_json::from_value(loose).with_context(|| format!("{} is damaged", path.display())).map(Some)
+}
+
+fn compare(identity: &Identity, wanted: Wanted, dir: &Path) -> Result<()> {
+    if let Some(bricks) = wanted.bricks.filter(|b| *b != identity.bricks) {
+        bail!(
+            "{} has {} bricks, not {bricks}: leave --bricks away to go on with it",
+            dir.display(),
+            identity.bricks
+        );
+    }
+    if let Some(replicas) = wanted.replicas.filter(|r| *r != identity.replicas) {
+        bail!(
+            "{} keeps {} copies, not {replicas}: leave --replicas away to go on with it",
+            dir.display(),
+            identity.replicas
+        );
+    }
+    Ok(())
+}
+
+fn write_identity(dir: &Path, identity: &Identity) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(identity)?;
+    text.push('\n');
+    write_file(&dir.join("cluster.json"), text.as_bytes())
+}
+
+/// Publishes a file by rename, durably.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn random_id() -> Result<String> {
+    let mut id = [0u8; 16];
+    File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut id)).context("cannot read /dev/urandom")?;
+    Ok(id.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const ANY: Wanted = Wanted { bricks: None, replicas: None };
+
+    /// Somebody's files are not taken for an empty directory, and stay.
+    #[test]
+    fn a_foreign_directory_is_refused_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        let error = Home::take(dir.path(), ANY).unwrap_err().to_string();
+        assert!(error.contains("not empty"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// The second one learns the pid of the first.
+    #[test]
+    fn a_second_holder_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Home::take(dir.path(), ANY).unwrap();
+        let error = Home::take(dir.path(), ANY).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(first);
+        assert!(Home::take(dir.path(), ANY).is_ok());
+    }
+
+    /// The cluster is the same after a restart; a newer format or other numbers are refused.
+    #[test]
+    fn identity_survives_and_newer_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = Home::take(dir.path(), Wanted { bricks: Some(4), replicas: Some(2) }).unwrap();
+        assert!(first.new && first.identity.state == State::Creating);
+        first.set_ready().unwrap();
+        let identity = first.identity.clone();
+        drop(first);
+        let again = Home::take(dir.path(), ANY).unwrap();
+        assert!(!again.new);
+        assert_eq!(again.identity, identity);
+        drop(again);
+        let error = Home::take(dir.path(), Wanted { bricks: Some(6), replicas: None }).unwrap_err().to_string();
+        assert!(error.contains("has 4 bricks, not 6"), "{error}");
+        let file = dir.path().join("cluster.json");
+        let newer = fs::read_to_string(&file).unwrap().replace("\"format\": 1", "\"format\": 2");
+        fs::write(&file, &newer).unwrap();
+        let error = Home::take(dir.path(), ANY).unwrap_err().to_string();
+        assert!(error.contains("format 2"), "{error}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), newer);
+    }
+}

@@ -1,0 +1,78 @@
+//! `brickyard up`: every role of a cluster on one machine.
+//!
+//! Storage (namespace, bricks, mount) runs in this process, each role with a certificate of its
+//! own and over the real transports on loopback. The scheduler's master and agent run as child
+//! processes: they are users of the mount, and a process that holds files open on a mount it
+//! serves itself cannot be ended by kill -9 (`docs/design/2026-11-22-up.md`).
+//!
+//! Started in this order, stopped in the reverse one: data directory, namespace, bricks, client,
+//! mount, master and agent. Nothing is changed on disk before the mount point was found usable.
+
+mod children;
+mod credentials;
+pub mod home;
+mod storage;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{LogOptions, UpOptions};
+use children::Children;
+use home::{Home, Wanted};
+use storage::Storage;
+
+/// Longest wait for the scheduler to be usable.
+const SCHEDULER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Runs the cluster until a signal or an unmount from outside.
+///
+/// # Errors
+/// What keeps the cluster from running, with what to do, in one line.
+pub fn run(options: UpOptions, log: &LogOptions) -> Result<ExitCode> {
+    fs_client::mount::check_mountpoint(&options.mount)?;
+    let home = Home::take(&options.data, Wanted { bricks: options.bricks, replicas: options.replicas })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("brickyard")
+        .build()
+        .context("cannot start threads")?;
+    let code = runtime.block_on(serve(options, log, home));
+    // A disk that hangs must not keep the process from ending after everything was stopped.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    code
+}
+
+async fn serve(options: UpOptions, log: &LogOptions, home: Home) -> Result<ExitCode> {
+    // Registered first, so that a Ctrl-C while starting ends in an orderly stop, too.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut storage = tokio::select! {
+        started = Storage::start(&options, home) => started?,
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    let mut children = Children::default();
+    let outcome = async {
+        if !options.no_scheduler {
+            children.start(&options, log, storage.home())?;
+            children.ready(&options.mount.join(".cluster"), SCHEDULER_DEADLINE).await?;
+        }
+        println!("ready: {}", options.mount.display());
+        std::io::stdout().flush()?;
+        tokio::select! {
+            _ = interrupt.recv() => tracing::info!("interrupted: stopping"),
+            _ = terminate.recv() => tracing::info!("asked to end: stopping"),
+            () = storage.unmounted() => tracing::info!("unmounted from outside: stopping"),
+            error = children.watch() => return Err(error),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+    .await;
+    children.stop().await;
+    let stopped = storage.stop().await;
+    outcome.and_then(|code| stopped.map(|()| code))
+}
