@@ -139,12 +139,7 @@ pub struct Head {
 impl Head {
     /// The head for `frame`, which must have passed [`Frame::check`].
     pub fn of(kind: FrameKind, call: u64, frame: &Frame) -> Head {
-        Head {
-            kind,
-            call,
-            header_bytes: frame.header.len(),
-            payload_bytes: frame.payload.len(),
-        }
+        Head { kind, call, header_bytes: frame.header.len(), payload_bytes: frame.payload.len() }
     }
 
     /// The bytes that travel.
@@ -186,18 +181,11 @@ mod tests {
     fn the_layout_is_golden() {
         let frame = Frame::new(vec![1, 2, 3]).with_payload(vec![9; 0x0102]);
         let head = Head::of(FrameKind::Request, 0x1122_3344_5566_7788, &frame);
-        let golden = [
-            3, 0, 0, 0, 0x02, 0x01, 0, 0, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 1,
-        ];
+        let golden = [3, 0, 0, 0, 0x02, 0x01, 0, 0, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 1];
         assert_eq!(head.encode(), golden);
         assert_eq!(Head::decode(&golden).unwrap(), head);
-        let kinds = [
-            FrameKind::Request,
-            FrameKind::Reply,
-            FrameKind::Declined,
-            FrameKind::Lost,
-            FrameKind::Alive,
-        ];
+        let kinds =
+            [FrameKind::Request, FrameKind::Reply, FrameKind::Declined, FrameKind::Lost, FrameKind::Alive];
         assert_eq!(kinds.map(|kind| kind as u8), [1, 2, 3, 4, 5]);
     }
 

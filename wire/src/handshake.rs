@@ -85,8 +85,7 @@ pub enum Role {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 5] =
-        [Role::Admin, Role::Namespace, Role::Brick, Role::Client, Role::Agent];
+    pub const ALL: [Role; 5] = [Role::Admin, Role::Namespace, Role::Brick, Role::Client, Role::Agent];
 
     /// The word for it in certificates and on command lines.
     pub fn name(self) -> &'static str {
@@ -164,10 +163,9 @@ impl Refusal {
     /// One line for people that names both sides; `mine` is what the refused caller had said.
     pub fn explain(&self, mine: &Hello) -> String {
         match self {
-            Refusal::OtherCluster { theirs } => format!(
-                "it belongs to cluster {theirs}, and this program to cluster {}",
-                mine.caller.cluster
-            ),
+            Refusal::OtherCluster { theirs } => {
+                format!("it belongs to cluster {theirs}, and this program to cluster {}", mine.caller.cluster)
+            }
             Refusal::OtherVersion { theirs } => format!(
                 "it speaks protocol version {theirs}, and this program version {}; \
                  upgrade the older one",
@@ -178,10 +176,9 @@ impl Refusal {
                  check the address",
                 mine.service
             ),
-            Refusal::Forbidden => format!(
-                "a credential of role {} may not call the {} service",
-                mine.caller.role, mine.service
-            ),
+            Refusal::Forbidden => {
+                format!("a credential of role {} may not call the {} service", mine.caller.role, mine.service)
+            }
         }
     }
 }
@@ -344,19 +341,11 @@ mod tests {
     }
 
     fn hello() -> Hello {
-        Hello {
-            version: PROTOCOL_VERSION,
-            service: Service::Brick,
-            caller: identity(Role::Client),
-        }
+        Hello { version: PROTOCOL_VERSION, service: Service::Brick, caller: identity(Role::Client) }
     }
 
     fn doorkeeper() -> Doorkeeper {
-        Doorkeeper {
-            version: PROTOCOL_VERSION,
-            identity: identity(Role::Brick),
-            service: Service::Brick,
-        }
+        Doorkeeper { version: PROTOCOL_VERSION, identity: identity(Role::Brick), service: Service::Brick }
     }
 
     /// The bytes of hello and answers are those of version 1, for good.

@@ -76,10 +76,9 @@ impl Crypto {
         // No resumption: connections are few and long, and every one shows its certificate.
         server.send_tls13_tickets = 0;
 
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
-                .build()
-                .map_err(unusable)?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .build()
+            .map_err(unusable)?;
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
@@ -122,16 +121,13 @@ impl Crypto {
             (_, Failure::Alert(45)) => NetError::Expired { to: *to, whose: Whose::Ours },
             // 48 is "unknown authority". The server judged us before we could judge it, or it
             // trusts another authority than it was certified by.
-            (_, Failure::Alert(48)) => {
-                NetError::OtherCluster { to: *to, ours: self.cluster, theirs: None }
-            }
+            (_, Failure::Alert(48)) => NetError::OtherCluster { to: *to, ours: self.cluster, theirs: None },
             (_, Failure::Alert(116)) => {
                 NetError::Tls { to: *to, detail: "the peer wants a certificate".to_owned() }
             }
-            (_, Failure::Alert(120)) => NetError::Tls {
-                to: *to,
-                detail: "the peer does not speak Brickyard's protocol".to_owned(),
-            },
+            (_, Failure::Alert(120)) => {
+                NetError::Tls { to: *to, detail: "the peer does not speak Brickyard's protocol".to_owned() }
+            }
             (_, Failure::Alert(alert)) => NetError::Tls {
                 to: *to,
                 detail: format!("the peer rejected this program's certificate (alert {alert})"),
@@ -197,13 +193,8 @@ impl ServerCertVerifier for Witness {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified = self.verifier.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        );
+        let verified =
+            self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         if let Err(error) = &verified {
             self.verdict.set(match error {
                 Error::InvalidCertificate(
@@ -253,18 +244,16 @@ impl ServerCertVerifier for Witness {
 pub(crate) fn peer_identity(
     certificates: Option<&[CertificateDer<'_>]>,
 ) -> Result<Identity, CredentialError> {
-    let certificate = certificates.and_then(<[_]>::first).ok_or_else(|| {
-        CredentialError::Malformed { what: "certificate", detail: "there is none".to_owned() }
+    let certificate = certificates.and_then(<[_]>::first).ok_or_else(|| CredentialError::Malformed {
+        what: "certificate",
+        detail: "there is none".to_owned(),
     })?;
     identity_of(certificate)
 }
 
 /// Whether `authority` signed the credential's certificate and its key is the certificate's.
 /// Says nothing about its time of validity.
-pub(crate) fn check_signed(
-    credential: &Credential,
-    authority: &CertificateDer<'_>,
-) -> Result<(), String> {
+pub(crate) fn check_signed(credential: &Credential, authority: &CertificateDer<'_>) -> Result<(), String> {
     let provider = provider();
     let key = provider
         .key_provider
@@ -286,8 +275,7 @@ pub(crate) fn check_signed(
         None,
         None,
     ) {
-        Ok(_)
-        | Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => Ok(()),
+        Ok(_) | Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => Ok(()),
         Err(_) => Err("the certificate was not signed by the authority beside it".to_owned()),
     }
 }

@@ -73,20 +73,14 @@ pub(crate) struct MemoryLink {
 
 impl MemoryLink {
     /// Finds the listener and shakes hands.
-    pub(crate) fn connect(
-        context: &Context,
-        number: u64,
-        service: Service,
-    ) -> Result<MemoryLink, NetError> {
+    pub(crate) fn connect(context: &Context, number: u64, service: Service) -> Result<MemoryLink, NetError> {
         let to = Endpoint::Memory(number);
-        let listener = context.hub.listeners().get(&number).cloned().ok_or_else(|| {
-            NetError::Unreachable { to, detail: "no service has this number".to_owned() }
-        })?;
-        let hello = Hello {
-            version: context.config.protocol_version,
-            service,
-            caller: context.identity,
-        };
+        let listener =
+            context.hub.listeners().get(&number).cloned().ok_or_else(|| NetError::Unreachable {
+                to,
+                detail: "no service has this number".to_owned(),
+            })?;
+        let hello = Hello { version: context.config.protocol_version, service, caller: context.identity };
         let said = listener
             .judge(&hello.encode(), &context.identity, "memory")
             .map(|answer: Answer| answer.encode(listener.version()));
@@ -133,11 +127,8 @@ impl MemoryLink {
             let _ = answer.send(outcome);
             drop((slot, work));
         });
-        let lost = |detail: &str| NetError::Closed {
-            to,
-            delivery: Delivery::Sent,
-            detail: detail.to_owned(),
-        };
+        let lost =
+            |detail: &str| NetError::Closed { to, delivery: Delivery::Sent, detail: detail.to_owned() };
         match timeout_at(deadline, reply).await.map_err(late(Delivery::Sent))? {
             Ok(Outcome::Reply(reply)) => Ok(reply),
             Ok(Outcome::Lost) | Err(_) => Err(lost("the service lost the call")),

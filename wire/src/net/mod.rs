@@ -108,11 +108,7 @@ impl std::fmt::Debug for Net {
 impl Net {
     /// Makes a net from a credential. `memory` is where endpoints in memory are looked up:
     /// nets that shall meet there share it.
-    pub fn new(
-        credential: &Credential,
-        memory: MemoryHub,
-        config: NetConfig,
-    ) -> Result<Net, NetError> {
+    pub fn new(credential: &Credential, memory: MemoryHub, config: NetConfig) -> Result<Net, NetError> {
         let crypto = Crypto::new(credential, config.protocol_version)?;
         let context = Arc::new(Context {
             identity: credential.identity(),

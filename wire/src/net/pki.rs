@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -135,9 +135,7 @@ fn authority_params(cluster: ClusterId) -> CertificateParams {
 }
 
 fn set_validity(params: &mut CertificateParams, from: SystemTime, until: SystemTime) {
-    let seconds = |time: SystemTime| {
-        time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
-    };
+    let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + seconds(from);
     params.not_after = epoch + seconds(until);
@@ -165,12 +163,7 @@ impl Authority {
         let now = SystemTime::now();
         set_validity(&mut params, now - CLOCK_SKEW, now + AUTHORITY_LIFE);
         let certificate = params.self_signed(&key).map_err(crypto)?;
-        Ok(Authority {
-            cluster,
-            certificate_pem: certificate.pem(),
-            certificate: certificate.into(),
-            key,
-        })
+        Ok(Authority { cluster, certificate_pem: certificate.pem(), certificate: certificate.into(), key })
     }
 
     /// The cluster it stands for.
@@ -194,9 +187,8 @@ impl Authority {
     ) -> Result<Credential, CredentialError> {
         let identity = Identity { cluster: self.cluster, node, role };
         let key = KeyPair::generate().map_err(crypto)?;
-        let mut params =
-            CertificateParams::new(vec![holder_name(&identity), cluster_name(self.cluster)])
-                .map_err(crypto)?;
+        let mut params = CertificateParams::new(vec![holder_name(&identity), cluster_name(self.cluster)])
+            .map_err(crypto)?;
         set_validity(&mut params, from, until);
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, format!("Brickyard {role} {node}"));
@@ -281,11 +273,7 @@ impl Clone for Credential {
 }
 
 impl Credential {
-    fn from_parts(
-        certificate: &str,
-        key: &str,
-        authority: &str,
-    ) -> Result<Credential, CredentialError> {
+    fn from_parts(certificate: &str, key: &str, authority: &str) -> Result<Credential, CredentialError> {
         let what = "credential";
         let read = |text: &str| {
             CertificateDer::from_pem_slice(text.as_bytes())
@@ -385,12 +373,7 @@ fn fact<'a>(text: &'a str, what: &'static str, name: &str) -> Result<&'a str, Cr
 }
 
 /// The `index`-th PEM block of that label, as text.
-fn pem_block(
-    text: &str,
-    what: &'static str,
-    label: &str,
-    index: usize,
-) -> Result<String, CredentialError> {
+fn pem_block(text: &str, what: &'static str, label: &str, index: usize) -> Result<String, CredentialError> {
     let (begin, end) = (format!("-----BEGIN {label}-----"), format!("-----END {label}-----"));
     let block = text.match_indices(&begin).nth(index).and_then(|(start, _)| {
         let rest = &text[start..];
@@ -428,8 +411,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), CredentialError> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file =
-            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
         let written = file
             .write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
@@ -473,8 +455,7 @@ mod tests {
     fn a_saved_credential_is_private_and_loads_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sub/node.cred");
-        let credential =
-            Authority::create(cluster()).unwrap().issue(Role::Brick, NodeId([3; 16])).unwrap();
+        let credential = Authority::create(cluster()).unwrap().issue(Role::Brick, NodeId([3; 16])).unwrap();
         credential.save(&path).unwrap();
         credential.save(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -515,8 +496,7 @@ mod tests {
         }
         // An authority whose key is another's would issue credentials nobody accepts.
         let other = Authority::create(cluster()).unwrap();
-        let mixed =
-            authority.to_pem().replace(&authority.key.serialize_pem(), &other.key.serialize_pem());
+        let mixed = authority.to_pem().replace(&authority.key.serialize_pem(), &other.key.serialize_pem());
         assert!(matches!(Authority::from_pem(&mixed), Err(CredentialError::Malformed { .. })));
     }
 }

@@ -35,18 +35,10 @@ pub(crate) enum Link {
 }
 
 impl Link {
-    async fn connect(
-        context: &Context,
-        to: &Endpoint,
-        service: Service,
-    ) -> Result<Link, NetError> {
+    async fn connect(context: &Context, to: &Endpoint, service: Service) -> Result<Link, NetError> {
         Ok(match *to {
-            Endpoint::Memory(number) => {
-                Link::Memory(MemoryLink::connect(context, number, service)?)
-            }
-            Endpoint::Quic(address) => {
-                Link::Quic(QuicLink::connect(context, address, service).await?)
-            }
+            Endpoint::Memory(number) => Link::Memory(MemoryLink::connect(context, number, service)?),
+            Endpoint::Quic(address) => Link::Quic(QuicLink::connect(context, address, service).await?),
             Endpoint::Tls(address) => Link::Tls(TlsLink::connect(context, address, service).await?),
         })
     }
@@ -138,8 +130,7 @@ impl Pool {
         let link = match self.find(to, service)? {
             Found::Open(link) => link,
             Found::Dialling(mut result) => {
-                let late =
-                    |_| NetError::Deadline { to: *to, delivery: Delivery::NotSent };
+                let late = |_| NetError::Deadline { to: *to, delivery: Delivery::NotSent };
                 let dialled = timeout_at(deadline, result.wait_for(Option::is_some))
                     .await
                     .map_err(late)?
@@ -169,9 +160,7 @@ impl Pool {
             Endpoint::Tls(_) => self.context.config.tls_connections.clamp(1, 16),
             Endpoint::Quic(_) | Endpoint::Memory(_) => 1,
         };
-        let entry = peers
-            .entry((*to, service))
-            .or_insert_with(|| Slots { slots: Vec::new(), last_use: now });
+        let entry = peers.entry((*to, service)).or_insert_with(|| Slots { slots: Vec::new(), last_use: now });
         entry.last_use = now;
         entry.slots.resize_with(wanted, Slot::default);
 
@@ -221,10 +210,9 @@ impl Pool {
                 Ok(Found::Dialling(self.dial(&mut entry.slots[index], to, service, backoff)))
             }
             // Every slot is one of the above, and there is at least one.
-            (None, None, None, None) => Err(NetError::Unreachable {
-                to: *to,
-                detail: "no place for a connection".to_owned(),
-            }),
+            (None, None, None, None) => {
+                Err(NetError::Unreachable { to: *to, detail: "no place for a connection".to_owned() })
+            }
         }
     }
 
@@ -263,9 +251,9 @@ impl Pool {
                 let mut peers = peers.lock().unwrap_or_else(PoisonError::into_inner);
                 // The net may have been told to disconnect in between.
                 let slot = peers.get_mut(&(to, service)).and_then(|entry| {
-                    entry.slots.iter_mut().find(|slot| {
-                        matches!(slot, Slot::Dialling { result, .. } if result.same_channel(&ours))
-                    })
+                    entry.slots.iter_mut().find(
+                        |slot| matches!(slot, Slot::Dialling { result, .. } if result.same_channel(&ours)),
+                    )
                 });
                 if let Some(slot) = slot {
                     let backoff = match slot {
@@ -274,11 +262,9 @@ impl Pool {
                     };
                     *slot = match &dialled {
                         Ok(link) => Slot::Open(link.clone()),
-                        Err(error) => Slot::Failed {
-                            error: error.clone(),
-                            again_at: Instant::now() + backoff,
-                            backoff,
-                        },
+                        Err(error) => {
+                            Slot::Failed { error: error.clone(), again_at: Instant::now() + backoff, backoff }
+                        }
                     };
                 }
             }
@@ -296,11 +282,7 @@ pub(crate) fn judge_answer(
     answer: &[u8],
     certified: Option<&Identity>,
 ) -> Result<(), NetError> {
-    let odd = |detail: String| NetError::Protocol {
-        to: *to,
-        delivery: Delivery::NotSent,
-        detail,
-    };
+    let odd = |detail: String| NetError::Protocol { to: *to, delivery: Delivery::NotSent, detail };
     match Answer::decode(answer, hello.version) {
         Ok(Answer::Welcome(identity)) => {
             if certified.is_some_and(|certified| *certified != identity) {
@@ -318,11 +300,9 @@ pub(crate) fn judge_answer(
             }
             Ok(())
         }
-        Ok(Answer::Refused(refusal)) => Err(NetError::Refused {
-            to: *to,
-            refusal,
-            explanation: refusal.explain(hello),
-        }),
+        Ok(Answer::Refused(refusal)) => {
+            Err(NetError::Refused { to: *to, refusal, explanation: refusal.explain(hello) })
+        }
         Err(error @ (HandshakeError::NotBrickyard | HandshakeError::Malformed))
         | Err(error @ HandshakeError::OtherVersion { .. }) => Err(odd(error.to_string())),
     }

@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    Connection, ConnectionError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ReadError,
-    RecvStream, SendStream, TokioRuntime, TransportConfig, VarInt, WriteError,
+    Connection, ConnectionError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ReadError, RecvStream,
+    SendStream, TokioRuntime, TransportConfig, VarInt, WriteError,
 };
 use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, timeout_at};
@@ -129,12 +129,8 @@ impl QuicDialer {
         if let Some(endpoint) = slot {
             return Ok(endpoint.clone());
         }
-        let endpoint = quinn::Endpoint::new(
-            endpoint_config(config)?,
-            None,
-            bind(any, config)?,
-            Arc::new(TokioRuntime),
-        )?;
+        let endpoint =
+            quinn::Endpoint::new(endpoint_config(config)?, None, bind(any, config)?, Arc::new(TokioRuntime))?;
         Ok(slot.insert(endpoint).clone())
     }
 }
@@ -203,17 +199,9 @@ impl QuicLink {
             .await
             .map_err(broken)?;
         // From here on, leaving early closes the connection.
-        let link = QuicLink {
-            to,
-            connection,
-            leaving: AtomicBool::new(false),
-            in_flight: AtomicUsize::new(0),
-        };
-        let hello = Hello {
-            version: context.config.protocol_version,
-            service,
-            caller: context.identity,
-        };
+        let link =
+            QuicLink { to, connection, leaving: AtomicBool::new(false), in_flight: AtomicUsize::new(0) };
+        let hello = Hello { version: context.config.protocol_version, service, caller: context.identity };
         let exchange = async {
             let (mut send, mut receive) = link.connection.open_bi().await?;
             write_message(&mut send, &hello.encode()).await?;
@@ -266,9 +254,7 @@ impl QuicLink {
                 };
                 Err(NetError::Closed { to, delivery: delivery(), detail })
             }
-            Ok(Err(Broken::Connection(detail))) => {
-                Err(NetError::Closed { to, delivery: delivery(), detail })
-            }
+            Ok(Err(Broken::Connection(detail))) => Err(NetError::Closed { to, delivery: delivery(), detail }),
             Ok(Err(Broken::Malformed(detail))) => {
                 Err(NetError::Protocol { to, delivery: delivery(), detail })
             }

@@ -2,23 +2,26 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Incoming, RecvStream, SendStream, TokioRuntime};
+use quinn::{AsyncUdpSocket, Connection, Incoming, RecvStream, Runtime, SendStream, TokioRuntime};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::frame::FrameKind;
 use crate::handshake::Answer;
 use crate::net::Peer;
 use crate::net::quic::{
-    Broken, Sending, bind, certified_peer, code, endpoint_config, receive_body, receive_head,
-    transport,
+    Broken, Sending, bind, certified_peer, code, endpoint_config, receive_body, receive_head, transport,
 };
 use crate::net::serving::{Budget, GOODBYE, Outcome, Phase, ServingShared, reached};
 use crate::net::stream::{read_message, write_message};
+
+/// How often to look whether the port is free after a stop.
+const PORT_CHECK: Duration = Duration::from_millis(1);
 
 /// Opens the listener and serves it in a task of its own.
 pub(crate) fn listen(
@@ -26,18 +29,16 @@ pub(crate) fn listen(
     address: SocketAddr,
 ) -> io::Result<(SocketAddr, JoinHandle<()>)> {
     let config = shared.config();
-    let crypto = QuicServerConfig::try_from(shared.context().crypto.server())
-        .map_err(io::Error::other)?;
+    let crypto = QuicServerConfig::try_from(shared.context().crypto.server()).map_err(io::Error::other)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(transport(config, address.ip().is_loopback()));
-    let endpoint = quinn::Endpoint::new(
-        endpoint_config(config)?,
-        Some(server),
-        bind(address, config)?,
-        Arc::new(TokioRuntime),
-    )?;
+    let runtime = Arc::new(TokioRuntime);
+    let socket = runtime.wrap_udp_socket(bind(address, config)?)?;
+    let port = Arc::downgrade(&socket);
+    let endpoint =
+        quinn::Endpoint::new_with_abstract_socket(endpoint_config(config)?, Some(server), socket, runtime)?;
     let address = endpoint.local_addr()?;
-    Ok((address, tokio::spawn(accept(shared, endpoint))))
+    Ok((address, tokio::spawn(accept(shared, endpoint, port))))
 }
 
 /// Closes the endpoint with its owner, also when that is aborted.
@@ -49,7 +50,7 @@ impl Drop for Close {
     }
 }
 
-async fn accept(shared: Arc<ServingShared>, endpoint: quinn::Endpoint) {
+async fn accept(shared: Arc<ServingShared>, endpoint: quinn::Endpoint, port: Weak<dyn AsyncUdpSocket>) {
     let endpoint = Close(endpoint);
     let mut connections = JoinSet::new();
     let mut phase = shared.phase();
@@ -75,6 +76,17 @@ async fn accept(shared: Arc<ServingShared>, endpoint: quinn::Endpoint) {
     endpoint.0.close(code::DONE, b"the service has stopped");
     // Best effort: peers that miss the goodbye notice the silence.
     let _ = timeout(GOODBYE, endpoint.0.wait_idle()).await;
+    drop(endpoint);
+    // The library closes the socket in tasks of its own and tells nobody; but who has stopped
+    // a service may want its port at once.
+    let closed = async {
+        while port.strong_count() > 0 {
+            tokio::time::sleep(PORT_CHECK).await;
+        }
+    };
+    if timeout(GOODBYE, closed).await.is_err() {
+        warn!("the port of a stopped service is still held");
+    }
 }
 
 async fn serve_connection(shared: Arc<ServingShared>, incoming: Incoming) {
@@ -134,9 +146,7 @@ async fn meet(
         io::Result::Ok(answer)
     };
     match exchange.await {
-        Ok(Some(Answer::Welcome(_))) => {
-            Some((connection, shared.new_peer(certified, from.to_string())))
-        }
+        Ok(Some(Answer::Welcome(_))) => Some((connection, shared.new_peer(certified, from.to_string()))),
         Ok(_) => {
             connection.close(code::REFUSED, b"");
             None

@@ -149,12 +149,10 @@ impl ServingShared {
             Ok(call) => call,
             Err(_) => return self.lost(connection, "a handler panicked"),
         };
-        let guarded = poll_fn(|cx| {
-            match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
-                Ok(Poll::Pending) => Poll::Pending,
-                Ok(Poll::Ready(reply)) => Poll::Ready(Some(reply)),
-                Err(_) => Poll::Ready(None),
-            }
+        let guarded = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(reply)) => Poll::Ready(Some(reply)),
+            Err(_) => Poll::Ready(None),
         });
         let reply = tokio::select! {
             biased;
@@ -220,7 +218,7 @@ impl Serving {
     }
 
     /// Stops: takes no further connections and calls, lets running calls finish for at most
-    /// `patience`, then closes the connections. Takes at most a second or two longer than that.
+    /// `patience`, then closes the connections. Takes at most four seconds longer than that.
     pub async fn stop(mut self, patience: Duration) -> Drained {
         self.shared.phase.send_replace(Phase::Draining);
         self.unlist();
@@ -240,7 +238,7 @@ impl Serving {
         let calls_given_up = self.shared.active.load(Ordering::SeqCst);
         self.shared.phase.send_replace(Phase::Closed);
         if let Some(mut listener) = self.listener.take()
-            && timeout(2 * GOODBYE, &mut listener).await.is_err()
+            && timeout(4 * GOODBYE, &mut listener).await.is_err()
         {
             listener.abort();
         }
@@ -342,11 +340,7 @@ impl Budget {
     pub(crate) fn try_take(&self, payload_bytes: usize) -> Option<Share> {
         Some(Share {
             _call: self.calls.clone().try_acquire_owned().ok()?,
-            _kibibytes: self
-                .kibibytes
-                .clone()
-                .try_acquire_many_owned(kibibytes(payload_bytes))
-                .ok()?,
+            _kibibytes: self.kibibytes.clone().try_acquire_many_owned(kibibytes(payload_bytes)).ok()?,
         })
     }
 

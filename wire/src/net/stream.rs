@@ -25,10 +25,7 @@ use crate::net::serving::Work;
 const BATCH_FRAMES: usize = 16;
 
 /// Writes one message of the handshake.
-pub(crate) async fn write_message<W: AsyncWrite + Unpin>(
-    writer: &mut W,
-    message: &[u8],
-) -> io::Result<()> {
+pub(crate) async fn write_message<W: AsyncWrite + Unpin>(writer: &mut W, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut bytes = Vec::with_capacity(2 + message.len());
     bytes.extend_from_slice(&length.to_le_bytes());
@@ -137,9 +134,7 @@ pub(crate) async fn read_head<R: AsyncRead + Unpin>(
         filled += read;
     }
     alive.heard();
-    Head::decode(&head)
-        .map(Some)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    Head::decode(&head).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Reads header and payload after their head.
@@ -246,10 +241,8 @@ async fn write_batch<W: AsyncWrite + Unpin>(
     batch: &[Outgoing],
     alive: &Liveness,
 ) -> io::Result<()> {
-    let heads: Vec<[u8; HEAD_BYTES]> = batch
-        .iter()
-        .map(|item| Head::of(item.kind, item.call, &item.frame).encode())
-        .collect();
+    let heads: Vec<[u8; HEAD_BYTES]> =
+        batch.iter().map(|item| Head::of(item.kind, item.call, &item.frame).encode()).collect();
     let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(3 * batch.len());
     for (item, head) in batch.iter().zip(&heads) {
         slices.push(IoSlice::new(head));

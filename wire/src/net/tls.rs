@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::frame::{Frame, FrameKind};
 use crate::handshake::{Hello, Service};
+use crate::net::Context;
 use crate::net::config::NetConfig;
 use crate::net::crypto::{Failure, peer_identity};
 use crate::net::endpoint::Endpoint;
@@ -25,7 +26,6 @@ use crate::net::pool::judge_answer;
 use crate::net::stream::{
     Liveness, Outgoing, Stage, read_body, read_head, read_message, write_frames, write_message,
 };
-use crate::net::Context;
 
 /// The failure inside an I/O error of a TLS stream.
 pub(crate) fn tls_failure(error: &io::Error) -> Option<Failure> {
@@ -101,10 +101,9 @@ impl TlsLink {
         service: Service,
     ) -> Result<TlsLink, NetError> {
         let to = Endpoint::Tls(address);
-        let tcp = TcpStream::connect(address).await.map_err(|error| NetError::Unreachable {
-            to,
-            detail: error.to_string(),
-        })?;
+        let tcp = TcpStream::connect(address)
+            .await
+            .map_err(|error| NetError::Unreachable { to, detail: error.to_string() })?;
         let (crypto, verdict) = context.crypto.client();
         let broken = |error: io::Error| match tls_failure(&error) {
             Some(failure) => context.crypto.explain(&to, &verdict, failure),
@@ -116,13 +115,8 @@ impl TlsLink {
         tcp.set_nodelay(true).map_err(broken)?;
         let name = ServerName::try_from(context.crypto.server_name())
             .map_err(|error| NetError::Tls { to, detail: error.to_string() })?;
-        let mut stream =
-            TlsConnector::from(crypto).connect(name, tcp).await.map_err(broken)?;
-        let hello = Hello {
-            version: context.config.protocol_version,
-            service,
-            caller: context.identity,
-        };
+        let mut stream = TlsConnector::from(crypto).connect(name, tcp).await.map_err(broken)?;
+        let hello = Hello { version: context.config.protocol_version, service, caller: context.identity };
         write_message(&mut stream, &hello.encode()).await.map_err(broken)?;
         let answer = read_message(&mut stream).await.map_err(broken)?;
         let certified = peer_identity(stream.get_ref().1.peer_certificates())?;
@@ -133,16 +127,8 @@ impl TlsLink {
             leaving: AtomicBool::new(false),
         });
         let (queue, queued) = mpsc::channel(context.config.queue_frames.max(1));
-        let driver =
-            tokio::spawn(drive(stream, queued, calls.clone(), context.config.clone()));
-        Ok(TlsLink {
-            to,
-            calls,
-            queue,
-            next_call: AtomicU64::new(1),
-            in_flight: AtomicUsize::new(0),
-            driver,
-        })
+        let driver = tokio::spawn(drive(stream, queued, calls.clone(), context.config.clone()));
+        Ok(TlsLink { to, calls, queue, next_call: AtomicU64::new(1), in_flight: AtomicUsize::new(0), driver })
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -197,9 +183,7 @@ impl TlsLink {
                 delivery: Delivery::Sent,
                 detail: "the service lost the call".to_owned(),
             }),
-            Ok(Replied::Ended(detail)) => {
-                Err(NetError::Closed { to, delivery: delivery(), detail })
-            }
+            Ok(Replied::Ended(detail)) => Err(NetError::Closed { to, delivery: delivery(), detail }),
         }
     }
 }
@@ -248,9 +232,9 @@ async fn read_replies<R: tokio::io::AsyncRead + Unpin>(
 ) -> io::Error {
     loop {
         let frame = async {
-            let head = read_head(reader, alive).await?.ok_or_else(|| {
-                io::Error::new(io::ErrorKind::ConnectionReset, "the peer closed it")
-            })?;
+            let head = read_head(reader, alive)
+                .await?
+                .ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionReset, "the peer closed it"))?;
             Ok((head, read_body(reader, &head, alive).await?))
         };
         match frame.await {

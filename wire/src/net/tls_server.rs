@@ -94,41 +94,44 @@ async fn serve_connection(
         () = reached(&mut phase, Phase::Closed) => return,
     };
     match met {
-        Ok(Some((stream, peer))) => {
+        Ok(Ok((stream, peer))) => {
             shared.counters().connections_now.add(1);
             let why = drive(&shared, stream, peer.clone()).await;
             shared.counters().connections_now.subtract(1);
             debug!(connection = peer.connection, why, "a connection ended");
         }
-        Ok(None) => {}
+        // Turned away in time: being slow to hang up is no second offence.
+        Ok(Err(Some(socket))) => linger(socket).await,
+        Ok(Err(None)) => {}
         Err(_) => shared.turned_away(from, "no handshake in time"),
     }
 }
 
-/// TLS and handshake. `None` when the caller was turned away, which has been logged.
+/// TLS and handshake. An error means that the caller was turned away, which has been logged;
+/// it holds the socket if last words were said on it.
 async fn meet(
     shared: &Arc<ServingShared>,
     acceptor: TlsAcceptor,
     stream: TcpStream,
     from: SocketAddr,
-) -> Option<(TlsStream<TcpStream>, Arc<Peer>)> {
+) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Option<TcpStream>> {
+    let turned_away = |why: &dyn std::fmt::Display| shared.turned_away(from, &why.to_string());
     if let Err(error) = stream.set_nodelay(true) {
-        shared.turned_away(from, &error.to_string());
-        return None;
+        turned_away(&error);
+        return Err(None);
     }
     let mut stream = match acceptor.accept(stream).into_fallible().await {
         Ok(stream) => stream,
         Err((error, socket)) => {
-            shared.turned_away(from, &error.to_string());
-            linger(socket).await;
-            return None;
+            turned_away(&error);
+            return Err(Some(socket));
         }
     };
     let certified = match peer_identity(stream.get_ref().1.peer_certificates()) {
         Ok(identity) => identity,
         Err(error) => {
-            shared.turned_away(from, &error.to_string());
-            return None;
+            turned_away(&error);
+            return Err(None);
         }
     };
     let exchange = async {
@@ -137,21 +140,17 @@ async fn meet(
         if let Some(answer) = &answer {
             write_message(&mut stream, &answer.encode(shared.version())).await?;
         }
+        if !matches!(answer, Some(Answer::Welcome(_))) {
+            stream.shutdown().await?;
+        }
         io::Result::Ok(answer)
     };
     match exchange.await {
-        Ok(Some(Answer::Welcome(_))) => {
-            Some((stream, shared.new_peer(certified, from.to_string())))
-        }
-        Ok(_) => {
-            // Best effort: the refusal is written, the rest is courtesy.
-            let _ = stream.shutdown().await;
-            linger(stream.into_inner().0).await;
-            None
-        }
+        Ok(Some(Answer::Welcome(_))) => Ok((stream, shared.new_peer(certified, from.to_string()))),
+        Ok(_) => Err(Some(stream.into_inner().0)),
         Err(error) => {
-            shared.turned_away(from, &error.to_string());
-            None
+            turned_away(&error);
+            Err(None)
         }
     }
 }
@@ -174,11 +173,7 @@ async fn linger(mut socket: TcpStream) {
 }
 
 /// Owns the connection until it ends; says why it did.
-async fn drive(
-    shared: &Arc<ServingShared>,
-    stream: TlsStream<TcpStream>,
-    peer: Arc<Peer>,
-) -> String {
+async fn drive(shared: &Arc<ServingShared>, stream: TlsStream<TcpStream>, peer: Arc<Peer>) -> String {
     let config = shared.config();
     let (reader, writer) = tokio::io::split(stream);
     let (replies, queue) = mpsc::channel(config.queue_frames.max(1));

@@ -21,14 +21,9 @@ fn pattern(length: usize) -> Bytes {
 async fn frames_of_every_size_come_back_as_they_went() {
     for listen in everywhere() {
         let pair = pair(listen).await;
-        for (header, payload) in [
-            (0, 0),
-            (1, 0),
-            (0, 1),
-            (20, 64 << 10),
-            (100, 1 << 20),
-            (1 << 20, MAX_PAYLOAD_BYTES),
-        ] {
+        for (header, payload) in
+            [(0, 0), (1, 0), (0, 1), (20, 64 << 10), (100, 1 << 20), (1 << 20, MAX_PAYLOAD_BYTES)]
+        {
             let request = Frame::new(pattern(header)).with_payload(pattern(payload));
             let reply = soon("a call", pair.call(request.clone())).await.unwrap();
             assert!(reply == request, "{listen}: {header} and {payload} bytes differ");
@@ -53,8 +48,7 @@ async fn calls_at_once_get_each_its_own_reply() {
                 for round in 0..4 {
                     let request = Frame::new(format!("{number} {round}"))
                         .with_payload(pattern((number as usize * 977) % 70_000));
-                    let reply =
-                        client.call(&to, Service::Brick, request.clone(), deadline()).await;
+                    let reply = client.call(&to, Service::Brick, request.clone(), deadline()).await;
                     assert!(reply.unwrap() == request);
                 }
             });
@@ -115,10 +109,7 @@ async fn oversize_requests_are_refused_at_home() {
         let pair = pair(listen).await;
         let request = Frame::new("x").with_payload(vec![0; MAX_PAYLOAD_BYTES + 1]);
         let error = pair.call(request).await.unwrap_err();
-        assert!(matches!(
-            error,
-            NetError::TooLarge(FrameError::TooLarge { part: "payload", .. })
-        ));
+        assert!(matches!(error, NetError::TooLarge(FrameError::TooLarge { part: "payload", .. })));
         assert_eq!(error.delivery(), Delivery::NotSent);
         pair.echo("still usable").await;
         assert_eq!(pair.watched.begun(), 1);

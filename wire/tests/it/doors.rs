@@ -4,9 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use wire::frame::Frame;
 use wire::id::NodeId;
-use wire::net::{
-    Delivery, Endpoint, Net, NetConfig, NetError, Refusal, Role, Service, Whose,
-};
+use wire::net::{Delivery, Endpoint, Net, NetConfig, NetError, Refusal, Role, Service, Whose};
 
 use crate::support::*;
 
@@ -80,21 +78,15 @@ async fn wrong_services_and_roles_are_refused() {
         let pair = pair(listen).await;
         let error = refused(&pair.client, &pair.to, Service::Namespace).await;
         assert!(
-            error.to_string().contains(
-                "it serves the brick service, and the namespace service was asked for"
-            ),
+            error
+                .to_string()
+                .contains("it serves the brick service, and the namespace service was asked for"),
             "{error}"
         );
         let agent = pair.cluster.net(Role::Agent);
         let error = refused(&agent, &pair.to, Service::Brick).await;
-        let NetError::Refused { refusal: Refusal::Forbidden, .. } = error else {
-            panic!("{error:?}")
-        };
-        let posing = pair
-            .client
-            .serve(&listen, Service::Brick, pair.watched.clone())
-            .await
-            .unwrap();
+        let NetError::Refused { refusal: Refusal::Forbidden, .. } = error else { panic!("{error:?}") };
+        let posing = pair.client.serve(&listen, Service::Brick, pair.watched.clone()).await.unwrap();
         let error = refused(&pair.client, &posing.endpoint(), Service::Brick).await;
         assert!(matches!(error, NetError::Impostor { role: Role::Client, .. }), "{error:?}");
         assert_eq!(pair.watched.begun(), 0);

@@ -73,9 +73,10 @@ async fn a_stop_gives_up_calls_that_take_too_long() {
     for listen in everywhere() {
         let pair = pair(listen).await;
         let (client, to) = (pair.client.clone(), pair.to);
-        let call = tokio::spawn(async move {
-            client.call(&to, Service::Brick, Frame::new("hold on"), deadline()).await
-        });
+        let call =
+            tokio::spawn(
+                async move { client.call(&to, Service::Brick, Frame::new("hold on"), deadline()).await },
+            );
         until("it has begun", || pair.watched.begun() == 1).await;
         let drained = soon("the stop", pair.serving.stop(Duration::from_millis(50))).await;
         assert_eq!(drained.calls_given_up, 1, "{listen}");
@@ -94,11 +95,8 @@ async fn a_killed_service_is_noticed_and_found_again() {
             (cluster.net_with(Role::Brick, hasty()), cluster.net_with(Role::Client, hasty()));
         let watched = Arc::new(Watched::default());
         // A runtime of its own that ends without a goodbye stands in for the process.
-        let process = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
+        let process =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (net, handler) = (brick.clone(), watched.clone());
         let serving = process
             .spawn(async move { net.serve(&listen, Service::Brick, handler).await.unwrap() })
@@ -115,10 +113,7 @@ async fn a_killed_service_is_noticed_and_found_again() {
         std::mem::forget(serving);
         process.shutdown_background();
         let error = soon("the interrupted call", interrupted).await.unwrap().unwrap_err();
-        assert!(
-            matches!(error, NetError::Closed { delivery: Delivery::Sent, .. }),
-            "{listen}: {error:?}"
-        );
+        assert!(matches!(error, NetError::Closed { delivery: Delivery::Sent, .. }), "{listen}: {error:?}");
         let _serving = soon("its port", async {
             loop {
                 match brick.serve(&to, Service::Brick, watched.clone()).await {
@@ -147,9 +142,10 @@ async fn a_cancelled_call_leaves_the_connection_usable() {
         let pair = pair_with(listen, config).await;
         pair.echo("first").await;
         let (client, to) = (pair.client.clone(), pair.to);
-        let abandoned = tokio::spawn(async move {
-            client.call(&to, Service::Brick, Frame::new("hold on"), deadline()).await
-        });
+        let abandoned =
+            tokio::spawn(
+                async move { client.call(&to, Service::Brick, Frame::new("hold on"), deadline()).await },
+            );
         until("it has begun", || pair.watched.begun() == 2).await;
         abandoned.abort();
         assert!(abandoned.await.unwrap_err().is_cancelled());
@@ -162,10 +158,7 @@ async fn a_cancelled_call_leaves_the_connection_usable() {
         pair.echo("last").await;
         assert_eq!(pair.client.counters().connections_made.get(), 1, "{listen}");
         pair.watched.open();
-        until("the abandoned call ran to its end", || {
-            pair.watched.ended() == pair.watched.begun()
-        })
-        .await;
+        until("the abandoned call ran to its end", || pair.watched.ended() == pair.watched.begun()).await;
     }
 }
 
@@ -173,8 +166,7 @@ async fn a_cancelled_call_leaves_the_connection_usable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_was_not_sent_was_not_executed() {
     for listen in everywhere() {
-        let config =
-            NetConfig { queue_frames: 2, tls_connections: 1, calls_in_progress: 4, ..hasty() };
+        let config = NetConfig { queue_frames: 2, tls_connections: 1, calls_in_progress: 4, ..hasty() };
         let pair = pair_with(listen, config).await;
         let mut calls = JoinSet::new();
         for number in 0..300u64 {
@@ -244,9 +236,7 @@ async fn nobody_there_is_told_at_once() {
         let pair = pair_with(listen, hasty()).await;
         let to = pair.to;
         pair.serving.stop(STUCK).await;
-        let call = || async {
-            pair.client.call(&to, Service::Brick, Frame::new("hello"), deadline()).await
-        };
+        let call = || async { pair.client.call(&to, Service::Brick, Frame::new("hello"), deadline()).await };
         for _ in 0..5 {
             let error = soon("an error", call()).await.unwrap_err();
             assert!(matches!(error, NetError::Unreachable { .. }), "{listen}: {error:?}");
@@ -254,8 +244,7 @@ async fn nobody_there_is_told_at_once() {
         }
         let failed = pair.client.counters().connections_failed.get();
         assert!(failed <= 4, "{listen}: {failed} attempts, without a pause");
-        let _serving =
-            pair.brick.serve(&to, Service::Brick, pair.watched.clone()).await.unwrap();
+        let _serving = pair.brick.serve(&to, Service::Brick, pair.watched.clone()).await.unwrap();
         soon("a connection", async {
             while call().await.is_err() {
                 sleep(Duration::from_millis(5)).await;
@@ -346,13 +335,9 @@ async fn a_silent_peer_is_noticed() {
         cut.store(true, Ordering::SeqCst);
         let began = Instant::now();
         let error = soon("the interrupted call", interrupted).await.unwrap().unwrap_err();
-        assert!(
-            matches!(error, NetError::Closed { delivery: Delivery::Sent, .. }),
-            "{listen}: {error:?}"
-        );
+        assert!(matches!(error, NetError::Closed { delivery: Delivery::Sent, .. }), "{listen}: {error:?}");
         assert!(began.elapsed() < Duration::from_secs(4), "{listen}: {:?}", began.elapsed());
-        until("the service has noticed", || pair.brick.counters().connections_now.get() == 0)
-            .await;
+        until("the service has noticed", || pair.brick.counters().connections_now.get() == 0).await;
         cut.store(false, Ordering::SeqCst);
         soon("a new connection", async {
             while call("hello again").await.is_err() {

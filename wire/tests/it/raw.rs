@@ -21,8 +21,7 @@ use crate::support::*;
 
 fn client_config(credential: &Credential, with_certificate: bool) -> ClientConfig {
     let text = credential.to_pem().as_bytes();
-    let certificates: Vec<_> =
-        CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().unwrap();
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(certificates[1].clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -41,12 +40,8 @@ fn client_config(credential: &Credential, with_certificate: bool) -> ClientConfi
 }
 
 fn hello(credential: &Credential) -> Vec<u8> {
-    let hello = Hello {
-        version: PROTOCOL_VERSION,
-        service: Service::Brick,
-        caller: credential.identity(),
-    }
-    .encode();
+    let hello =
+        Hello { version: PROTOCOL_VERSION, service: Service::Brick, caller: credential.identity() }.encode();
     let mut bytes = (hello.len() as u16).to_le_bytes().to_vec();
     bytes.extend(hello);
     bytes
@@ -65,8 +60,7 @@ async fn quic(
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
     let name = format!("{}.brickyard", pair.brick.identity().cluster);
-    let connecting =
-        endpoint.connect_with(config, pair.to.address().unwrap(), &name).unwrap();
+    let connecting = endpoint.connect_with(config, pair.to.address().unwrap(), &name).unwrap();
     (endpoint, connecting.await)
 }
 
@@ -108,8 +102,7 @@ async fn strangers_get_no_answer() {
         let closed = soon("the service hangs up", connection.closed()).await;
         assert!(matches!(closed, quinn::ConnectionError::ConnectionClosed(_)), "{closed:?}");
     }
-    until("the refusal is counted", || over_quic.brick.counters().callers_refused.get() == 1)
-        .await;
+    until("the refusal is counted", || over_quic.brick.counters().callers_refused.get() == 1).await;
     assert_eq!(over_quic.watched.begun(), 0);
     over_quic.echo("members are served").await;
 }
@@ -118,10 +111,7 @@ async fn strangers_get_no_answer() {
 /// nonsense in it at once; others are served meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handshakes_end() {
-    let config = wire::net::NetConfig {
-        handshake_timeout: Duration::from_millis(300),
-        ..Default::default()
-    };
+    let config = wire::net::NetConfig { handshake_timeout: Duration::from_millis(300), ..Default::default() };
     let pair = pair_with(any_tls(), config).await;
     let member = pair.cluster.credential(Role::Client);
     let mut mute = tls(&pair, client_config(&member, true)).await.unwrap();

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep, timeout};
 use wire::frame::Frame;
 use wire::id::{ClusterId, NodeId};
 use wire::net::{
-    Authority, BoxFuture, Credential, Endpoint, Handler, MemoryHub, Net, NetConfig, Peer, Role,
-    Service, Serving,
+    Authority, BoxFuture, Credential, Endpoint, Handler, MemoryHub, Net, NetConfig, Peer, Role, Service,
+    Serving,
 };
 
 /// Longest time anything in these tests may take before it counts as stuck.
@@ -66,10 +66,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(number: u8) -> Cluster {
-        Cluster {
-            authority: Authority::create(ClusterId([number; 16])).unwrap(),
-            hub: MemoryHub::new(),
-        }
+        Cluster { authority: Authority::create(ClusterId([number; 16])).unwrap(), hub: MemoryHub::new() }
     }
 
     pub fn credential(&self, role: Role) -> Credential {

@@ -6,9 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use wire::frame::Frame;
 use wire::net::typed::Typed;
-use wire::net::{
-    BoxFuture, CallError, Delivery, Peer, Protocol, Role, Service, TypedHandler,
-};
+use wire::net::{BoxFuture, CallError, Delivery, Peer, Protocol, Role, Service, TypedHandler};
 use wire::status::{Advice, Status};
 
 use crate::support::*;
@@ -56,10 +54,8 @@ async fn typed_calls_carry_replies_and_statuses() {
         let serving = brick.serve(&listen, Service::Brick, handler).await.unwrap();
         let to = serving.endpoint();
         let payload = Bytes::from_static(b"untouched");
-        let (sum, back) = client
-            .request::<Sums>(&to, &Ask::Add(2, 40), payload.clone(), deadline())
-            .await
-            .unwrap();
+        let (sum, back) =
+            client.request::<Sums>(&to, &Ask::Add(2, 40), payload.clone(), deadline()).await.unwrap();
         assert_eq!((sum, back), (42, payload));
 
         let failed = client.request::<Sums>(&to, &Ask::Fail, Bytes::new(), deadline()).await;
@@ -79,11 +75,8 @@ async fn typed_calls_carry_replies_and_statuses() {
 async fn a_garbled_reply_is_malformed() {
     let pair = pair(any_memory()).await;
     // The echo of a request is no reply.
-    let error = pair
-        .client
-        .request::<Sums>(&pair.to, &Ask::Add(1, 2), Bytes::new(), deadline())
-        .await
-        .unwrap_err();
+    let error =
+        pair.client.request::<Sums>(&pair.to, &Ask::Add(1, 2), Bytes::new(), deadline()).await.unwrap_err();
     assert!(matches!(error, CallError::Malformed { what: "reply", .. }), "{error}");
     assert_eq!(error.delivery(), Delivery::Sent);
 }
