@@ -1,0 +1,16 @@
+//! One loop a file. All end when the stop signal says so.
+
+pub mod liveness;
+pub mod reclaim;
+pub mod trims;
+
+use tokio::sync::watch;
+
+/// Says when to stop.
+pub type Stop = watch::Receiver<bool>;
+
+/// Returns when it is time to stop.
+pub async fn stopped(stop: &mut Stop) {
+    // Without a sender the service is gone.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,144 @@
+//! The law of chains: what becomes of their members when bricks go and come.
+//!
+//! Pure: a chain and an event in, the chain after it. Held to by the tests named:
+//!
+//! 1. A chain never has a serving and a last-serving member at once, and at most one of the
+//!    latter (`any_history_is_lawful`).
+//! 2. A member that missed an acknowledged write never serves before it was synced: only
+//!    the one that was last to serve comes back serving (`only_those_who_hold_everything_serve`).
+//! 3. The epoch grows with every change of the members (`any_history_is_lawful`).
+//! 4. A replaced disk never serves before it was synced (`only_those_who_hold_everything_serve`).
+
+use std::collections::BTreeSet;
+
+use wire::id::{BrickId, ChainEpoch};
+use wire::map::{Chain, Member, MemberState};
+
+/// Why a member cannot be declared synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotSynced {
+    /// The chain is at another epoch.
+    OtherEpoch,
+    /// The brick is no member or was not being synced.
+    NotSyncing,
+}
+
+/// The brick is gone. Returns whether the chain changed.
+pub fn gone(chain: &mut Chain, brick: BrickId) -> bool {
+    let others_serve = chain.serving().any(|b| b != brick);
+    change(chain, |member| {
+        if member.brick != brick {
+            return;
+        }
+        member.state = match member.state {
+            MemberState::Serving if !others_serve => MemberState::LastServing,
+            MemberState::LastServing => MemberState::LastServing,
+            _ => MemberState::Offline,
+        };
+    })
+}
+
+/// The brick is back with the disk it had. Returns whether the chain changed.
+pub fn back(chain: &mut Chain, brick: BrickId) -> bool {
+    change(chain, |member| {
+        if member.brick != brick {
+            return;
+        }
+        member.state = match member.state {
+            MemberState::LastServing => MemberState::Serving,
+            MemberState::Offline => MemberState::Waiting,
+            other => other,
+        };
+    })
+}
+
+/// The brick has begun a new life without having been missed. Writes that it had only in
+/// memory are lost; if one of `stayed` (bricks known to live on since before) serves, that one
+/// has them. The epoch always grows, so that a sync under way starts again and members
+/// compare.
+pub fn restarted(chain: &mut Chain, brick: BrickId, stayed: &BTreeSet<BrickId>) -> bool {
+    if chain.state_of(brick).is_none() {
+        return false;
+    }
+    let another_has_all = chain.serving().any(|b| b != brick && stayed.contains(&b));
+    let changed = change(chain, |member| {
+        if member.brick == brick && member.state == MemberState::Serving && another_has_all {
+            member.state = MemberState::Waiting;
+        }
+    });
+    if !changed {
+        chain.epoch = ChainEpoch(chain.epoch.0 + 1);
+    }
+    true
+}
+
+/// The brick came with another disk: what it had is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replaced {
+    /// It is no member.
+    NotMember,
+    /// Another member holds everything.
+    Harmless,
+    /// Nobody else is known to hold everything: the chain has no one who may serve.
+    Lost,
+}
+
+/// The brick is back with another disk.
+pub fn replaced(chain: &mut Chain, brick: BrickId) -> Replaced {
+    let Some(state) = chain.state_of(brick) else { return Replaced::NotMember };
+    let others_serve = chain.serving().any(|b| b != brick);
+    let held_all = matches!(state, MemberState::Serving | MemberState::LastServing);
+    let changed = change(chain, |member| {
+        if member.brick == brick {
+            member.state = MemberState::Waiting;
+        }
+    });
+    if !changed {
+        chain.epoch = ChainEpoch(chain.epoch.0 + 1);
+    }
+    if held_all && !others_serve { Replaced::Lost } else { Replaced::Harmless }
+}
+
+/// The head says that the brick has everything now.
+///
+/// # Errors
+/// If the head spoke of another epoch or the brick was not being synced. A brick that serves
+/// already is no error: the head said it twice.
+pub fn sync_done(chain: &mut Chain, epoch: ChainEpoch, brick: BrickId) -> Result<bool, NotSynced> {
+    match chain.state_of(brick) {
+        Some(MemberState::Serving) => Ok(false),
+        _ if chain.epoch != epoch => Err(NotSynced::OtherEpoch),
+        Some(MemberState::Syncing) => Ok(change(chain, |member| {
+            if member.brick == brick {
+                member.state = MemberState::Serving;
+            }
+        })),
+        _ => Err(NotSynced::NotSyncing),
+    }
+}
+
+/// Applies `edit` to every member, then what follows from it for the others: with a serving
+/// member those alive are synced, without one they wait. Order: serving first, else as before.
+fn change(chain: &mut Chain, edit: impl FnMut(&mut Member)) -> bool {
+    let before = chain.members.clone();
+    chain.members.iter_mut().for_each(edit);
+    let served = chain.head().is_some();
+    for member in &mut chain.members {
+        member.state = match member.state {
+            MemberState::Waiting if served => MemberState::Syncing,
+            MemberState::Syncing if !served => MemberState::Waiting,
+            other => other,
+        };
+    }
+    // A member that was synced goes behind those that served before it: stable sort, and
+    // newcomers stood behind them already.
+    chain.members.sort_by_key(|member| member.state != MemberState::Serving);
+    let changed = chain.members != before;
+    if changed {
+        chain.epoch = ChainEpoch(chain.epoch.0 + 1);
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Histories of a chain: any events in any order, with an oracle that knows what each disk holds.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use wire::id::{BrickId, ChainEpoch, ChainId};
+use wire::map::{Chain, Member, MemberState};
+
+use super::*;
+
+fn chain(states: &[MemberState]) -> Chain {
+    Chain {
+        id: ChainId(1),
+        epoch: ChainEpoch(1),
+        members: (0..).zip(states).map(|(i, s)| Member { brick: BrickId(i), state: *s }).collect(),
+    }
+}
+
+fn states(chain: &Chain) -> Vec<(u32, MemberState)> {
+    chain.members.iter().map(|m| (m.brick.0, m.state)).collect()
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Gone(u32),
+    Back(u32),
+    Restarted(u32),
+    /// All that are up lose their memory at once.
+    AllRestarted,
+    Replaced(u32),
+    Synced(u32),
+    Write,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0u32..3).prop_map(Event::Gone),
+        4 => (0u32..3).prop_map(Event::Back),
+        2 => (0u32..3).prop_map(Event::Restarted),
+        1 => Just(Event::AllRestarted),
+        1 => (0u32..3).prop_map(Event::Replaced),
+        4 => (0u32..3).prop_map(Event::Synced),
+        4 => Just(Event::Write),
+    ]
+}
+
+proptest! {
+    /// Invariants 1 and 3: lawful states, and an epoch that grows with every change.
+    #[test]
+    fn any_history_is_lawful(events in prop::collection::vec(event(), 1..60)) {
+        let mut chain = chain(&[MemberState::Serving; 3]);
+        let mut up = [true; 3];
+        for event in events {
+            let before = chain.clone();
+            step(&mut chain, &mut up, &event);
+            if chain.members != before.members {
+                prop_assert!(chain.epoch > before.epoch);
+            }
+            let serving = chain.serving().count();
+            let last = chain.members.iter().filter(|m| m.state == MemberState::LastServing).count();
+            prop_assert!(last <= 1 && (last == 0 || serving == 0), "{:?}", states(&chain));
+            prop_assert!(chain.members.iter().take(serving).all(|m| m.state == MemberState::Serving));
+            prop_assert!(chain.syncing().next().is_none() || serving > 0);
+            for member in &chain.members {
+                let says_up = matches!(
+                    member.state,
+                    MemberState::Serving | MemberState::Syncing | MemberState::Waiting
+                );
+                prop_assert_eq!(says_up, up[member.brick.0 as usize], "{:?} after {:?}", states(&chain), event);
+            }
+        }
+    }
+
+    /// Invariants 2 and 4: whoever serves holds every write that was made, on its disk or in a
+    /// memory it did not lose, unless the disk that had it was taken away.
+    #[test]
+    fn only_those_who_hold_everything_serve(events in prop::collection::vec(event(), 1..80)) {
+        let mut chain = chain(&[MemberState::Serving; 3]);
+        let mut up = [true; 3];
+        // Number of the last write each brick holds on disk (writes are committed at once here,
+        // as a client that calls fsync makes them).
+        let mut held = [0u32; 3];
+        let mut written = 0;
+        let mut lost = false;
+        for event in events {
+            match event {
+                Event::Write if chain.head().is_some() => {
+                    written += 1;
+                    for brick in chain.serving() {
+                        held[brick.0 as usize] = written;
+                    }
+                }
+                Event::Synced(brick) if chain.state_of(BrickId(brick)) == Some(MemberState::Syncing) => {
+                    held[brick as usize] = written;
+                }
+                Event::Replaced(brick) => held[brick as usize] = 0,
+                _ => {}
+            }
+            lost |= step(&mut chain, &mut up, &event);
+            if lost {
+                prop_assert!(chain.head().is_none(), "a chain that lost everything serves: {:?}", states(&chain));
+            }
+            for brick in chain.serving() {
+                prop_assert_eq!(held[brick.0 as usize], written, "{} serves: {:?}", brick, states(&chain));
+            }
+        }
+    }
+}
+
+/// Carries out an event if it can happen; returns whether data were lost by it.
+fn step(chain: &mut Chain, up: &mut [bool; 3], event: &Event) -> bool {
+    match *event {
+        Event::Gone(brick) => {
+            up[brick as usize] = false;
+            gone(chain, BrickId(brick));
+        }
+        Event::Back(brick) if !up[brick as usize] => {
+            up[brick as usize] = true;
+            back(chain, BrickId(brick));
+        }
+        Event::Restarted(brick) if up[brick as usize] => {
+            let stayed: BTreeSet<BrickId> =
+                (0..3).filter(|b| *b != brick && up[*b as usize]).map(BrickId).collect();
+            restarted(chain, BrickId(brick), &stayed);
+        }
+        Event::AllRestarted => {
+            for brick in (0..3).filter(|b| up[*b as usize]) {
+                restarted(chain, BrickId(brick), &BTreeSet::new());
+            }
+        }
+        Event::Replaced(brick) => {
+            up[brick as usize] = true;
+            return replaced(chain, BrickId(brick)) == Replaced::Lost;
+        }
+        Event::Synced(brick) => {
+            let epoch = chain.epoch;
+            let was = chain.state_of(BrickId(brick));
+            let done = sync_done(chain, epoch, BrickId(brick));
+            assert_eq!(
+                done.is_ok(),
+                matches!(was, Some(MemberState::Syncing | MemberState::Serving)),
+                "{was:?}"
+            );
+        }
+        _ => {}
+    }
+    false
+}
+
+/// The last one to serve is the one the chain waits for.
+#[test]
+fn the_last_to_serve_comes_back_serving() {
+    use MemberState::*;
+    let mut chain = chain(&[Serving, Serving]);
+    assert!(gone(&mut chain, BrickId(0)));
+    assert_eq!(states(&chain), [(1, Serving), (0, Offline)]);
+    assert!(gone(&mut chain, BrickId(1)));
+    assert_eq!(states(&chain), [(1, LastServing), (0, Offline)]);
+    assert!(back(&mut chain, BrickId(0)));
+    assert_eq!(states(&chain), [(1, LastServing), (0, Waiting)]);
+    assert!(back(&mut chain, BrickId(1)));
+    assert_eq!(states(&chain), [(1, Serving), (0, Syncing)]);
+    assert_eq!(sync_done(&mut chain, ChainEpoch(1), BrickId(0)), Err(NotSynced::OtherEpoch));
+    let epoch = chain.epoch;
+    assert_eq!(sync_done(&mut chain, epoch, BrickId(0)), Ok(true));
+    assert_eq!(states(&chain), [(1, Serving), (0, Serving)]);
+    assert_eq!(sync_done(&mut chain, epoch, BrickId(0)), Ok(false));
+}
+
+/// One that restarts is synced from one that stayed; when all restart, all go on serving.
+#[test]
+fn a_restart_alone_and_a_restart_of_all() {
+    use MemberState::*;
+    let mut alone = chain(&[Serving, Serving]);
+    restarted(&mut alone, BrickId(0), &BTreeSet::from([BrickId(1)]));
+    assert_eq!(states(&alone), [(1, Serving), (0, Syncing)]);
+    let mut all = chain(&[Serving, Serving]);
+    restarted(&mut all, BrickId(0), &BTreeSet::new());
+    restarted(&mut all, BrickId(1), &BTreeSet::new());
+    assert_eq!(states(&all), [(0, Serving), (1, Serving)]);
+    assert_eq!(all.epoch, ChainEpoch(3));
+}
+
+/// The only disk that had everything is replaced: nobody serves, and it is said.
+#[test]
+fn a_replaced_last_disk_never_serves_empty() {
+    use MemberState::*;
+    let mut chain = chain(&[Serving, Serving]);
+    gone(&mut chain, BrickId(0));
+    assert_eq!(replaced(&mut chain, BrickId(1)), Replaced::Lost);
+    assert_eq!(states(&chain), [(1, Waiting), (0, Offline)]);
+    back(&mut chain, BrickId(0));
+    assert_eq!(states(&chain), [(1, Waiting), (0, Waiting)]);
+}

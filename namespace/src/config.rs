@@ -1,0 +1,91 @@
+//! Every knob of the metadata service.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use wire::net::Endpoint;
+
+/// Memory of the database for changes that are not in sorted files yet, in bytes.
+pub const WRITE_BUFFER_BYTES: usize = 8 << 20;
+/// Memory of the database for what was read, in bytes.
+pub const BLOCK_CACHE_BYTES: usize = 32 << 20;
+/// Commands that wait for the log before callers wait themselves.
+pub const QUEUE_COMMANDS: usize = 4096;
+/// Most commands of one batch.
+pub const BATCH_COMMANDS: usize = 1024;
+/// Most answers kept for one session; a caller that does not say what it has received is
+/// told to wait beyond that.
+pub const ANSWERS_A_SESSION: usize = 8192;
+/// Most sessions that stay on the block list of the map, the youngest.
+pub const BLOCKED_SESSIONS: usize = 1024;
+/// Most inodes freed by one command.
+pub const RECLAIM_INODES: usize = 256;
+/// Most trims acknowledged by one command.
+pub const TRIM_ACKS: usize = 512;
+/// Trims under way at a time on one brick.
+pub const TRIMS_A_BRICK: usize = 16;
+/// Files in the queue of trims; those beyond are found by reading the records again.
+pub const TRIM_QUEUE: usize = 65536;
+/// Orphans looked at in one pass of the loop that frees them.
+pub const RECLAIM_PASS: usize = 4096;
+/// Problems a check tells at most.
+pub const CHECK_PROBLEMS: usize = 1000;
+/// Files one page of a check gives at most.
+pub const CHECK_FILES: u32 = 4096;
+/// Longest wait of a call for a newer map, in milliseconds.
+pub const MAP_WAIT_MS: u32 = 30_000;
+
+/// Knobs of one member of the metadata service.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Where it listens.
+    pub listen: Endpoint,
+    /// Replicas of new chains, where the cluster is new. 1 to 3, default 2.
+    pub replicas: u8,
+    /// A session ends when not renewed for this long. Default 12 s.
+    pub session_ttl: Duration,
+    /// Sessions are asked to renew this often. Default 3 s.
+    pub session_renew: Duration,
+    /// A brick is dead when not heard for this long. It stops serving by itself 0.5 s
+    /// earlier, which must stay so. Default 2.5 s.
+    pub brick_dead_after: Duration,
+    /// Bricks have this long to be heard after the service starts. Default 5 s.
+    pub brick_grace: Duration,
+    /// How often deadlines of bricks and sessions are looked at. Default 100 ms.
+    pub tick: Duration,
+    /// A tick this late means that this process stood still: deadlines are moved by the
+    /// lateness instead of declaring everybody dead. Default 1 s.
+    pub stall: Duration,
+    /// Longest time one trim may take on a brick. Default 5 s.
+    pub trim_timeout: Duration,
+    /// Longest time a call waits for trims before it is told to try again. Default 10 s.
+    pub trim_wait: Duration,
+    /// How often orphans and trims nobody spoke of are looked for. Default 2 s.
+    pub sweep: Duration,
+    /// Longest wait of a registering brick for a sign of life of the others of its chains.
+    /// Default 10 s.
+    pub register_wait: Duration,
+}
+
+impl Config {
+    /// The defaults, for a directory and an address.
+    pub fn new(dir: impl Into<PathBuf>, listen: Endpoint) -> Self {
+        Self {
+            dir: dir.into(),
+            listen,
+            replicas: 2,
+            session_ttl: Duration::from_secs(12),
+            session_renew: Duration::from_secs(3),
+            brick_dead_after: Duration::from_millis(2500),
+            brick_grace: Duration::from_secs(5),
+            tick: Duration::from_millis(100),
+            stall: Duration::from_secs(1),
+            trim_timeout: Duration::from_secs(5),
+            trim_wait: Duration::from_secs(10),
+            sweep: Duration::from_secs(2),
+            register_wait: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Bricks come and go; what follows for their chains is the law of [`crate::chain`].
+
+use std::collections::BTreeSet;
+
+use wire::id::{BootId, BrickId, ChainEpoch, ChainId, StoreId};
+use wire::layout::TableVersion;
+use wire::map::{BrickInfo, Chain, Member, MemberState, plan_chains};
+use wire::meta::BrickRegistration;
+use wire::status::Status;
+
+use crate::chain::{self, NotSynced, Replaced};
+use crate::machine::trims;
+use crate::machine::txn::{Do, Txn};
+
+fn info(brick: &BrickRegistration) -> BrickInfo {
+    BrickInfo {
+        id: brick.brick,
+        store: brick.store,
+        node: brick.node,
+        host: brick.host.clone(),
+        endpoint: brick.endpoint,
+        boot: brick.boot,
+        alive: true,
+    }
+}
+
+/// Adds bricks and makes chains and a table of all there are; chains that exist are kept, and
+/// so are the tables that files were laid out by.
+pub fn add(txn: &mut Txn<'_>, bricks: &[BrickRegistration]) -> Do<()> {
+    let new: Vec<_> = bricks.iter().filter(|b| !txn.map.bricks.contains_key(&b.brick)).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let map = txn.change_map();
+    for brick in new {
+        map.bricks.insert(brick.brick, info(brick));
+    }
+    let all: Vec<_> = map.bricks.values().map(|b| (b.id, b.host.clone())).collect();
+    let planned = plan_chains(&all, map.replicas);
+    if planned.is_empty() {
+        return Ok(());
+    }
+    let mut table = Vec::with_capacity(planned.len());
+    for group in planned {
+        let wanted: BTreeSet<BrickId> = group.iter().copied().collect();
+        let same = map.chains.values().find(|c| {
+            c.members.iter().map(|m| m.brick).collect::<BTreeSet<_>>() == wanted
+        });
+        if let Some(same) = same {
+            table.push(same.id);
+            continue;
+        }
+        let id = ChainId(map.chains.keys().next_back().map_or(1, |last| last.0 + 1));
+        let members = group.iter().map(|b| Member { brick: *b, state: MemberState::Serving }).collect();
+        let mut chain = Chain { id, epoch: ChainEpoch(1), members };
+        for brick in &group {
+            if !map.bricks.get(brick).is_some_and(|b| b.alive) {
+                chain::gone(&mut chain, *brick);
+            }
+        }
+        map.chains.insert(id, chain);
+        table.push(id);
+    }
+    let version = map.current_table().map_or(0, |last| last.0 + 1);
+    map.tables.insert(TableVersion(version), table);
+    Ok(())
+}
+
+/// A brick has come up.
+pub fn register(txn: &mut Txn<'_>, brick: &BrickRegistration, stayed: &BTreeSet<BrickId>) -> Do<()> {
+    let id = brick.brick;
+    // It may be about to be added.
+    let before = txn.map.bricks.get(&id).ok_or(Status::Busy)?.clone();
+    if before.alive && before == info(brick) {
+        return Ok(());
+    }
+    txn.change_map().bricks.insert(id, info(brick));
+    if before.store != StoreId([0; 16]) && before.store != brick.store {
+        trims::forget_brick(txn, id)?;
+        let mut lost = Vec::new();
+        for chain in txn.change_map().chains.values_mut() {
+            if chain::replaced(chain, id) == Replaced::Lost {
+                lost.push((chain.id, id));
+            }
+        }
+        txn.effects.lost.extend(lost);
+    } else if !before.alive {
+        admit(txn, id)?;
+    } else if before.boot != brick.boot && before.boot != BootId(0) {
+        for chain in txn.change_map().chains.values_mut() {
+            chain::restarted(chain, id, stayed);
+        }
+    }
+    Ok(())
+}
+
+/// Lets a living brick back into its chains, once it owes no cuts.
+pub fn admit(txn: &mut Txn<'_>, brick: BrickId) -> Do<()> {
+    let alive = txn.map.bricks.get(&brick).is_some_and(|b| b.alive);
+    let outside = txn.map.chains_of(brick).any(|c| {
+        matches!(c.state_of(brick), Some(MemberState::Offline | MemberState::LastServing))
+    });
+    if alive && outside && !txn.counters.owed.contains_key(&brick) {
+        for chain in txn.change_map().chains.values_mut() {
+            chain::back(chain, brick);
+        }
+    }
+    Ok(())
+}
+
+/// A brick is not heard any more, in the life it was known in.
+pub fn dead(txn: &mut Txn<'_>, brick: BrickId, boot: BootId) -> Do<()> {
+    if !txn.map.bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot) {
+        return Ok(());
+    }
+    let map = txn.change_map();
+    if let Some(info) = map.bricks.get_mut(&brick) {
+        info.alive = false;
+    }
+    for chain in map.chains.values_mut() {
+        chain::gone(chain, brick);
+    }
+    // Whoever waits for its cuts waits no more.
+    txn.effects.trimmed = true;
+    Ok(())
+}
+
+/// A member has been brought up to date.
+pub fn sync_done(txn: &mut Txn<'_>, chain: ChainId, epoch: ChainEpoch, brick: BrickId) -> Do<()> {
+    let mut after = txn.map.chains.get(&chain).ok_or(Status::WrongMember)?.clone();
+    match chain::sync_done(&mut after, epoch, brick) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            txn.change_map().chains.insert(chain, after);
+            Ok(())
+        }
+        Err(NotSynced::OtherEpoch) => Err(Status::ChainChanged(after.epoch).into()),
+        Err(NotSynced::NotSyncing) => Err(Status::WrongMember.into()),
+    }
+}

@@ -1,0 +1,142 @@
+//! What goes through the log, and what comes out of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use wire::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, Ino, NodeId, SessionId};
+use wire::map::ClusterMap;
+use wire::meta::{BrickRegistration, FsReply, FsRequest, Timestamp};
+use wire::status::Status;
+
+/// Place of a command in the log; the first is 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct LogIndex(pub u64);
+
+/// Names a call of a session for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// The session.
+    pub session: SessionId,
+    /// The call's number in it.
+    pub seq: CallSeq,
+    /// The session has the answers of all calls below.
+    pub answered_below: CallSeq,
+}
+
+/// One change of the state. All it depends on beside the state is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The proposer's present.
+    pub at: Timestamp,
+    /// The call it is for, where a retry is to return the first result.
+    pub who: Option<Caller>,
+    /// What to do.
+    pub op: Op,
+}
+
+/// What a command does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// A verb that changes something, in the session of [`Command::who`].
+    Fs(FsRequest),
+    /// Starts a session, and ends the earlier one of the same client.
+    OpenSession {
+        /// Who.
+        client: NodeId,
+        /// The machine.
+        host: String,
+        /// Where it is mounted there.
+        mount: String,
+    },
+    /// Ends a session. One that is unknown has ended already.
+    EndSession {
+        /// Which.
+        session: SessionId,
+        /// It said goodbye: nothing is unreported.
+        clean: bool,
+    },
+    /// Frees inodes that have no name and that nobody has open.
+    Reclaim(Vec<Ino>),
+    /// Bricks have cut chunks.
+    TrimsDone(Vec<TrimAck>),
+    /// New bricks.
+    AddBricks(Vec<BrickRegistration>),
+    /// A brick has come up.
+    RegisterBrick {
+        /// What it says.
+        brick: BrickRegistration,
+        /// Bricks that are known to live on since before this one's earlier life ended.
+        stayed: BTreeSet<BrickId>,
+    },
+    /// A brick was not heard of any more.
+    BrickDead {
+        /// Which.
+        brick: BrickId,
+        /// Which life of it.
+        boot: BootId,
+    },
+    /// A member of a chain has been brought up to date.
+    SyncDone {
+        /// The chain.
+        chain: ChainId,
+        /// As its head knows it.
+        epoch: ChainEpoch,
+        /// The member.
+        brick: BrickId,
+    },
+}
+
+/// A brick has nothing of a file beyond a size any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrimAck {
+    /// The file.
+    pub ino: Ino,
+    /// The brick.
+    pub brick: BrickId,
+    /// The size.
+    pub size: u64,
+}
+
+/// What a command that was carried out gives back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Nothing to tell.
+    Done,
+    /// Answer of a verb.
+    Fs(FsReply),
+    /// A session was started.
+    Session(SessionId),
+}
+
+/// Result of one command.
+pub type Answer = Result<Outcome, Status>;
+
+/// What others should look at after a batch. Only a hint: all of it is in the state too.
+#[derive(Debug, Default, Clone)]
+pub struct Effects {
+    /// Files with chunks to be cut.
+    pub trims: Vec<Ino>,
+    /// Trims were acknowledged.
+    pub trimmed: bool,
+    /// Inodes lost their last name.
+    pub orphans: bool,
+    /// The map changed to this.
+    pub map: Option<Arc<ClusterMap>>,
+    /// Sessions that began.
+    pub begun: Vec<SessionId>,
+    /// Sessions that ended.
+    pub ended: Vec<SessionId>,
+    /// Chains that lost the only disk that held everything, and the brick it was in.
+    pub lost: Vec<(ChainId, BrickId)>,
+}
+
+/// What applying a batch gives.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// One for each command, in order.
+    pub answers: Vec<Answer>,
+    /// What others should look at.
+    pub effects: Effects,
+}

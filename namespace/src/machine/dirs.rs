@@ -1,0 +1,205 @@
+//! Names: made, linked, removed.
+
+use wire::id::{DirCookie, Ino};
+use wire::meta::{FileKind, FsReply, MAX_LINKS, MAX_SYMLINK_BYTES, Name, NewInode};
+use wire::status::FsError;
+
+use bytes::Bytes;
+
+use crate::machine::FIRST_COOKIE;
+use crate::machine::files::{changed, modified};
+use crate::machine::txn::{Do, Txn};
+use crate::store::keys;
+use crate::store::records::{Entry, Inode, Listed};
+
+/// Makes a name for an inode in `dir`, which the caller writes. Its place is behind all others.
+pub fn add_name(txn: &mut Txn<'_>, parent: Ino, dir: &mut Inode, name: &Name, ino: Ino, kind: FileKind) -> Do<()> {
+    let cookie = dir.next_cookie;
+    dir.next_cookie = DirCookie(cookie.0 + 1);
+    dir.size += 1;
+    put_name(txn, parent, name, Entry { ino, kind, cookie })
+}
+
+/// Writes what a name stands for, at its place in the listing.
+pub fn put_name(txn: &mut Txn<'_>, parent: Ino, name: &Name, entry: Entry) -> Do<()> {
+    txn.put(keys::entry(parent, name), &entry)?;
+    let listed = Listed { name: name.clone(), ino: entry.ino, kind: entry.kind };
+    txn.put(keys::listed(parent, entry.cookie), &listed)
+}
+
+/// Removes a name from `dir`, which the caller writes.
+pub fn remove_name(txn: &mut Txn<'_>, parent: Ino, dir: &mut Inode, name: &Name, entry: &Entry) {
+    txn.delete(keys::entry(parent, name));
+    txn.delete(keys::listed(parent, entry.cookie));
+    dir.size = dir.size.saturating_sub(1);
+}
+
+/// Makes an inode with a name, and writes both and the directory.
+pub fn make(
+    txn: &mut Txn<'_>,
+    parent: Ino,
+    name: &Name,
+    new: &NewInode,
+    kind: FileKind,
+    finish: impl FnOnce(&mut Inode),
+) -> Do<(Ino, Inode)> {
+    let mut dir = txn.live_dir(parent)?;
+    if txn.entry(parent, name)?.is_some() {
+        return Err(FsError::Exists.into());
+    }
+    let is_dir = kind == FileKind::Directory;
+    if is_dir {
+        if dir.nlink >= MAX_LINKS {
+            return Err(FsError::TooManyLinks.into());
+        }
+        dir.nlink += 1;
+    }
+    let ino = Ino(txn.counters.next_ino);
+    txn.counters.next_ino += 1;
+    txn.counters.inodes += 1;
+    let group_inherits = dir.mode & 0o2000 != 0;
+    let mut layout = dir.layout;
+    if kind == FileKind::File {
+        layout.table = txn.map.current_table().unwrap_or_default();
+        // Consecutive files begin on consecutive chains. Only the low bits matter.
+        layout.seed = ino.0 as u32;
+    }
+    let mut inode = Inode {
+        kind,
+        mode: (new.mode & 0o7777) | if is_dir && group_inherits { 0o2000 } else { 0 },
+        nlink: if is_dir { 2 } else { 1 },
+        uid: new.uid,
+        gid: if group_inherits { dir.gid } else { new.gid },
+        rdev: 0,
+        size: 0,
+        allocated_bytes: 0,
+        atime: txn.at,
+        mtime: txn.at,
+        ctime: txn.at,
+        btime: txn.at,
+        mtime_set: None,
+        layout,
+        xattrs: 0,
+        xattr_list_bytes: 0,
+        written: false,
+        dirty_tail: false,
+        parent: if is_dir { parent } else { Ino(0) },
+        next_cookie: FIRST_COOKIE,
+        target: Bytes::new(),
+    };
+    finish(&mut inode);
+    add_name(txn, parent, &mut dir, name, ino, kind)?;
+    modified(&mut dir, txn.at);
+    txn.put_inode(parent, &dir)?;
+    txn.put_inode(ino, &inode)?;
+    Ok((ino, inode))
+}
+
+/// `mkdir`.
+pub fn mkdir(txn: &mut Txn<'_>, parent: Ino, name: &Name, new: &NewInode) -> Do<FsReply> {
+    let (ino, inode) = make(txn, parent, name, new, FileKind::Directory, |_| {})?;
+    Ok(FsReply::Attr(inode.attr(ino)))
+}
+
+/// `mknod`.
+pub fn mknod(txn: &mut Txn<'_>, parent: Ino, name: &Name, new: &NewInode, kind: FileKind, rdev: u32) -> Do<FsReply> {
+    let rdev = match kind {
+        FileKind::Directory | FileKind::Symlink => return Err(FsError::Invalid.into()),
+        FileKind::CharDevice | FileKind::BlockDevice => rdev,
+        FileKind::File | FileKind::Fifo | FileKind::Socket => 0,
+    };
+    let (ino, inode) = make(txn, parent, name, new, kind, |inode| inode.rdev = rdev)?;
+    Ok(FsReply::Attr(inode.attr(ino)))
+}
+
+/// `symlink`.
+pub fn symlink(txn: &mut Txn<'_>, parent: Ino, name: &Name, target: &Bytes, new: &NewInode) -> Do<FsReply> {
+    if target.is_empty() {
+        return Err(FsError::NotFound.into());
+    }
+    if target.len() > MAX_SYMLINK_BYTES {
+        return Err(FsError::NameTooLong.into());
+    }
+    if target.contains(&0) {
+        return Err(FsError::Invalid.into());
+    }
+    let (ino, inode) = make(txn, parent, name, new, FileKind::Symlink, |inode| {
+        inode.mode = 0o777;
+        inode.size = target.len() as u64;
+        inode.target = target.clone();
+    })?;
+    Ok(FsReply::Attr(inode.attr(ino)))
+}
+
+/// `link`.
+pub fn link(txn: &mut Txn<'_>, ino: Ino, parent: Ino, name: &Name) -> Do<FsReply> {
+    let mut dir = txn.live_dir(parent)?;
+    if txn.entry(parent, name)?.is_some() {
+        return Err(FsError::Exists.into());
+    }
+    let mut inode = txn.inode(ino)?;
+    if inode.kind == FileKind::Directory {
+        return Err(FsError::NotPermitted.into());
+    }
+    if inode.nlink == 0 {
+        return Err(FsError::NotFound.into());
+    }
+    if inode.nlink >= MAX_LINKS {
+        return Err(FsError::TooManyLinks.into());
+    }
+    inode.nlink += 1;
+    changed(&mut inode, txn.at);
+    add_name(txn, parent, &mut dir, name, ino, inode.kind)?;
+    modified(&mut dir, txn.at);
+    txn.put_inode(parent, &dir)?;
+    txn.put_inode(ino, &inode)?;
+    Ok(FsReply::Attr(inode.attr(ino)))
+}
+
+/// An inode loses a name; without any it waits to be freed.
+pub fn drop_link(txn: &mut Txn<'_>, ino: Ino) -> Do<()> {
+    let mut inode = txn.inode(ino)?;
+    inode.nlink = match inode.kind {
+        FileKind::Directory => 0,
+        _ => inode.nlink.saturating_sub(1),
+    };
+    changed(&mut inode, txn.at);
+    if inode.nlink == 0 {
+        txn.put(keys::orphan(ino), &())?;
+        txn.counters.orphans += 1;
+        txn.effects.orphans = true;
+    }
+    txn.put_inode(ino, &inode)
+}
+
+/// `unlink`.
+pub fn unlink(txn: &mut Txn<'_>, parent: Ino, name: &Name) -> Do<FsReply> {
+    let mut dir = txn.dir(parent)?;
+    let entry = txn.entry(parent, name)?.ok_or(FsError::NotFound)?;
+    if entry.kind == FileKind::Directory {
+        return Err(FsError::IsDirectory.into());
+    }
+    remove_name(txn, parent, &mut dir, name, &entry);
+    modified(&mut dir, txn.at);
+    txn.put_inode(parent, &dir)?;
+    drop_link(txn, entry.ino)?;
+    Ok(FsReply::Done)
+}
+
+/// `rmdir`.
+pub fn rmdir(txn: &mut Txn<'_>, parent: Ino, name: &Name) -> Do<FsReply> {
+    let mut dir = txn.dir(parent)?;
+    let entry = txn.entry(parent, name)?.ok_or(FsError::NotFound)?;
+    if entry.kind != FileKind::Directory {
+        return Err(FsError::NotDirectory.into());
+    }
+    if txn.inode(entry.ino)?.size > 0 {
+        return Err(FsError::NotEmpty.into());
+    }
+    remove_name(txn, parent, &mut dir, name, &entry);
+    dir.nlink = dir.nlink.saturating_sub(1);
+    modified(&mut dir, txn.at);
+    txn.put_inode(parent, &dir)?;
+    drop_link(txn, entry.ino)?;
+    Ok(FsReply::Done)
+}

@@ -1,0 +1,203 @@
+//! Attributes, and files being written.
+
+use wire::chunk::{BLOCK_BYTES, MAX_FILE_BYTES};
+use wire::id::{Ino, SessionId};
+use wire::meta::{Access, AttrChanges, FileKind, FsReply, Name, NewInode, SetTime, Timestamp, WriteReport};
+use wire::status::FsError;
+
+use crate::machine::dirs;
+use crate::machine::trims::{self, Targets};
+use crate::machine::txn::{Do, Txn};
+use crate::store::records::Inode;
+use crate::store::{Read, keys};
+
+/// Something of the inode changed: `ctime` becomes now, or the next point after it was.
+pub fn changed(inode: &mut Inode, at: Timestamp) {
+    inode.ctime = at.max(inode.ctime.next());
+}
+
+/// The content changed: `mtime` too. It is never beyond `ctime` but when set by hand, so it
+/// grows as strictly.
+pub fn modified(inode: &mut Inode, at: Timestamp) {
+    changed(inode, at);
+    inode.mtime = inode.ctime;
+    inode.mtime_set = None;
+}
+
+/// `setattr`.
+pub fn set_attr(txn: &mut Txn<'_>, ino: Ino, changes: &AttrChanges) -> Do<FsReply> {
+    let mut inode = txn.inode(ino)?;
+    if let Some(size) = changes.size {
+        resize(txn, ino, &mut inode, size)?;
+    } else {
+        changed(&mut inode, txn.at);
+    }
+    if let Some(mode) = changes.mode {
+        inode.mode = mode & 0o7777;
+    }
+    inode.uid = changes.uid.unwrap_or(inode.uid);
+    inode.gid = changes.gid.unwrap_or(inode.gid);
+    match changes.atime {
+        Some(SetTime::Now) => inode.atime = txn.at,
+        Some(SetTime::To(time)) => inode.atime = valid(time)?,
+        None => {}
+    }
+    match changes.mtime {
+        Some(SetTime::Now) => {
+            inode.mtime = inode.ctime;
+            inode.mtime_set = None;
+        }
+        Some(SetTime::To(time)) => {
+            inode.mtime = valid(time)?;
+            inode.mtime_set = Some(inode.ctime);
+        }
+        None => {}
+    }
+    txn.put_inode(ino, &inode)?;
+    Ok(FsReply::Attr(inode.attr(ino)))
+}
+
+fn valid(time: Timestamp) -> Result<Timestamp, FsError> {
+    if time.nanos < 1_000_000_000 { Ok(time) } else { Err(FsError::Invalid) }
+}
+
+/// Another size; what is beyond a smaller one is cut on the bricks.
+fn resize(txn: &mut Txn<'_>, ino: Ino, inode: &mut Inode, size: u64) -> Do<()> {
+    match inode.kind {
+        FileKind::File => {}
+        FileKind::Directory => return Err(FsError::IsDirectory.into()),
+        _ => return Err(FsError::Invalid.into()),
+    }
+    if size > MAX_FILE_BYTES {
+        return Err(FsError::TooLarge.into());
+    }
+    if size < inode.size {
+        let targets = if inode.dirty_tail || txn.any(&keys::writers(ino))? {
+            Targets::AllBricks
+        } else {
+            Targets::Range(size, inode.size)
+        };
+        trims::record(txn, ino, inode, size, targets)?;
+        let rest = size.div_ceil(u64::from(BLOCK_BYTES)).saturating_mul(u64::from(BLOCK_BYTES));
+        inode.allocated_bytes = inode.allocated_bytes.min(rest);
+    }
+    inode.size = size;
+    modified(inode, txn.at);
+    Ok(())
+}
+
+/// `open` with O_CREAT: makes a file, or takes the one that is there.
+pub fn create(
+    txn: &mut Txn<'_>,
+    session: SessionId,
+    parent: Ino,
+    name: &Name,
+    new: &NewInode,
+    exclusive: bool,
+    access: Access,
+) -> Do<FsReply> {
+    if let Some(entry) = txn.entry(parent, name)? {
+        match entry.kind {
+            _ if exclusive => return Err(FsError::Exists.into()),
+            FileKind::File => {}
+            FileKind::Directory => return Err(FsError::IsDirectory.into()),
+            _ => return Err(FsError::Exists.into()),
+        }
+        let mut inode = txn.inode(entry.ino)?;
+        if access == Access::Write {
+            add_writer(txn, session, entry.ino, &mut inode)?;
+        }
+        return Ok(FsReply::Created { attr: inode.attr(entry.ino), new: false });
+    }
+    let (ino, mut inode) = dirs::make(txn, parent, name, new, FileKind::File, |_| {})?;
+    if access == Access::Write {
+        add_writer(txn, session, ino, &mut inode)?;
+    }
+    Ok(FsReply::Created { attr: inode.attr(ino), new: true })
+}
+
+fn add_writer(txn: &mut Txn<'_>, session: SessionId, ino: Ino, inode: &mut Inode) -> Do<()> {
+    txn.put(keys::writer(ino, session), &())?;
+    if !inode.written {
+        inode.written = true;
+        txn.put_inode(ino, inode)?;
+    }
+    Ok(())
+}
+
+/// `open` for writing.
+pub fn open_for_write(txn: &mut Txn<'_>, session: SessionId, ino: Ino) -> Do<FsReply> {
+    let mut inode = txn.inode(ino)?;
+    match inode.kind {
+        FileKind::File => {}
+        FileKind::Directory => return Err(FsError::IsDirectory.into()),
+        _ => return Err(FsError::Invalid.into()),
+    }
+    add_writer(txn, session, ino, &mut inode)?;
+    Ok(FsReply::Attr(inode.attr(ino)))
+}
+
+/// The session writes to it no more, and has told all it wrote.
+pub fn close_for_write(txn: &mut Txn<'_>, session: SessionId, ino: Ino) -> Do<FsReply> {
+    let key = keys::writer(ino, session);
+    if txn.get(&key)?.is_none() {
+        return Ok(FsReply::Done);
+    }
+    txn.delete(key);
+    if let Some(mut inode) = txn.load::<Inode>(&keys::inode(ino))?
+        && inode.dirty_tail
+        && !txn.any(&keys::writers(ino))?
+    {
+        cut_tail(txn, ino, &mut inode, Targets::AllBricks)?;
+    }
+    Ok(FsReply::Done)
+}
+
+/// Cuts what writers that died may have left beyond the size.
+pub fn cut_tail(txn: &mut Txn<'_>, ino: Ino, inode: &mut Inode, targets: Targets) -> Do<()> {
+    trims::record(txn, ino, inode, inode.size, targets)?;
+    if inode.dirty_tail {
+        inode.dirty_tail = false;
+        txn.put_inode(ino, inode)?;
+    }
+    Ok(())
+}
+
+/// What a session has written. The size only grows by it. A report that brings nothing new
+/// changes no time, and one of a write before `mtime` was set by hand does not undo that.
+pub fn report(txn: &mut Txn<'_>, session: SessionId, ino: Ino, report: &WriteReport, closes: bool) -> Do<FsReply> {
+    let mut inode = txn.inode(ino)?;
+    if inode.kind != FileKind::File {
+        return Err(FsError::Invalid.into());
+    }
+    if report.end > MAX_FILE_BYTES {
+        return Err(FsError::TooLarge.into());
+    }
+    let before = inode.clone();
+    let news = report.end > inode.size || report.allocated_delta_bytes != 0;
+    inode.size = inode.size.max(report.end);
+    inode.allocated_bytes = inode.allocated_bytes.saturating_add_signed(report.allocated_delta_bytes);
+    inode.written = true;
+    // The caller's clock is not ours; ahead of it nothing has been written yet.
+    let written_at = report.mtime.min(txn.at);
+    match inode.mtime_set {
+        Some(set) if written_at > set => {
+            inode.mtime = written_at;
+            inode.mtime_set = None;
+        }
+        Some(_) => {}
+        None if written_at > inode.mtime => inode.mtime = written_at,
+        None if news => inode.mtime = inode.mtime.next(),
+        None => {}
+    }
+    if inode != before {
+        changed(&mut inode, txn.at);
+        inode.ctime = inode.ctime.max(if inode.mtime_set.is_none() { inode.mtime } else { inode.ctime });
+        txn.put_inode(ino, &inode)?;
+    }
+    if closes {
+        close_for_write(txn, session, ino)?;
+        inode = txn.inode(ino)?;
+    }
+    Ok(FsReply::Attr(inode.attr(ino)))
+}

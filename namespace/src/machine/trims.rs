@@ -1,0 +1,153 @@
+//! Chunks that have to go: recorded with the change that makes them superfluous, done by the
+//! bricks afterwards, one by one, for as long as it takes.
+//!
+//! A brick that was dead when its chunks should have been cut owes that before it may be in
+//! a chain again: a later cut would take data that were synced to it meanwhile. So
+//! [`crate::machine::bricks`] lets it back in only when it owes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wire::id::{BrickId, Ino};
+use wire::layout::FileLayout;
+use wire::map::ClusterMap;
+use wire::meta::FileKind;
+
+use crate::machine::bricks;
+use crate::machine::command::TrimAck;
+use crate::machine::txn::{Do, Txn};
+use crate::store::records::{Inode, Trim};
+use crate::store::{Read, keys};
+
+/// Where superfluous chunks may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Targets {
+    /// Anywhere: somebody wrote without telling.
+    AllBricks,
+    /// Where the layout puts the bytes from here to there.
+    Range(u64, u64),
+}
+
+/// The bricks meant by `targets`.
+fn bricks_of(map: &ClusterMap, layout: &FileLayout, targets: Targets) -> BTreeSet<BrickId> {
+    let Targets::Range(from, to) = targets else { return map.bricks.keys().copied().collect() };
+    let chunk = u64::from(layout.chunk_bytes.max(1));
+    let mut bricks = BTreeSet::new();
+    if to <= from {
+        return bricks;
+    }
+    let (first, last) = (from / chunk, (to - 1) / chunk);
+    // After one round over the table every chain has come up.
+    let round = map.tables.get(&layout.table).map_or(0, |table| table.len() as u64);
+    for index in first..=last.min(first.saturating_add(round)) {
+        let chain = layout.chain(map, index).and_then(|id| map.chains.get(&id));
+        bricks.extend(chain.into_iter().flat_map(|c| c.members.iter().map(|m| m.brick)));
+    }
+    bricks
+}
+
+/// Records that nothing of the file beyond `size` is to exist.
+pub fn record(txn: &mut Txn<'_>, ino: Ino, inode: &Inode, size: u64, targets: Targets) -> Do<()> {
+    if inode.kind != FileKind::File || !inode.written {
+        return Ok(());
+    }
+    let key = keys::trim(ino);
+    let before: Option<Trim> = txn.load(&key)?;
+    let mut owed = before.as_ref().map(|t| t.owed.clone()).unwrap_or_default();
+    // What a brick owes already stays owed: all it has beyond the smaller size is older.
+    for kept in owed.values_mut() {
+        *kept = (*kept).min(size);
+    }
+    for brick in bricks_of(&txn.map, &inode.layout, targets) {
+        owed.entry(brick).or_insert(size);
+    }
+    store(txn, ino, before, Trim { chunk_bytes: inode.layout.chunk_bytes, owed })?;
+    txn.effects.trims.push(ino);
+    Ok(())
+}
+
+/// Bricks have cut what they owed. An acknowledgement of more than the least that stays now
+/// settles nothing.
+pub fn done(txn: &mut Txn<'_>, acks: &[TrimAck]) -> Do<()> {
+    let mut settled = BTreeSet::new();
+    for ack in acks {
+        let Some(before) = txn.load::<Trim>(&keys::trim(ack.ino))? else { continue };
+        if before.owed.get(&ack.brick) != Some(&ack.size) {
+            continue;
+        }
+        let mut after = before.clone();
+        after.owed.remove(&ack.brick);
+        store(txn, ack.ino, Some(before), after)?;
+        settled.insert(ack.brick);
+    }
+    txn.effects.trimmed = true;
+    for brick in settled {
+        bricks::admit(txn, brick)?;
+    }
+    Ok(())
+}
+
+/// The brick's disk was replaced: it has nothing to cut.
+pub fn forget_brick(txn: &mut Txn<'_>, brick: BrickId) -> Do<()> {
+    for (key, value) in txn.all(b"T")? {
+        let before: Trim = crate::store::records::decode(&key, &value)?;
+        if let Some(ino) = keys::first(&key)
+            && before.owed.contains_key(&brick)
+        {
+            let mut after = before.clone();
+            after.owed.remove(&brick);
+            store(txn, Ino(ino), Some(before), after)?;
+        }
+    }
+    txn.effects.trimmed = true;
+    Ok(())
+}
+
+/// Writes a trim, or deletes it when nobody owes anything, and keeps count.
+fn store(txn: &mut Txn<'_>, ino: Ino, before: Option<Trim>, after: Trim) -> Do<()> {
+    let empty = BTreeMap::new();
+    let old = before.as_ref().map_or(&empty, |t| &t.owed);
+    for brick in old.keys().filter(|b| !after.owed.contains_key(b)) {
+        if let Some(count) = txn.counters.owed.get_mut(brick) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                txn.counters.owed.remove(brick);
+            }
+        }
+    }
+    for brick in after.owed.keys().filter(|b| !old.contains_key(b)) {
+        *txn.counters.owed.entry(*brick).or_default() += 1;
+    }
+    match (before.is_some(), after.owed.is_empty()) {
+        (false, false) => txn.counters.trims += 1,
+        (true, true) => txn.counters.trims = txn.counters.trims.saturating_sub(1),
+        _ => {}
+    }
+    let key = keys::trim(ino);
+    if after.owed.is_empty() {
+        if before.is_some() {
+            txn.delete(key);
+        }
+        Ok(())
+    } else {
+        txn.put(key, &after)
+    }
+}
+
+/// Frees an inode without a name, unless a session writes to it. Others that have it open
+/// are known to the proposer only, who does not propose it then.
+pub fn reclaim(txn: &mut Txn<'_>, ino: Ino) -> Do<()> {
+    if txn.get(&keys::orphan(ino))?.is_none() || txn.any(&keys::writers(ino))? {
+        return Ok(());
+    }
+    txn.delete(keys::orphan(ino));
+    txn.counters.orphans = txn.counters.orphans.saturating_sub(1);
+    let Some(inode) = txn.load::<Inode>(&keys::inode(ino))? else { return Ok(()) };
+    if inode.xattrs > 0 {
+        for (key, _) in txn.all(&keys::xattr(ino, &[]))? {
+            txn.delete(key);
+        }
+    }
+    txn.delete(keys::inode(ino));
+    txn.counters.inodes = txn.counters.inodes.saturating_sub(1);
+    record(txn, ino, &inode, 0, Targets::Range(0, inode.size))
+}

@@ -1,0 +1,178 @@
+//! What all calls and loops of one member share.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+
+use wire::id::{Ino, SessionId};
+use wire::map::ClusterMap;
+use wire::meta::Timestamp;
+use wire::net::Net;
+use wire::status::Status;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::log::Log;
+use crate::machine::command::{Answer, Caller, Command, Effects, Op};
+use crate::machine::txn::load;
+use crate::metrics::Metrics;
+use crate::soft::bricks::Bricks;
+use crate::soft::opens::Opens;
+use crate::soft::sessions::Sessions;
+use crate::store::db::Db;
+use crate::store::keys;
+use crate::store::records::{Counters, Trim};
+
+/// What changes with every batch, whoever proposed it.
+pub struct Watchers {
+    /// The newest map.
+    pub map: watch::Sender<Arc<ClusterMap>>,
+    /// Grows whenever a wait for trims should look again.
+    pub trimmed: watch::Sender<u64>,
+    /// Grows whenever a wait for signs of life should look again.
+    pub heard: watch::Sender<u64>,
+    /// Files with chunks to cut.
+    pub trims: mpsc::Sender<Ino>,
+    /// There are orphans.
+    pub orphans: Notify,
+    /// Sessions that live.
+    pub sessions: Mutex<Sessions>,
+    /// What they have open for reading.
+    pub opens: Mutex<Opens>,
+    /// When bricks were heard.
+    pub bricks: Mutex<Bricks>,
+}
+
+/// Locks; a panic elsewhere does not make these tables wrong, each change is one step.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watchers {
+    /// Takes note of what a batch did. Called before its callers are answered.
+    pub fn observe(&self, effects: Effects) {
+        let now = Instant::now();
+        for session in effects.begun {
+            lock(&self.sessions).began(session, now);
+        }
+        for session in effects.ended {
+            lock(&self.sessions).ended(session);
+            lock(&self.opens).end(session);
+        }
+        if let Some(map) = effects.map {
+            self.map.send_replace(map);
+            self.trimmed.send_modify(|n| *n += 1);
+            self.heard.send_modify(|n| *n += 1);
+        }
+        if effects.trimmed {
+            self.trimmed.send_modify(|n| *n += 1);
+        }
+        for ino in effects.trims {
+            // A full queue is no loss: the sweep reads the records.
+            if self.trims.try_send(ino).is_err() {
+                break;
+            }
+        }
+        if effects.orphans {
+            self.orphans.notify_one();
+        }
+        for (chain, brick) in effects.lost {
+            tracing::error!(
+                %chain, %brick,
+                "the disk of a brick was replaced while it was the only one to hold everything of this \
+                 chain: its data are lost, and the chain stays unavailable; bring the old disk back"
+            );
+        }
+    }
+}
+
+/// One member of the metadata service.
+pub struct Namespace {
+    /// Knobs.
+    pub config: Config,
+    /// How bricks are reached.
+    pub net: Net,
+    /// The state, for reading.
+    pub db: Arc<Db>,
+    /// How the state is changed.
+    pub log: Arc<dyn Log>,
+    /// What changes with every batch.
+    pub watchers: Arc<Watchers>,
+    /// What was done.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Namespace {
+    /// The newest map.
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.watchers.map.borrow().clone()
+    }
+
+    /// Proposes a command of the service itself.
+    ///
+    /// # Errors
+    /// What the command answers.
+    pub async fn propose(&self, op: Op) -> Answer {
+        self.log.propose(Command { at: Timestamp::now(), who: None, op }).await
+    }
+
+    /// Proposes a command for a call.
+    ///
+    /// # Errors
+    /// What the command answers.
+    pub async fn propose_for(&self, who: Caller, op: Op) -> Answer {
+        self.log.propose(Command { at: Timestamp::now(), who: Some(who), op }).await
+    }
+
+    /// The session of a call, which must live.
+    ///
+    /// # Errors
+    /// If there is none or it is over.
+    pub fn session(&self, session: Option<SessionId>) -> Result<SessionId, Status> {
+        let session = session.ok_or(Status::Malformed)?;
+        if lock(&self.watchers.sessions).lives(session) { Ok(session) } else { Err(Status::SessionGone) }
+    }
+
+    /// Makes of a failure of the store what the caller hears, and logs it.
+    pub fn failed(&self, error: &Error) -> Status {
+        tracing::error!(%error, "reading the namespace's store failed");
+        Status::from(error)
+    }
+
+    /// Numbers of things.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn counters(&self) -> Result<Counters, Error> {
+        load(&*self.db, keys::COUNTERS)?.ok_or_else(|| Error::Corrupt {
+            key: keys::COUNTERS.escape_ascii().to_string(),
+            detail: "missing".to_owned(),
+        })
+    }
+
+    /// Waits until no living brick owes cuts of `ino`. Those that are dead do it before they
+    /// are in a chain again.
+    ///
+    /// # Errors
+    /// "Busy" if that takes too long: the same call may be made again.
+    pub async fn wait_for_trims(&self, ino: Ino) -> Result<(), Status> {
+        let deadline = Instant::now() + self.config.trim_wait;
+        let mut trimmed = self.watchers.trimmed.subscribe();
+        loop {
+            trimmed.borrow_and_update();
+            let trim: Option<Trim> =
+                load(&*self.db, &keys::trim(ino)).map_err(|error| self.failed(&error))?;
+            let Some(trim) = trim else { return Ok(()) };
+            let map = self.map();
+            let alive = |b| map.bricks.get(b).is_some_and(|info| info.alive);
+            if !trim.owed.keys().any(alive) {
+                return Ok(());
+            }
+            match timeout_at(deadline, trimmed.changed()).await {
+                Ok(Ok(())) => {}
+                _ => return Err(Status::Busy),
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Reading everything to verify it, off the threads that answer calls.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use wire::id::Ino;
+use wire::layout::FileLayout;
+use wire::meta::{CheckReply, CheckRequest, FileKind, InodeSummary};
+use wire::status::Status;
+
+use crate::config::CHECK_FILES;
+use crate::error::Error;
+use crate::namespace::Namespace;
+use crate::store::records::{Inode, Trim, decode};
+use crate::store::{Read, keys};
+use crate::verify::verify;
+
+impl Namespace {
+    /// A call of a check.
+    pub async fn check(self: Arc<Self>, request: CheckRequest) -> Result<CheckReply, Status> {
+        self.log.read_barrier().await?;
+        let this = self.clone();
+        let read = tokio::task::spawn_blocking(move || match request {
+            CheckRequest::Namespace => verify(&this.db.moment()).map(|report| CheckReply::Problems {
+                inodes: report.inodes,
+                entries: report.entries,
+                problems: report.problems,
+            }),
+            CheckRequest::Files { after, max } => files(&this.db.moment(), after, max),
+        });
+        match read.await {
+            Ok(reply) => reply.map_err(|error| self.failed(&error)),
+            Err(error) => {
+                tracing::error!(%error, "a check did not end");
+                Err(Status::Busy)
+            }
+        }
+    }
+}
+
+/// A page of files, with those that are gone and whose chunks are still being freed.
+fn files(state: &dyn Read, after: Ino, max: u32) -> Result<CheckReply, Error> {
+    let max = max.clamp(1, CHECK_FILES) as usize;
+    let Some(first) = after.0.checked_add(1).map(Ino) else {
+        return Ok(CheckReply::Inodes { inodes: Vec::new(), end: true });
+    };
+    let mut inodes = Vec::new();
+    let mut last = None;
+    state.scan(&keys::inode(first), &keys::after(b"I"), &mut |key, value| {
+        let ino = Ino(keys::first(key).unwrap_or_default());
+        let inode: Inode = decode(key, value)?;
+        if inode.kind != FileKind::File {
+            return Ok(ControlFlow::Continue(()));
+        }
+        if inodes.len() == max {
+            return Ok(ControlFlow::Break(()));
+        }
+        inodes.push(InodeSummary {
+            ino,
+            kind: inode.kind,
+            size: inode.size,
+            layout: inode.layout,
+            open_for_write: inode.dirty_tail || state.any(&keys::writers(ino))?,
+            trimming: state.get(&keys::trim(ino))?.is_some(),
+        });
+        if inodes.len() == max {
+            last = Some(ino);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    // A full page may be the last one; the next is empty then.
+    let end = last.is_none();
+    let until = last.map_or_else(|| keys::after(b"T"), |ino| keys::trim(Ino(ino.0.saturating_add(1))));
+    let mut gone = Vec::new();
+    state.scan(&keys::trim(first), &until, &mut |key, value| {
+        let ino = Ino(keys::first(key).unwrap_or_default());
+        if state.get(&keys::inode(ino))?.is_none() {
+            let trim: Trim = decode(key, value)?;
+            let layout = FileLayout { chunk_bytes: trim.chunk_bytes, ..FileLayout::default() };
+            gone.push(InodeSummary {
+                ino,
+                kind: FileKind::File,
+                size: 0,
+                layout,
+                open_for_write: false,
+                trimming: true,
+            });
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    inodes.extend(gone);
+    inodes.sort_by_key(|i| i.ino);
+    Ok(CheckReply::Inodes { inodes, end })
+}

@@ -1,0 +1,90 @@
+//! Verbs that change something: proposed, and answered when durable; those that cut files
+//! also when no living brick has the cut bytes any more, so that nobody reads them again.
+
+use wire::id::SessionId;
+use wire::meta::{Access, FsReply, FsRequest};
+use wire::status::{FsError, Status};
+
+use crate::machine::command::{Caller, Op, Outcome};
+use crate::namespace::{Namespace, lock};
+use crate::store::keys;
+use crate::store::Read;
+
+impl Namespace {
+    /// A verb that changes something.
+    pub async fn change(&self, who: Caller, request: FsRequest) -> Result<FsReply, Status> {
+        let session = self.session(Some(who.session))?;
+        match request {
+            FsRequest::Create { access: Access::Read, .. } => {
+                let creating = lock(&self.watchers.opens).creating();
+                let reply = self.done(who, request).await;
+                let reply = self.opened(session, reply);
+                lock(&self.watchers.opens).created(&creating);
+                self.settled(reply).await
+            }
+            FsRequest::Create { .. } | FsRequest::Open { .. } => {
+                let reply = self.done(who, request).await;
+                self.settled(reply).await
+            }
+            FsRequest::SetAttr { ino, ref changes } if changes.size.is_some() => {
+                // Before: growing must not bring back what an earlier cut is still to take.
+                self.wait_for_trims(ino).await?;
+                let reply = self.done(who, request).await;
+                self.settled(reply).await
+            }
+            _ => self.done(who, request).await,
+        }
+    }
+
+    async fn done(&self, who: Caller, request: FsRequest) -> Result<FsReply, Status> {
+        match self.propose_for(who, Op::Fs(request)).await? {
+            Outcome::Fs(reply) => Ok(reply),
+            _ => Err(Status::Malformed),
+        }
+    }
+
+    /// What a create found or made is open in the session.
+    fn opened(&self, session: SessionId, reply: Result<FsReply, Status>) -> Result<FsReply, Status> {
+        if let Ok(FsReply::Created { attr, .. }) = &reply
+            && !lock(&self.watchers.opens).open(session, attr.ino)
+        {
+            // Only a retry can find it gone: it was unlinked after the first answer.
+            return Err(FsError::Stale.into());
+        }
+        reply
+    }
+
+    /// The reply, once nobody owes cuts of the inode it speaks of.
+    async fn settled(&self, reply: Result<FsReply, Status>) -> Result<FsReply, Status> {
+        let reply = reply?;
+        if let FsReply::Attr(attr) | FsReply::Created { attr, .. } = &reply {
+            self.wait_for_trims(attr.ino).await?;
+        }
+        Ok(reply)
+    }
+
+    /// `Open` for reading: remembered in memory.
+    pub fn open_for_read(&self, session: SessionId, request: &FsRequest) -> Result<FsReply, Status> {
+        let FsRequest::Open { ino, .. } = *request else { return Err(Status::Malformed) };
+        if !lock(&self.watchers.opens).open(session, ino) {
+            return Err(FsError::Stale.into());
+        }
+        // It is held now, so what is read next stays.
+        let attr = self.get_attr(ino);
+        if attr.is_err() {
+            lock(&self.watchers.opens).close(session, ino);
+        }
+        attr
+    }
+
+    /// `Close` of what was open for reading.
+    pub fn close_for_read(&self, session: SessionId, request: &FsRequest) -> Result<FsReply, Status> {
+        let FsRequest::Close { ino, .. } = *request else { return Err(Status::Malformed) };
+        lock(&self.watchers.opens).close(session, ino);
+        let orphan = self.db.get(&keys::orphan(ino)).map_err(|error| self.failed(&error))?;
+        if orphan.is_some() {
+            self.watchers.orphans.notify_one();
+        }
+        Ok(FsReply::Done)
+    }
+}

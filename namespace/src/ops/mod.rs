@@ -1,0 +1,8 @@
+//! One group of verbs a file: check who asks, read or propose, wait for what must have
+//! happened before the answer, answer.
+
+pub mod check;
+pub mod cluster;
+pub mod fs;
+pub mod reads;
+pub mod session;

@@ -1,0 +1,6 @@
+//! What is remembered in memory only, and told again after a restart: who was heard when, what
+//! sessions have open for reading. Pure: the present is an argument.
+
+pub mod bricks;
+pub mod opens;
+pub mod sessions;

@@ -1,0 +1,152 @@
+//! Keys: a tag byte, then big-endian numbers, then a name, so that the order of bytes is the
+//! order of things (`keys_sort_as_their_numbers`).
+
+use wire::id::{CallSeq, DirCookie, Ino, SessionId};
+use wire::meta::Name;
+
+/// The cluster map.
+pub const MAP: &[u8] = b"Cmap";
+/// Numbers given out and numbers of things.
+pub const COUNTERS: &[u8] = b"Ccounters";
+/// Index of the last command whose effects are here.
+pub const APPLIED: &[u8] = b"Capplied";
+
+fn numbered(tag: u8, number: u64, rest: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(9 + rest.len());
+    key.push(tag);
+    key.extend_from_slice(&number.to_be_bytes());
+    key.extend_from_slice(rest);
+    key
+}
+
+/// `I ino`.
+pub fn inode(ino: Ino) -> Vec<u8> {
+    numbered(b'I', ino.0, &[])
+}
+
+/// `D parent name`.
+pub fn entry(parent: Ino, name: &Name) -> Vec<u8> {
+    numbered(b'D', parent.0, name.as_bytes())
+}
+
+/// `R parent cookie`.
+pub fn listed(parent: Ino, cookie: DirCookie) -> Vec<u8> {
+    numbered(b'R', parent.0, &cookie.0.to_be_bytes())
+}
+
+/// `R parent`, before every cookie.
+pub fn listing(parent: Ino) -> Vec<u8> {
+    numbered(b'R', parent.0, &[])
+}
+
+/// `X ino name`; with an empty name the prefix of all of an inode.
+pub fn xattr(ino: Ino, name: &[u8]) -> Vec<u8> {
+    numbered(b'X', ino.0, name)
+}
+
+/// `O ino`.
+pub fn orphan(ino: Ino) -> Vec<u8> {
+    numbered(b'O', ino.0, &[])
+}
+
+/// `S session`.
+pub fn session(session: SessionId) -> Vec<u8> {
+    numbered(b'S', session.0, &[])
+}
+
+/// `A session`.
+pub fn answered(session: SessionId) -> Vec<u8> {
+    numbered(b'A', session.0, &[])
+}
+
+/// `U session seq`.
+pub fn answer(session: SessionId, seq: CallSeq) -> Vec<u8> {
+    numbered(b'U', session.0, &seq.0.to_be_bytes())
+}
+
+/// `W ino session`.
+pub fn writer(ino: Ino, session: SessionId) -> Vec<u8> {
+    numbered(b'W', ino.0, &session.0.to_be_bytes())
+}
+
+/// `W ino`, the prefix of all its writers.
+pub fn writers(ino: Ino) -> Vec<u8> {
+    numbered(b'W', ino.0, &[])
+}
+
+/// `T ino`.
+pub fn trim(ino: Ino) -> Vec<u8> {
+    numbered(b'T', ino.0, &[])
+}
+
+/// The least key that is greater than all that begin with `prefix`, whose first byte is a tag.
+pub fn after(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+/// The number after a key's tag.
+pub fn first(key: &[u8]) -> Option<u64> {
+    key.get(1..9)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// The number after the first one.
+pub fn second(key: &[u8]) -> Option<u64> {
+    key.get(9..17)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// What follows the first number: a name.
+pub fn rest(key: &[u8]) -> &[u8] {
+    key.get(9..).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The bytes of every key, for good.
+    #[test]
+    fn keys_are_golden() {
+        let name = Name::new(&b"ab"[..]).unwrap();
+        let text = |key: Vec<u8>| key.escape_ascii().to_string();
+        assert_eq!(text(inode(Ino(0x41))), r"I\x00\x00\x00\x00\x00\x00\x00A");
+        assert_eq!(text(entry(Ino(0x41), &name)), r"D\x00\x00\x00\x00\x00\x00\x00Aab");
+        assert_eq!(
+            text(listed(Ino(0x41), DirCookie(0x42))),
+            r"R\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
+        );
+        assert_eq!(text(xattr(Ino(0x41), b"user.a")), r"X\x00\x00\x00\x00\x00\x00\x00Auser.a");
+        assert_eq!(text(orphan(Ino(0x41))), r"O\x00\x00\x00\x00\x00\x00\x00A");
+        assert_eq!(text(session(SessionId(0x41))), r"S\x00\x00\x00\x00\x00\x00\x00A");
+        assert_eq!(text(answered(SessionId(0x41))), r"A\x00\x00\x00\x00\x00\x00\x00A");
+        assert_eq!(
+            text(answer(SessionId(0x41), CallSeq(0x42))),
+            r"U\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
+        );
+        assert_eq!(
+            text(writer(Ino(0x41), SessionId(0x42))),
+            r"W\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
+        );
+        assert_eq!(text(trim(Ino(0x41))), r"T\x00\x00\x00\x00\x00\x00\x00A");
+    }
+
+    /// Order of bytes is order of numbers, and the end of a prefix is right at its end.
+    #[test]
+    fn keys_sort_as_their_numbers() {
+        assert!(inode(Ino(255)) < inode(Ino(256)));
+        assert!(listed(Ino(1), DirCookie(u64::MAX)) < after(&listing(Ino(1))));
+        assert_eq!(after(&listing(Ino(1))), listing(Ino(2)));
+        assert_eq!(after(b"I"), b"J");
+        assert_eq!(after(&inode(Ino(u64::MAX))), b"J");
+        assert_eq!(first(&writer(Ino(7), SessionId(9))), Some(7));
+        assert_eq!(second(&writer(Ino(7), SessionId(9))), Some(9));
+        assert_eq!(first(b"Cmap"), None);
+    }
+}
