@@ -22,12 +22,15 @@ pub mod cluster;
 pub mod kernel;
 pub mod logs;
 pub mod place;
+pub mod promise;
 pub mod run;
 pub mod seed;
 pub mod sources;
 pub mod status;
+pub mod suites;
 pub mod tree;
 pub mod wait;
+pub mod workload;
 
 pub use cluster::{Cluster, Options};
 pub use place::Place;

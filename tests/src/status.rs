@@ -17,16 +17,13 @@ pub fn number(status: &Value, field: &str) -> Result<u64> {
     status[field].as_u64().with_context(|| format!("no number {field} in {status}"))
 }
 
-/// Whether every chain has all its members serving.
-pub fn all_serving(status: &Value) -> Result<bool> {
+/// Whether every chain has all its copies in service.
+pub fn all_whole(status: &Value) -> Result<bool> {
     let chains = status["chains"].as_array().with_context(|| format!("no chains in {status}"))?;
     anyhow::ensure!(!chains.is_empty(), "the list of chains is empty");
     let mut all = true;
     for chain in chains {
-        let members = chain["members"].as_array().with_context(|| format!("no members in {chain}"))?;
-        for member in members {
-            all &= member["state"].as_str().with_context(|| format!("no state in {member}"))? == "serving";
-        }
+        all &= chain["whole"].as_bool().with_context(|| format!("no `whole` in {chain}"))?;
     }
     Ok(all)
 }

@@ -7,7 +7,7 @@
 # it is printed); 2 when it could not run.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-tools=${BRICKYARD_TOOLS:-$HOME/.cache/brickyard/tools}
+tools=${BRICKYARD_TOOLS:-$HOME/.cache/brickyard/tools/bin}
 operations=${2:-20000}
 seed=${3:-42}
 
@@ -15,8 +15,8 @@ die() { echo "fsx.sh: $*" >&2; exit 2; }
 
 [ $# -ge 1 ] || die "usage: fsx.sh DIRECTORY [OPERATIONS [SEED]]"
 [ -d "$1" ] || die "$1 is not a directory"
-PATH=$tools/bin:$PATH
-command -v fsx >/dev/null || die "fsx is missing: cargo install --locked --root $tools fsx --version 0.3.2"
+PATH=$tools:$PATH
+command -v fsx >/dev/null || die "fsx is missing: cargo install --locked --root ${tools%/bin} fsx --version 0.3.2"
 
 # Its artifacts must not lie on what is tested.
 artifacts=$(mktemp -d) || die "cannot make a temporary directory"

@@ -8,16 +8,16 @@
 # Exit code: 0 when the suite ran to its end, whatever it found; 2 when it could not run.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-tools=${BRICKYARD_TOOLS:-$HOME/.cache/brickyard/tools}
+tools=${BRICKYARD_TOOLS:-$HOME/.cache/brickyard/tools/bin}
 
 die() { echo "pjdfstest.sh: $*" >&2; exit 2; }
 
 [ $# -ge 1 ] || die "usage: pjdfstest.sh DIRECTORY [REPORT]"
 [ -d "$1" ] || die "$1 is not a directory"
 [ "$(id -u)" = 0 ] || die "must run as root: the suite makes devices and changes users"
-PATH=$tools/bin:$PATH
+PATH=$tools:$PATH
 command -v pjdfstest >/dev/null ||
-    die "pjdfstest is missing: cargo install --locked --root $tools pjdfstest --version 0.2.2"
+    die "pjdfstest is missing: cargo install --locked --root ${tools%/bin} pjdfstest --version 0.2.2"
 
 work=$1/pjdfstest.$$
 # Links and renames between two filesystems must fail: the other one is a tmpfs.

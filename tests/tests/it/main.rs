@@ -3,10 +3,17 @@
 //! `trees`, `files`, `names`, `locks` and `databases` use POSIX calls only, and run in a local
 //! directory too (`BRICKYARD_TEST_DIR`), which proves the tests; the others need the product.
 
+mod bad_input;
+mod cluster;
+mod crash;
 mod databases;
+mod faults;
 mod files;
+mod jobs;
 mod locks;
 mod mapping;
+mod memory;
 mod names;
 mod sparse;
+mod suites;
 mod trees;

@@ -1,0 +1,239 @@
+//! Mistakes of people: one clear line each, an exit code, nothing damaged.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use brickyard_tests::cluster::{Workshop, binary, mounts_below};
+use brickyard_tests::run::{Done, NOBODY};
+use brickyard_tests::{Cluster, Options, Run, tree};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn up(data: &Path, mount: &Path) -> Result<Run> {
+    Ok(Run::new(binary()?).arg("up").arg("--data").arg(data).arg("--mount").arg(mount).limit(LIMIT))
+}
+
+/// What a refusal must be: a failure, said in one line by `brickyard:` that has all these words.
+fn refused(what: &str, done: &Done, words: &[&str]) -> Result<()> {
+    let text = done.error_text();
+    ensure!(!done.status.success(), "{what}: was accepted");
+    ensure!(done.status.code().is_some_and(|code| code < 126), "{what}: ended by {}", done.status);
+    ensure!(!done.text().contains("ready:"), "{what}: said it was ready");
+    // Log lines may come before; the message is one line.
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("brickyard: ")).collect();
+    ensure!(lines.len() == 1, "{what}: not one line of a message:\n{text}");
+    for word in words {
+        ensure!(lines[0].contains(word), "{what}: {word:?} is not in {:?}", lines[0]);
+    }
+    ensure!(!text.contains("panicked") && !text.contains("stack backtrace"), "{what}:\n{text}");
+    Ok(())
+}
+
+/// Wrong options and values, for every command.
+#[test]
+fn wrong_options_are_refused() -> Result<()> {
+    let workshop = Workshop::new()?;
+    let (data, mount) = (workshop.path().join("data"), workshop.dir("mnt")?);
+    for more in [
+        &["--nonsense"][..],
+        &["--bricks", "0"],
+        &["--bricks", "many"],
+        &["--replicas", "9"],
+        &["--listen", "nowhere"],
+        &["--bricks", "1", "--replicas", "2"],
+        &["surplus"],
+    ] {
+        let done = up(&data, &mount)?.args(more).run()?;
+        let text = done.error_text();
+        ensure!(!done.status.success() && !text.is_empty(), "{more:?} was accepted");
+        ensure!(text.contains(more[0]) || text.contains("brick"), "{more:?}: {text}");
+        ensure!(!text.contains("panicked"), "{more:?}: {text}");
+        // Nothing was made by a command that was not understood.
+        ensure!(!data.join("bricks").exists(), "{more:?} made a cluster");
+    }
+    for args in [&["frobnicate"][..], &["status"], &["check", "--data"], &["up"]] {
+        let done = Run::new(binary()?).args(args).run()?;
+        ensure!(!done.status.success() && !done.error_text().is_empty(), "{args:?} was accepted");
+    }
+    let nothing = workshop.dir("nothing")?;
+    for verb in ["status", "check"] {
+        let done = Run::new(binary()?).arg(verb).arg("--data").arg(&nothing).run()?;
+        ensure!(
+            !done.status.success() && done.error_text().starts_with("brickyard: "),
+            "{verb}: {}",
+            done.error_text()
+        );
+    }
+    Ok(())
+}
+
+/// Mount points that are none.
+#[test]
+fn bad_mount_points_are_refused() -> Result<()> {
+    let workshop = Workshop::new()?;
+    let data = workshop.path().join("data");
+    let file = workshop.path().join("file");
+    std::fs::write(&file, "a file")?;
+    let full = workshop.dir("full")?;
+    std::fs::write(full.join("precious"), "data")?;
+    let missing = workshop.path().join("missing");
+    refused("a missing mount point", &up(&data, &missing)?.run()?, &["missing"])?;
+    refused("a file as mount point", &up(&data, &file)?.run()?, &["file", "director"])?;
+    refused("a mount point with files", &up(&data, &full)?.run()?, &["full", "empty"])?;
+    let inside = data.join("inside");
+    refused("a mount point in the data", &up(&data, &inside)?.run()?, &["inside"])?;
+    ensure!(std::fs::read(full.join("precious"))? == b"data" && std::fs::read(&file)? == b"a file");
+    ensure!(mounts_below(workshop.path()).is_empty());
+    Ok(())
+}
+
+/// Data directories that are not this cluster's: something else, a newer format, bricks of another
+/// cluster, read-only. Each is refused and left exactly as it was.
+#[test]
+fn foreign_data_is_refused_and_left_alone() -> Result<()> {
+    let mut first = Cluster::start(Options::default())?;
+    let mut second = Cluster::start(Options::default())?;
+    for cluster in [&mut first, &mut second] {
+        std::fs::write(cluster.mount().join("file"), vec![1; 5_000_000])?;
+        cluster.stop()?;
+    }
+    let workshop = Workshop::new()?;
+    let mount = workshop.dir("mnt")?;
+    let somebody = workshop.dir("somebody")?;
+    std::fs::write(somebody.join("thesis.tex"), "years of work")?;
+    untouched("a directory with other files", &somebody, &mount, &["empty"])?;
+    let file = workshop.path().join("file");
+    std::fs::write(&file, "a file")?;
+    refused("a file as data directory", &up(&file, &mount)?.run()?, &["director"])?;
+
+    // A brick of the second cluster in the place of one of the first's.
+    let (ours, theirs) = (first.data().join("bricks/3"), second.data().join("bricks/3"));
+    let aside = workshop.path().join("aside");
+    std::fs::rename(&ours, &aside)?;
+    Run::new("cp").arg("-a").arg(&theirs).arg(&ours).ok()?;
+    untouched("a brick of another cluster", first.data(), &mount, &["cluster"])?;
+    std::fs::remove_dir_all(&ours)?;
+    std::fs::rename(&aside, &ours)?;
+
+    // A format from the future, in the cluster's identity and in a brick's.
+    for name in ["cluster.json", "bricks/2/brick.json"] {
+        let path = first.data().join(name);
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut identity: serde_json::Value = serde_json::from_str(&text)?;
+        let format = identity.get_mut("format").with_context(|| format!("no format in {name}: {text}"))?;
+        *format = 4711.into();
+        std::fs::write(&path, identity.to_string())?;
+        untouched("a newer format", first.data(), &mount, &["4711"])?;
+        std::fs::write(&path, text)?;
+    }
+    std::fs::write(first.data().join("cluster.json.aside"), "")?;
+    std::fs::remove_file(first.data().join("cluster.json.aside"))?;
+
+    // And all of this has harmed nobody.
+    for mut cluster in [first, second] {
+        cluster.up()?;
+        ensure!(std::fs::read(cluster.mount().join("file"))? == vec![1; 5_000_000]);
+        cluster.check()?;
+        cluster.finish()?;
+    }
+    Ok(())
+}
+
+/// `up` refuses this directory with these words and changes nothing below it.
+fn untouched(what: &str, data: &Path, mount: &Path, words: &[&str]) -> Result<()> {
+    let before = without_times(data)?;
+    refused(what, &up(data, mount)?.run()?, words)?;
+    ensure!(mounts_below(mount).is_empty(), "{what}: something is mounted");
+    tree::ensure_same(&before, &without_times(data)?)
+        .with_context(|| format!("{what}: the directory was changed"))
+}
+
+/// What must not change by a refusal: everything but the lock, the notes of who runs, and the logs of
+/// databases that were opened and closed again.
+fn without_times(data: &Path) -> Result<std::collections::BTreeMap<std::path::PathBuf, tree::Entry>> {
+    let mut list = tree::list(data)?;
+    list.retain(|path, entry| {
+        entry.mtime_ns = 0;
+        let volatile = ["lock", "run", "index", "namespace"];
+        !path.components().any(|part| volatile.iter().any(|name| part.as_os_str() == *name))
+    });
+    Ok(list)
+}
+
+/// A data directory that cannot be written: on a read-only filesystem.
+#[test]
+fn a_read_only_data_directory_is_refused() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    std::fs::write(cluster.mount().join("file"), "content")?;
+    cluster.stop()?;
+    let mount = cluster.workshop().dir("other")?;
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && shift && exec \"$@\"";
+    let run = Run::new("unshare").args(["-m", "sh", "-c", script, "sh"]).arg(cluster.data());
+    let done = run.arg(binary()?).arg("up").arg("--data").arg(cluster.data()).arg("--mount").arg(&mount);
+    refused("a read-only data directory", &done.limit(LIMIT).run()?, &["data"])?;
+    cluster.up()?;
+    ensure!(std::fs::read(cluster.mount().join("file"))? == b"content");
+    cluster.finish()
+}
+
+/// A port that somebody else listens on.
+#[test]
+fn a_taken_port_is_named() -> Result<()> {
+    let workshop = Workshop::new()?;
+    let (data, mount) = (workshop.path().join("data"), workshop.dir("mnt")?);
+    // Taken for both protocols, whichever the cluster tries first.
+    let stream = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = stream.local_addr()?;
+    let _datagrams = std::net::UdpSocket::bind(port)?;
+    let done = up(&data, &mount)?.args(["--listen", &port.to_string()]).run()?;
+    refused("a taken port", &done, &[&port.port().to_string()])?;
+    ensure!(mounts_below(&mount).is_empty());
+    // The directory is not spoiled by the failed start.
+    drop((stream, _datagrams));
+    let mut cluster = Cluster::prepare(Options::default())?;
+    Run::new("cp").arg("-a").arg(&data).arg(cluster.data()).ok()?;
+    cluster.up()?;
+    cluster.finish()
+}
+
+/// No /dev/fuse, as in a container that was not given it.
+#[test]
+fn a_missing_fuse_device_is_named() -> Result<()> {
+    let workshop = Workshop::new()?;
+    let (data, mount) = (workshop.path().join("data"), workshop.dir("mnt")?);
+    // An empty /dev, with only what every program needs.
+    let script = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 \
+                  && exec \"$@\"";
+    let run = Run::new("unshare").args(["-m", "sh", "-c", script, "sh"]);
+    let done = run
+        .arg(binary()?)
+        .arg("up")
+        .arg("--data")
+        .arg(&data)
+        .arg("--mount")
+        .arg(&mount)
+        .limit(LIMIT)
+        .run()?;
+    refused("no /dev/fuse", &done, &["/dev/fuse", "modprobe"])
+}
+
+/// A user without rights.
+#[test]
+fn without_rights_it_says_so() -> Result<()> {
+    let workshop = Workshop::new()?;
+    let (data, mount) = (workshop.dir("data")?, workshop.dir("mnt")?);
+    for dir in [&data, &mount] {
+        std::os::unix::fs::chown(dir, Some(NOBODY), Some(NOBODY))?;
+        std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755))?;
+    }
+    // Where a user without rights can run it.
+    let program = workshop.path().join("brickyard");
+    std::fs::copy(binary()?, &program)?;
+    let run = Run::as_user(NOBODY, &program).arg("up").arg("--data").arg(&data).arg("--mount").arg(&mount);
+    refused("no rights", &run.limit(LIMIT).run()?, &["root"])?;
+    ensure!(mounts_below(&mount).is_empty());
+    Ok(())
+}

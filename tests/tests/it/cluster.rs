@@ -1,0 +1,105 @@
+//! The life of `brickyard up`: start, stop, continue, refuse, replace.
+
+use anyhow::{Context, Result, ensure};
+use brickyard_tests::cluster::{Workshop, binary, mounts_below};
+use brickyard_tests::{Cluster, Options, Run, seed, status};
+use rustix::process::Signal;
+
+/// Ctrl-C and SIGTERM end it cleanly; started again it continues with all data.
+#[test]
+fn a_restart_continues_with_all_data() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let id = cluster.status_json()?["cluster"].clone();
+    let path = cluster.mount().join("file");
+    let content = seed::bytes(11, 0, 9_000_001);
+    std::fs::write(&path, &content)?;
+    std::fs::write(cluster.mount().join("small"), "small")?;
+    for signal in [Signal::INT, Signal::TERM] {
+        // Not synced: a clean stop loses nothing.
+        cluster.stop_by(signal)?;
+        ensure!(!path.exists(), "the mount point still shows the file");
+        cluster.up()?;
+        ensure!(
+            std::fs::read(&path)? == content && std::fs::read(cluster.mount().join("small"))? == b"small"
+        );
+        ensure!(cluster.status_json()?["cluster"] == id, "another cluster after a restart");
+    }
+    ensure!(status::all_whole(&cluster.status_json()?)?, "a chain is not whole");
+    cluster.check()?;
+    cluster.finish()
+}
+
+/// A second `up` on the same directory is refused by name of the holder and disturbs nothing.
+#[test]
+fn a_second_up_is_refused_by_name_of_the_holder() -> Result<()> {
+    let cluster = Cluster::start(Options::default())?;
+    std::fs::write(cluster.mount().join("file"), "content")?;
+    let other = cluster.workshop().dir("other")?;
+    let run = Run::new(binary()?).arg("up").arg("--data").arg(cluster.data()).arg("--mount").arg(&other);
+    let done = run.run()?;
+    let text = done.error_text();
+    ensure!(!done.status.success(), "a second `up` started");
+    ensure!(text.contains(&cluster.pid()?.to_string()), "the holder {} is not named: {text}", cluster.pid()?);
+    ensure!(mounts_below(&other).is_empty());
+    ensure!(std::fs::read(cluster.mount().join("file"))? == b"content");
+    cluster.check()?;
+    cluster.finish()
+}
+
+/// The dead mount that a kill -9 leaves is found and replaced, with a reader still in it.
+#[test]
+fn a_mount_left_by_a_crash_is_replaced() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    cluster.allow_log("unclean");
+    let path = cluster.mount().join("file");
+    std::fs::write(&path, "content")?;
+    let file = std::fs::File::open(&path)?;
+    file.sync_all()?;
+    cluster.kill9()?;
+    ensure!(!mounts_below(cluster.mount()).is_empty(), "the kernel keeps the dead mount");
+    let error = std::fs::read(&path).err().context("a dead mount was read")?;
+    ensure!(error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()), "{error}");
+    cluster.up()?;
+    ensure!(std::fs::read(&path)? == b"content");
+    ensure!(mounts_below(cluster.mount()).len() == 1, "mounts are stacked");
+    ensure!(file.metadata().is_err(), "a handle of the dead mount came to life");
+    drop(file);
+    cluster.finish()
+}
+
+/// Other numbers of bricks and copies work: one brick without a copy, three copies of five.
+#[test]
+fn other_shapes_work() -> Result<()> {
+    for (bricks, replicas) in [(1, 1), (5, 3)] {
+        let options = Options { bricks: Some(bricks), replicas: Some(replicas), ..Options::default() };
+        let mut cluster = Cluster::start(options)?;
+        let content = seed::bytes(12, 0, 20_000_000);
+        let path = cluster.mount().join("file");
+        std::fs::write(&path, &content)?;
+        cluster.restart()?;
+        ensure!(std::fs::read(&path)? == content);
+        let status = cluster.status_json()?;
+        ensure!(status["bricks"].as_array().map(Vec::len) == Some(bricks as usize), "{status}");
+        cluster.check()?;
+        cluster.finish()?;
+    }
+    Ok(())
+}
+
+/// The guard of the harness: a cluster dropped in the middle, as by a panic, leaves no process,
+/// no mount and no directory.
+#[test]
+fn a_dropped_cluster_leaves_nothing() -> Result<()> {
+    let cluster = Cluster::start(Options::default())?;
+    let (pid, root) = (cluster.pid()?, cluster.workshop().path().to_path_buf());
+    let busy = std::fs::File::create(cluster.mount().join("busy"))?;
+    drop(cluster);
+    ensure!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "process {pid} lives on");
+    ensure!(mounts_below(&root).is_empty(), "still mounted");
+    ensure!(!root.exists(), "{} is still there", root.display());
+    drop(busy);
+    // And the next one starts as if nothing had been.
+    let workshop = Workshop::new()?;
+    ensure!(workshop.path().is_dir());
+    Ok(())
+}
