@@ -5,11 +5,15 @@
 //! 2. Nothing depends on a process-wide provider of cryptography: every configuration names
 //!    its own.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use quinn::crypto::{CryptoError, HmacKey};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_CHACHA20_POLY1305_SHA256};
+use rustls::crypto::tls13::HkdfExpander;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
@@ -27,6 +31,10 @@ use crate::net::pki::{Credential, CredentialError, cluster_name, identity_of};
 /// tell each other their versions in the handshake.
 const ALPN_ANY: &[u8] = b"brickyard";
 
+/// Keeps the secret of resets apart from other uses of the same key.
+const RESET_SALT: &[u8] = b"brickyard quic reset 1";
+const RESET_SIGNATURE_BYTES: usize = 32;
+
 fn alpn(version: u16) -> Vec<Vec<u8>> {
     vec![format!("brickyard/{version}").into_bytes(), ALPN_ANY.to_vec()]
 }
@@ -35,10 +43,7 @@ fn provider() -> Arc<CryptoProvider> {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     // AES-128-GCM first: with AES-NI it costs a third of ChaCha20 (measured), and the larger
     // key of AES-256 buys nothing here.
-    provider.cipher_suites = vec![
-        rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
-        rustls::crypto::aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-    ];
+    provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_CHACHA20_POLY1305_SHA256];
     Arc::new(provider)
 }
 
@@ -47,9 +52,10 @@ fn unusable(error: impl std::fmt::Display) -> CredentialError {
 }
 
 /// Both configurations of one credential.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Crypto {
     cluster: ClusterId,
+    resets: Arc<dyn HkdfExpander>,
     server: Arc<ServerConfig>,
     client: ClientConfig,
     verifier: Arc<WebPkiServerVerifier>,
@@ -88,11 +94,24 @@ impl Crypto {
         client.alpn_protocols = alpn(version);
         client.resumption = rustls::client::Resumption::disabled();
         let cluster = credential.identity().cluster;
-        Ok(Crypto { cluster, server: Arc::new(server), client, verifier })
+        let hkdf = TLS13_AES_128_GCM_SHA256
+            .tls13()
+            .ok_or_else(|| unusable("the cipher suite is not of TLS 1.3"))?
+            .hkdf_provider;
+        let secret = credential.key().secret_der();
+        let resets = hkdf.extract_from_secret(Some(RESET_SALT), secret).into();
+        Ok(Crypto { cluster, resets, server: Arc::new(server), client, verifier })
     }
 
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
+    }
+
+    /// The secret with which a service proves over QUIC that it has forgotten a connection. It
+    /// survives a restart, so that callers of the life before learn of it at once and not by
+    /// silence; it differs between services at different addresses.
+    pub(crate) fn reset_key(&self, address: SocketAddr) -> Arc<dyn HmacKey> {
+        Arc::new(ResetKey { secret: self.resets.clone(), address: address.to_string() })
     }
 
     /// The name every server of the cluster proves.
@@ -133,6 +152,36 @@ impl Crypto {
                 detail: format!("the peer rejected this program's certificate (alert {alert})"),
             },
             (_, Failure::Other(detail)) => NetError::Tls { to: *to, detail },
+        }
+    }
+}
+
+struct ResetKey {
+    secret: Arc<dyn HkdfExpander>,
+    address: String,
+}
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        let info: [&[u8]; 3] = [self.address.as_bytes(), b"/", data];
+        // Fails only for outputs of many kilobytes.
+        if self.secret.expand_slice(&info, signature_out).is_err() {
+            signature_out.fill(0);
+        }
+    }
+
+    fn signature_len(&self) -> usize {
+        RESET_SIGNATURE_BYTES
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        let mut ours = [0; RESET_SIGNATURE_BYTES];
+        self.sign(data, &mut ours);
+        // Every byte is looked at, so that the time taken says nothing.
+        let differences = ours.iter().zip(signature).fold(0, |sum, (a, b)| sum | (a ^ b));
+        match signature.len() == RESET_SIGNATURE_BYTES && differences == 0 {
+            true => Ok(()),
+            false => Err(CryptoError),
         }
     }
 }

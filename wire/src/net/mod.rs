@@ -171,8 +171,8 @@ impl Net {
         serving::serve(self.inner.context.clone(), listen, service, handler).await
     }
 
-    /// Closes every connection made by [`Net::call`]; calls under way fail. Later calls
-    /// connect anew.
+    /// Lets go of every connection made by [`Net::call`]: each closes when the calls under way
+    /// on it have ended, and later calls connect anew.
     pub fn disconnect(&self) {
         self.inner.pool.clear();
     }

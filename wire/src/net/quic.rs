@@ -3,7 +3,10 @@
 //! 1. A request whose sender goes away before its last byte is reset, never finished: the
 //!    service runs a call only after the end of its stream
 //!    (`a_request_cut_short_is_never_executed`).
+//! 2. A restarted service is recognised by its callers at their next sign of life
+//!    (`a_restarted_service_is_recognised_at_once`).
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,12 +14,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use quinn::crypto::HmacKey;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    Connection, ConnectionError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ReadError, RecvStream,
-    SendStream, TokioRuntime, TransportConfig, VarInt, WriteError,
+    Connection, ConnectionError, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout,
+    MtuDiscoveryConfig, ReadError, RecvStream, SendStream, TokioRuntime, TransportConfig, VarInt, WriteError,
 };
 use rustls::pki_types::CertificateDer;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::frame::{Frame, FrameError, FrameKind, HEAD_BYTES, Head};
@@ -29,6 +34,7 @@ use crate::net::error::{Delivery, NetError};
 use crate::net::memory::Decrement;
 use crate::net::pki::CredentialError;
 use crate::net::pool::judge_answer;
+use crate::net::serving::kibibytes;
 use crate::net::stream::{read_message, write_message};
 
 /// Application error codes on streams and connections. They travel: add only at the end.
@@ -82,9 +88,41 @@ pub(crate) fn transport(config: &NetConfig, local: bool) -> Arc<TransportConfig>
     Arc::new(transport)
 }
 
-pub(crate) fn endpoint_config(config: &NetConfig) -> io::Result<EndpointConfig> {
-    let mut endpoint = EndpointConfig::default();
+fn apply_mtu(endpoint: &mut EndpointConfig, config: &NetConfig) -> io::Result<()> {
     endpoint.max_udp_payload_size(mtu(config)).map_err(io::Error::other)?;
+    Ok(())
+}
+
+/// Draws connection ids that say nothing about their life: a keyed hash of a count.
+#[derive(Default)]
+struct ConnectionIds {
+    key: RandomState,
+    drawn: u64,
+}
+
+impl ConnectionIdGenerator for ConnectionIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        self.drawn += 1;
+        ConnectionId::new(&self.key.hash_one(self.drawn).to_le_bytes())
+    }
+
+    fn cid_len(&self) -> usize {
+        size_of::<u64>()
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// The settings of a listening socket. Callers of an earlier life of the same service are
+/// told at once that it has forgotten them.
+pub(crate) fn listener_config(config: &NetConfig, reset_key: Arc<dyn HmacKey>) -> io::Result<EndpointConfig> {
+    let mut endpoint = EndpointConfig::new(reset_key);
+    // The library's default generator signs its ids with a secret of this life, and ids of
+    // an earlier one would be ignored in place of being reset.
+    endpoint.cid_generator(|| Box::<ConnectionIds>::default());
+    apply_mtu(&mut endpoint, config)?;
     Ok(endpoint)
 }
 
@@ -129,8 +167,9 @@ impl QuicDialer {
         if let Some(endpoint) = slot {
             return Ok(endpoint.clone());
         }
-        let endpoint =
-            quinn::Endpoint::new(endpoint_config(config)?, None, bind(any, config)?, Arc::new(TokioRuntime))?;
+        let mut settings = EndpointConfig::default();
+        apply_mtu(&mut settings, config)?;
+        let endpoint = quinn::Endpoint::new(settings, None, bind(any, config)?, Arc::new(TokioRuntime))?;
         Ok(slot.insert(endpoint).clone())
     }
 }
@@ -160,6 +199,8 @@ pub(crate) struct QuicLink {
     connection: Connection,
     leaving: AtomicBool,
     in_flight: AtomicUsize,
+    room: Semaphore,
+    room_kibibytes: u32,
 }
 
 impl Drop for QuicLink {
@@ -199,8 +240,15 @@ impl QuicLink {
             .await
             .map_err(broken)?;
         // From here on, leaving early closes the connection.
-        let link =
-            QuicLink { to, connection, leaving: AtomicBool::new(false), in_flight: AtomicUsize::new(0) };
+        let room_kibibytes = kibibytes(context.config.quic_receive_window_bytes as usize / 2);
+        let link = QuicLink {
+            to,
+            connection,
+            leaving: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            room: Semaphore::new(room_kibibytes as usize),
+            room_kibibytes,
+        };
         let hello = Hello { version: context.config.protocol_version, service, caller: context.identity };
         let exchange = async {
             let (mut send, mut receive) = link.connection.open_bi().await?;
@@ -262,6 +310,14 @@ impl QuicLink {
     }
 
     async fn exchange(&self, request: Frame, delivered: &AtomicBool) -> Result<Frame, Broken> {
+        // Requests under way never fill the service's window: those that wait for its budget
+        // would keep out the rest of those that have it.
+        let share = kibibytes(request.len()).min(self.room_kibibytes);
+        let _room = self
+            .room
+            .acquire_many(share)
+            .await
+            .map_err(|_| Broken::Connection("it was closed".to_owned()))?;
         let (send, mut receive) = self.connection.open_bi().await?;
         let mut sending = Sending(Some(send));
         match sending.frame(FrameKind::Request, &request).await {

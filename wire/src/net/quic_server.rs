@@ -15,9 +15,9 @@ use crate::frame::FrameKind;
 use crate::handshake::Answer;
 use crate::net::Peer;
 use crate::net::quic::{
-    Broken, Sending, bind, certified_peer, code, endpoint_config, receive_body, receive_head, transport,
+    Broken, Sending, bind, certified_peer, code, listener_config, receive_body, receive_head, transport,
 };
-use crate::net::serving::{Budget, GOODBYE, Outcome, Phase, ServingShared, reached};
+use crate::net::serving::{Budget, ConnectionCount, GOODBYE, Outcome, Phase, ServingShared, reached};
 use crate::net::stream::{read_message, write_message};
 
 /// How often to look whether the port is free after a stop.
@@ -32,12 +32,13 @@ pub(crate) fn listen(
     let crypto = QuicServerConfig::try_from(shared.context().crypto.server()).map_err(io::Error::other)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(transport(config, address.ip().is_loopback()));
+    let socket = bind(address, config)?;
+    let address = socket.local_addr()?;
+    let settings = listener_config(config, shared.context().crypto.reset_key(address))?;
     let runtime = Arc::new(TokioRuntime);
-    let socket = runtime.wrap_udp_socket(bind(address, config)?)?;
+    let socket = runtime.wrap_udp_socket(socket)?;
     let port = Arc::downgrade(&socket);
-    let endpoint =
-        quinn::Endpoint::new_with_abstract_socket(endpoint_config(config)?, Some(server), socket, runtime)?;
-    let address = endpoint.local_addr()?;
+    let endpoint = quinn::Endpoint::new_with_abstract_socket(settings, Some(server), socket, runtime)?;
     Ok((address, tokio::spawn(accept(shared, endpoint, port))))
 }
 
@@ -99,10 +100,9 @@ async fn serve_connection(shared: Arc<ServingShared>, incoming: Incoming) {
     };
     match met {
         Ok(Some((connection, peer))) => {
-            shared.counters().connections_now.add(1);
+            let _counted = ConnectionCount::new(&shared);
             let number = peer.connection;
             let why = drive(&shared, connection, peer).await;
-            shared.counters().connections_now.subtract(1);
             debug!(connection = number, why, "a connection ended");
         }
         Ok(None) => {}

@@ -191,6 +191,22 @@ impl Drop for Work {
     }
 }
 
+/// Counts a connection for as long as it lives.
+pub(crate) struct ConnectionCount<'a>(&'a ServingShared);
+
+impl<'a> ConnectionCount<'a> {
+    pub(crate) fn new(shared: &'a ServingShared) -> ConnectionCount<'a> {
+        shared.counters().connections_now.add(1);
+        ConnectionCount(shared)
+    }
+}
+
+impl Drop for ConnectionCount<'_> {
+    fn drop(&mut self) {
+        self.0.counters().connections_now.subtract(1);
+    }
+}
+
 /// A listener and its connections; ends, without ceremony, when dropped.
 pub struct Serving {
     endpoint: Endpoint,
@@ -322,7 +338,8 @@ pub(crate) struct Share {
     _kibibytes: OwnedSemaphorePermit,
 }
 
-fn kibibytes(bytes: usize) -> u32 {
+/// Bytes in the unit of budgets, rounded up.
+pub(crate) fn kibibytes(bytes: usize) -> u32 {
     // Frames end at a few MiB, so this is far from overflowing.
     bytes.div_ceil(1024) as u32
 }

@@ -110,6 +110,9 @@ impl TlsLink {
             None if error.kind() == io::ErrorKind::InvalidData => {
                 context.crypto.explain(&to, &verdict, Failure::Other(error.to_string()))
             }
+            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                NetError::Unreachable { to, detail: "it hung up during the handshake".to_owned() }
+            }
             None => NetError::Unreachable { to, detail: error.to_string() },
         };
         tcp.set_nodelay(true).map_err(broken)?;

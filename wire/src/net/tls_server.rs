@@ -18,7 +18,7 @@ use crate::frame::{Frame, FrameKind};
 use crate::handshake::Answer;
 use crate::net::Peer;
 use crate::net::crypto::peer_identity;
-use crate::net::serving::{Budget, GOODBYE, Outcome, Phase, ServingShared, reached};
+use crate::net::serving::{Budget, ConnectionCount, GOODBYE, Outcome, Phase, ServingShared, reached};
 use crate::net::stream::{
     Liveness, Outgoing, read_body, read_head, read_message, write_frames, write_message,
 };
@@ -95,9 +95,8 @@ async fn serve_connection(
     };
     match met {
         Ok(Ok((stream, peer))) => {
-            shared.counters().connections_now.add(1);
+            let _counted = ConnectionCount::new(&shared);
             let why = drive(&shared, stream, peer.clone()).await;
-            shared.counters().connections_now.subtract(1);
             debug!(connection = peer.connection, why, "a connection ended");
         }
         // Turned away in time: being slow to hang up is no second offence.

@@ -170,3 +170,33 @@ async fn memory_works_under_paused_time() {
     assert!(matches!(late, NetError::Deadline { delivery: Delivery::Sent, .. }), "{late}");
     assert!(started.elapsed() < STUCK);
 }
+
+/// More large requests at once than anybody has room for all arrive, none waiting for
+/// another that waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_large_requests_gets_through() {
+    for listen in sockets() {
+        let config = NetConfig {
+            payload_in_progress_bytes: MAX_PAYLOAD_BYTES,
+            quic_receive_window_bytes: 4 << 20,
+            ..NetConfig::default()
+        };
+        let pair = pair_with(listen, config).await;
+        let mut calls = JoinSet::new();
+        let payload = pattern(1 << 20);
+        for number in 0..60 {
+            let (client, to) = (pair.client.clone(), pair.to);
+            let request = Frame::new(format!("nap 1 {number}")).with_payload(payload.clone());
+            calls.spawn(async move {
+                let reply = client.call(&to, Service::Brick, request.clone(), deadline()).await;
+                assert!(reply.unwrap() == request);
+            });
+        }
+        soon("sixty calls", async {
+            while let Some(done) = calls.join_next().await {
+                done.unwrap();
+            }
+        })
+        .await;
+    }
+}

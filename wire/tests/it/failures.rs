@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use wire::frame::Frame;
-use wire::net::{Delivery, Endpoint, NetConfig, NetError, Role, Service};
+use wire::net::{Delivery, Endpoint, Net, NetConfig, NetError, Role, Service};
 
 use crate::support::*;
 
@@ -85,6 +85,11 @@ async fn a_stop_gives_up_calls_that_take_too_long() {
     }
 }
 
+/// A runtime of its own, which ends without a goodbye, stands in for a process.
+fn process() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
 /// A service whose process dies in the middle of a call: the caller learns in bounded time,
 /// and finds the next one at the same address without being told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -131,6 +136,50 @@ async fn a_killed_service_is_noticed_and_found_again() {
             }
         })
         .await;
+    }
+}
+
+/// A service that dies and comes back has forgotten its callers, and they learn it at their
+/// next sign of life, long before the silence would tell them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_service_is_recognised_at_once() {
+    for listen in sockets() {
+        let config = NetConfig { idle_timeout: 3 * STUCK, ..hasty() };
+        let cluster = Cluster::new(1);
+        let client = cluster.net_with(Role::Client, config.clone());
+        // The next life has the same credential, as from a file.
+        let credential = cluster.credential(Role::Brick);
+        let life = || Net::new(&credential, cluster.hub.clone(), config.clone()).unwrap();
+        let watched = Arc::new(Watched::default());
+        let process = process();
+        let (net, handler) = (life(), watched.clone());
+        let serving = process
+            .spawn(async move { net.serve(&listen, Service::Brick, handler).await.unwrap() })
+            .await
+            .unwrap();
+        let to = serving.endpoint();
+        let caller = client.clone();
+        let interrupted =
+            tokio::spawn(
+                async move { caller.call(&to, Service::Brick, Frame::new("hold on"), deadline()).await },
+            );
+        until("it has begun", || watched.begun() == 1).await;
+        std::mem::forget(serving);
+        process.shutdown_background();
+        let next = life();
+        let _serving = soon("its port", async {
+            loop {
+                match next.serve(&to, Service::Brick, watched.clone()).await {
+                    Ok(serving) => break serving,
+                    Err(NetError::AddressInUse { .. }) => sleep(Duration::from_millis(5)).await,
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        })
+        .await;
+        let error = soon("the interrupted call", interrupted).await.unwrap().unwrap_err();
+        assert!(matches!(error, NetError::Closed { delivery: Delivery::Sent, .. }), "{listen}: {error:?}");
+        client.call(&to, Service::Brick, Frame::new("hello"), deadline()).await.unwrap();
     }
 }
 
