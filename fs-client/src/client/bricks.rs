@@ -1,0 +1,271 @@
+//! Calls to bricks: which member is asked, and what is done when it does not serve.
+//!
+//! 1. A change keeps its number through every retry, so that bricks know it again.
+//! 2. A read tries every serving member before it waits (`reads_survive_a_dead_member`); a
+//!    chunk is damaged only if every one of them says so (`a_damaged_copy_is_read_elsewhere`).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, Change, ChainRef, Extent, WriterId};
+use wire::chunk::ChunkKey;
+use wire::id::{BootId, BrickId, CallSeq, Ino};
+use wire::layout::{FileLayout, Piece};
+use wire::map::{Chain, ClusterMap};
+use wire::net::typed::CallError;
+use wire::status::{Advice, Status};
+
+use super::Shared;
+use super::held::{Content, Holders};
+use super::retry::Retry;
+use crate::error::Error;
+use crate::locked;
+use crate::metrics::add;
+
+/// A brick that did not answer is asked last for so long.
+const SHUNNED_FOR: Duration = Duration::from_secs(2);
+/// Rounds through all members before a chunk counts as damaged.
+const DAMAGED_ROUNDS: u32 = 3;
+
+/// What is known of one brick's load.
+#[derive(Debug, Default)]
+struct Load {
+    in_flight: AtomicUsize,
+    shunned_until: Mutex<Option<Instant>>,
+}
+
+/// What is known of all bricks' loads.
+#[derive(Debug, Default)]
+pub(crate) struct Loads {
+    bricks: Mutex<HashMap<BrickId, Arc<Load>>>,
+    turn: AtomicUsize,
+    pub(crate) numbers: AtomicU64,
+}
+
+impl Loads {
+    fn of(&self, brick: BrickId) -> Arc<Load> {
+        locked(&self.bricks).entry(brick).or_default().clone()
+    }
+
+    fn shun(&self, brick: BrickId) {
+        *locked(&self.of(brick).shunned_until) = Some(Instant::now() + SHUNNED_FOR);
+    }
+
+    /// Members in the order to be asked: those that answer first, then by load, in turn.
+    fn rank(&self, mut members: Vec<BrickId>) -> Vec<BrickId> {
+        let now = Instant::now();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        if !members.is_empty() {
+            let by = turn % members.len();
+            members.rotate_left(by);
+        }
+        members.sort_by_cached_key(|brick| {
+            let load = self.of(*brick);
+            let shunned = locked(&load.shunned_until).is_some_and(|until| until > now);
+            (shunned, load.in_flight.load(Ordering::Relaxed))
+        });
+        members
+    }
+}
+
+struct Counted(Arc<Load>);
+
+impl Counted {
+    fn new(load: Arc<Load>) -> Self {
+        load.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(load)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a change came to.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    pub(crate) holders: Holders,
+    pub(crate) allocated_delta_bytes: i64,
+}
+
+fn chain_of<'a>(map: &'a ClusterMap, layout: &FileLayout, index: u64) -> Option<&'a Chain> {
+    map.chains.get(&layout.chain(map, index)?)
+}
+
+impl Shared {
+    /// One attempt of one call.
+    async fn brick_once(
+        &self,
+        map: &ClusterMap,
+        brick: BrickId,
+        request: BrickRequest,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> Result<(BrickReply, Bytes), CallError> {
+        let Some(endpoint) = map.endpoint_of(brick) else {
+            // A chain names bricks of its map only; a later map mends what contradicts it.
+            return Err(CallError::Status(Status::WrongMember));
+        };
+        add(&self.outside.metrics.brick_calls, 1);
+        let _counted = Counted::new(self.loads.of(brick));
+        let call = BrickCall { brick, map: map.epoch, request };
+        let result = self.outside.net.request::<BrickProtocol>(endpoint, &call, payload, deadline).await;
+        if let Err(CallError::Net(_)) = &result {
+            self.loads.shun(brick);
+        }
+        result
+    }
+
+    /// Asks the serving members of a chunk's chain until one gives an answer.
+    async fn ask_members(
+        &self,
+        layout: &FileLayout,
+        key: ChunkKey,
+        request: impl Fn(ChainRef) -> BrickRequest,
+    ) -> Result<(BrickReply, Bytes), Error> {
+        let deadline = Instant::now() + self.outside.config.deadline;
+        let mut retry = Retry::until(&self.outside.metrics, deadline);
+        let mut damaged_rounds = 0;
+        loop {
+            let map = self.map();
+            let mut last = format!("no member of the chain of chunk {key} serves");
+            if let Some(chain) = chain_of(&map, layout, key.index) {
+                let members = self.loads.rank(chain.serving().collect());
+                let asked = members.len();
+                let mut damaged = 0;
+                for brick in members {
+                    let chain = ChainRef { id: chain.id, epoch: chain.epoch };
+                    let attempt = retry.attempt(self.outside.config.attempt_timeout);
+                    let error =
+                        match self.brick_once(&map, brick, request(chain), Bytes::new(), attempt).await {
+                            Ok(answer) => return Ok(answer),
+                            Err(error) => error,
+                        };
+                    last = format!("brick {brick}: {error}");
+                    match (error.advice(), &error) {
+                        (Advice::GiveUp, CallError::Status(_)) => {
+                            return Err(Error::of_call(format!("brick {brick}"), error));
+                        }
+                        (Advice::TryOtherCopy, _) => {
+                            tracing::warn!(chunk = %key, %brick, %error, "reading from another copy");
+                            add(&self.outside.metrics.bad_copies, 1);
+                            damaged += 1;
+                        }
+                        // Known in the whole cluster alike: other members would say the same.
+                        (Advice::RefreshMap | Advice::NewSession, _) => break,
+                        (Advice::GiveUp | Advice::Retry, _) => {}
+                    }
+                }
+                if damaged > 0 && damaged == asked {
+                    damaged_rounds += 1;
+                    if damaged_rounds == DAMAGED_ROUNDS {
+                        return Err(Error::Corrupt { key });
+                    }
+                }
+            }
+            self.refresh_map_or_pause(&mut retry, &map, &last).await?;
+        }
+    }
+
+    /// Waits a little, and has a newer map afterwards if there is one.
+    async fn refresh_map_or_pause(
+        &self,
+        retry: &mut Retry<'_>,
+        map: &ClusterMap,
+        last: &str,
+    ) -> Result<(), Error> {
+        retry.pause("the bricks", last).await?;
+        self.refresh_map(map.epoch).await;
+        Ok(())
+    }
+
+    /// The bytes of a piece; what is missing at the end is zeros.
+    pub(crate) async fn read_piece(&self, ino: Ino, layout: &FileLayout, piece: Piece) -> Result<Bytes, Error> {
+        let key = piece.key(ino);
+        let (offset, len) = (piece.offset, piece.len);
+        let read = |chain| BrickRequest::Read { chain, key, offset, len };
+        match self.ask_members(layout, key, read).await? {
+            (BrickReply::Read { .. }, payload) if payload.len() <= len as usize => Ok(payload),
+            _ => Err(Error::unexpected("a brick", "the bytes asked for")),
+        }
+    }
+
+    /// Where a chunk holds data.
+    pub(crate) async fn extents(&self, ino: Ino, layout: &FileLayout, index: u64) -> Result<Vec<Extent>, Error> {
+        let key = ChunkKey { ino, index };
+        match self.ask_members(layout, key, |chain| BrickRequest::Extents { chain, key }).await? {
+            (BrickReply::Extents { extents, .. }, _) => Ok(extents),
+            _ => Err(Error::unexpected("a brick", "extents")),
+        }
+    }
+
+    /// Changes bytes of one chunk through the head of its chain.
+    pub(crate) async fn change(
+        &self,
+        ino: Ino,
+        layout: &FileLayout,
+        offset: u64,
+        content: &Content,
+        deadline: Instant,
+    ) -> Result<Changed, Error> {
+        let chunk_bytes = u64::from(layout.chunk_bytes.max(1));
+        let key = ChunkKey { ino, index: offset / chunk_bytes };
+        // Below the chunk size, which is a u32.
+        let inside = (offset % chunk_bytes) as u32;
+        let (change, payload) = match content {
+            Content::Data(bytes) => (Change::Write { offset: inside }, bytes.clone()),
+            Content::Zeros(len) => (Change::Punch { offset: inside, len: *len as u32 }, Bytes::new()),
+        };
+        let seq = CallSeq(self.loads.numbers.fetch_add(1, Ordering::Relaxed) + 1);
+        let mut retry = Retry::until(&self.outside.metrics, deadline);
+        loop {
+            let map = self.map();
+            let session = self.session.id();
+            let mut last = format!("no member of the chain of chunk {key} serves");
+            if let Some(chain) = chain_of(&map, layout, key.index)
+                && let Some(head) = chain.head()
+            {
+                let request = BrickRequest::Change {
+                    chain: ChainRef { id: chain.id, epoch: chain.epoch },
+                    key,
+                    writer: WriterId { session, seq },
+                    change,
+                };
+                let attempt = retry.attempt(self.outside.config.attempt_timeout);
+                let error = match self.brick_once(&map, head, request, payload.clone(), attempt).await {
+                    Ok((BrickReply::Changed { allocated_delta_bytes, members, .. }, _)) if !members.is_empty() => {
+                        return Ok(Changed { holders: members.into(), allocated_delta_bytes });
+                    }
+                    Ok(_) => return Err(Error::unexpected(format!("brick {head}"), "who has the change")),
+                    Err(error) => error,
+                };
+                last = format!("brick {head}: {error}");
+                match (error.advice(), &error) {
+                    (Advice::GiveUp, CallError::Status(_)) => {
+                        return Err(Error::of_call(format!("brick {head}"), error));
+                    }
+                    (Advice::NewSession, _) => self.reopen_session(session, deadline).await?,
+                    _ => {}
+                }
+            }
+            self.refresh_map_or_pause(&mut retry, &map, &last).await?;
+        }
+    }
+
+    /// Makes durable what a brick has acknowledged; says in which life it was. One attempt.
+    pub(crate) async fn commit_brick(&self, brick: BrickId, deadline: Instant) -> Result<BootId, Error> {
+        let map = self.map();
+        let attempt = deadline.min(Instant::now() + self.outside.config.attempt_timeout);
+        match self.brick_once(&map, brick, BrickRequest::Commit, Bytes::new(), attempt).await {
+            Ok((BrickReply::Committed { boot }, _)) => Ok(boot),
+            Ok(_) => Err(Error::unexpected(format!("brick {brick}"), "committed")),
+            Err(error) => Err(Error::of_call(format!("brick {brick}"), error)),
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! Making data durable: every brick that holds unstable data of a file commits, in the life in
+//! which it acknowledged; what was lost with another life is sent again.
+//!
+//! 1. fsync returns success only when every brick in sync of every chain that has data of the
+//!    file has committed it (`data_lost_by_a_restarted_brick_is_sent_again`).
+//! 2. Data is kept until then, within twice
+//!    [`ClientConfig::uncommitted_bytes`](crate::ClientConfig).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use wire::id::{BootId, BrickId};
+use wire::map::{ClusterMap, MemberState};
+use wire::meta::FsRequest;
+
+use super::held::Held;
+use super::inode::{Flight, OpenInode, State};
+use super::open::File;
+use super::retry::Retry;
+use super::{Client, Shared};
+use crate::error::Error;
+use crate::locked;
+use crate::metrics::{add, subtract};
+
+/// What became of one held change.
+enum Verdict {
+    /// Durable.
+    Done,
+    /// A holder did not answer.
+    Unknown,
+    /// Lost somewhere.
+    Again,
+}
+
+/// What one round of commits came to.
+enum Round {
+    /// Nothing was to be committed.
+    Nothing,
+    /// Everything is durable or sent again.
+    Settled,
+    /// Somebody did not answer, and why.
+    InDoubt(String),
+}
+
+type Outcomes = BTreeMap<BrickId, Result<BootId, Error>>;
+
+fn judge(map: &ClusterMap, state: &State, offset: u64, held: &Held, outcomes: &Outcomes) -> Verdict {
+    let layout = &state.attr.layout;
+    let chain = layout
+        .chain(map, offset / u64::from(layout.chunk_bytes.max(1)))
+        .and_then(|id| map.chains.get(&id));
+    let mut durable = 0;
+    let mut unknown = false;
+    for (brick, boot) in held.holders.iter() {
+        let in_sync = chain.is_some_and(|chain| {
+            matches!(chain.state_of(*brick), Some(MemberState::Serving | MemberState::Syncing))
+        });
+        match outcomes.get(brick) {
+            Some(Ok(now)) if now == boot => durable += 1,
+            // A member that left the chain is brought up to date before it serves again.
+            _ if !in_sync => {}
+            Some(Ok(_)) => return Verdict::Again,
+            Some(Err(_)) | None => unknown = true,
+        }
+    }
+    match (unknown, durable) {
+        (true, _) => Verdict::Unknown,
+        (false, 0) => Verdict::Again,
+        (false, _) => Verdict::Done,
+    }
+}
+
+impl Client {
+    /// Makes what was written to the file before durable, size included, whoever wrote it here.
+    ///
+    /// # Errors
+    /// If that failed, or an earlier write did and this handle was not told yet.
+    pub async fn fsync(&self, file: &File) -> Result<(), Error> {
+        let shared = &self.shared;
+        add(&shared.outside.metrics.fsyncs, 1);
+        shared
+            .operations
+            .run("fsync", file.ino(), async {
+                let synced = shared.sync_inode(&file.inode).await;
+                shared.take_failure(file)?;
+                synced
+            })
+            .await
+    }
+
+    /// Makes everything written through this client durable.
+    ///
+    /// # Errors
+    /// The first failure; the rest is tried all the same.
+    pub async fn sync_all(&self) -> Result<(), Error> {
+        self.shared.operations.run("sync", wire::id::Ino::ROOT, self.shared.sync_everything()).await
+    }
+}
+
+impl Shared {
+    /// Keeps the count of uncommitted bytes.
+    pub(crate) fn account_held(&self, before: u64, after: u64) {
+        let now = &self.outside.metrics.uncommitted_bytes_now;
+        if after >= before {
+            add(now, after - before);
+            if now.load(Ordering::Relaxed) > self.outside.config.uncommitted_bytes as u64 {
+                self.commit_wanted.notify_one();
+            }
+        } else {
+            subtract(now, before - after);
+            self.committed.notify_waiters();
+        }
+    }
+
+    /// Whether writers have to wait for commits.
+    pub(crate) fn uncommitted_full(&self) -> bool {
+        self.outside.metrics.uncommitted_bytes_now.load(Ordering::Relaxed)
+            > 2 * self.outside.config.uncommitted_bytes as u64
+    }
+
+    /// Flush, commit and report of one inode.
+    pub(crate) async fn sync_inode(self: &Arc<Self>, inode: &Arc<OpenInode>) -> Result<(), Error> {
+        let generation = self.flush_inode(inode).await;
+        let deadline = Instant::now() + self.outside.config.deadline;
+        let targets = [(inode.clone(), generation)];
+        let (committed, reported) =
+            tokio::join!(self.commit(&targets, deadline), self.report(inode));
+        committed.and(reported)
+    }
+
+    /// Flush, commit and report of all that is dirty.
+    pub(crate) async fn sync_everything(self: &Arc<Self>) -> Result<(), Error> {
+        self.send_everything();
+        let mut targets = Vec::new();
+        for inode in self.dirty_inodes() {
+            let generation = self.flush_inode(&inode).await;
+            targets.push((inode, generation));
+        }
+        let deadline = Instant::now() + self.outside.config.deadline;
+        let mut result = self.commit(&targets, deadline).await;
+        for (inode, _) in &targets {
+            result = result.and(self.report(inode).await);
+        }
+        result
+    }
+
+    /// Commits what every target holds up to its generation.
+    pub(crate) async fn commit(
+        self: &Arc<Self>,
+        targets: &[(Arc<OpenInode>, u64)],
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let mut retry = Retry::until(&self.outside.metrics, deadline);
+        loop {
+            for (inode, generation) in targets {
+                // What is being sent again is awaited before it is committed again.
+                self.wait_acknowledged(inode, *generation).await;
+            }
+            let map = self.map();
+            match self.commit_round(targets, deadline).await? {
+                Round::Nothing => return Ok(()),
+                Round::Settled if Instant::now() < deadline => {}
+                Round::Settled => {
+                    return Err(retry.give_up("the bricks to commit", "they restart again and again"));
+                }
+                Round::InDoubt(last) => {
+                    retry.pause("the bricks to commit", last).await?;
+                    self.refresh_map(map.epoch).await;
+                }
+            }
+        }
+    }
+
+    /// Has each brick that holds something of a target commit once, and settles what that
+    /// means for every target.
+    async fn commit_round(
+        self: &Arc<Self>,
+        targets: &[(Arc<OpenInode>, u64)],
+        deadline: Instant,
+    ) -> Result<Round, Error> {
+        let stamp = self.stamps.load(Ordering::SeqCst);
+        let mut bricks = BTreeSet::new();
+        for (inode, generation) in targets {
+            let state = locked(&inode.state);
+            for (_, held) in state.held.iter().filter(|(_, h)| h.generation <= *generation) {
+                bricks.extend(held.holders.iter().map(|(brick, _)| *brick));
+            }
+        }
+        if bricks.is_empty() {
+            return Ok(Round::Nothing);
+        }
+        let outcomes = self.commit_bricks(bricks, deadline).await;
+        let map = self.map();
+        let mut unknown = false;
+        for (inode, generation) in targets {
+            unknown |= self.settle(inode, *generation, stamp, &map, &outcomes).await?;
+        }
+        if !unknown {
+            return Ok(Round::Settled);
+        }
+        let last = outcomes.iter().find_map(|(brick, outcome)| match outcome {
+            Ok(_) => None,
+            Err(error) => Some(format!("brick {brick}: {error}")),
+        });
+        Ok(Round::InDoubt(last.unwrap_or_else(|| "a newer write is under way".to_owned())))
+    }
+
+    async fn commit_bricks(self: &Arc<Self>, bricks: BTreeSet<BrickId>, deadline: Instant) -> Outcomes {
+        let mut calls = JoinSet::new();
+        for brick in bricks {
+            let shared = self.clone();
+            calls.spawn(async move { (brick, shared.commit_brick(brick, deadline).await) });
+        }
+        let mut outcomes = BTreeMap::new();
+        while let Some(done) = calls.join_next().await {
+            // A call that panicked has no outcome, which counts as no answer.
+            if let Ok((brick, outcome)) = done {
+                outcomes.insert(brick, outcome);
+            }
+        }
+        outcomes
+    }
+
+    /// Lets go of what is durable and sends again what was lost; whether something is in doubt.
+    async fn settle(
+        self: &Arc<Self>,
+        inode: &Arc<OpenInode>,
+        generation: u64,
+        stamp: u64,
+        map: &ClusterMap,
+        outcomes: &Outcomes,
+    ) -> Result<bool, Error> {
+        let mut unknown = false;
+        let mut again = Vec::new();
+        {
+            let mut state = locked(&inode.state);
+            let kept = state.held.cost();
+            let mut done = Vec::new();
+            // Younger generations that this commit covers are let go of, too.
+            for (offset, held) in state.held.iter().filter(|(_, held)| held.stamp <= stamp) {
+                match judge(map, &state, offset, held, outcomes) {
+                    Verdict::Done => done.push(offset),
+                    Verdict::Again if held.generation <= generation => again.push(offset),
+                    Verdict::Unknown if held.generation <= generation => unknown = true,
+                    Verdict::Again | Verdict::Unknown => {}
+                }
+            }
+            for offset in done {
+                state.held.remove(offset);
+            }
+            self.account_held(kept, state.held.cost());
+        }
+        if again.is_empty() {
+            return Ok(unknown);
+        }
+        if self.is_gone(inode).await {
+            let mut state = locked(&inode.state);
+            let kept = state.held.cost();
+            state.held.cut(0, u64::MAX);
+            self.account_held(kept, state.held.cost());
+            return Ok(unknown);
+        }
+        tracing::warn!(inode = %inode.ino, pieces = again.len(),
+            "a brick restarted before it committed; sending data again");
+        let mut state = locked(&inode.state);
+        let kept = state.held.cost();
+        for offset in again {
+            let Some(held) = state.held.remove(offset) else { continue };
+            let end = offset + held.content.len();
+            // A newer change of the same bytes is under way: when it is acknowledged it cuts
+            // this one, and the next round sees to the rest.
+            if state.in_flight(offset, end) || held.stamp > stamp {
+                state.held.insert(offset, held);
+                unknown = true;
+                continue;
+            }
+            add(&self.outside.metrics.resends, 1);
+            let Held { content, generation, .. } = held;
+            self.launch(inode, &mut state, offset, Flight { content, generation, window: 0, again: true });
+        }
+        self.account_held(kept, state.held.cost());
+        Ok(unknown)
+    }
+
+    /// Whether the inode was deleted for good: its data must not be made anew.
+    async fn is_gone(&self, inode: &OpenInode) -> bool {
+        let open = {
+            let state = locked(&inode.state);
+            state.readers + state.writers > 0
+        };
+        if open {
+            return false;
+        }
+        matches!(self.fs(FsRequest::GetAttr { ino: inode.ino }).await, Err(error) if error.is_gone())
+    }
+
+    /// Commits in the background: when asked to, and what is old.
+    pub(crate) async fn keep_committing(self: Arc<Self>) {
+        let mut complained = false;
+        let mut stop = self.stopping.subscribe();
+        loop {
+            tokio::select! {
+                () = self.commit_wanted.notified() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let targets: Vec<_> = self
+                .dirty_inodes()
+                .into_iter()
+                .filter_map(|inode| {
+                    let state = locked(&inode.state);
+                    let generation = state.generation;
+                    let wanted = !state.held.is_empty();
+                    drop(state);
+                    wanted.then_some((inode, generation))
+                })
+                .collect();
+            if targets.is_empty() {
+                continue;
+            }
+            let deadline = Instant::now() + self.outside.config.deadline;
+            // One round; what is in doubt or was sent again is old enough for the next one.
+            match self.commit_round(&targets, deadline).await {
+                Ok(Round::Nothing | Round::Settled) => complained = false,
+                Ok(Round::InDoubt(reason)) => self.complain(&mut complained, &reason),
+                Err(error) => self.complain(&mut complained, &error.to_string()),
+            }
+        }
+    }
+
+    fn complain(&self, complained: &mut bool, reason: &str) {
+        if !*complained {
+            tracing::warn!(reason, "could not commit in the background; trying again");
+        }
+        *complained = true;
+    }
+
+    /// Commits at once when the map says that a brick with unstable data has restarted.
+    pub(crate) async fn watch_boots(self: Arc<Self>) {
+        let mut changes = self.session.map_changes();
+        let mut stop = self.stopping.subscribe();
+        loop {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let map = changes.borrow_and_update().clone();
+            let lost = self.dirty_inodes().iter().any(|inode| {
+                locked(&inode.state).held.iter().any(|(_, held)| {
+                    held.holders.iter().any(|(brick, boot)| {
+                        map.bricks.get(brick).is_some_and(|info| info.boot.0 != 0 && info.boot != *boot)
+                    })
+                })
+            });
+            if lost {
+                self.commit_wanted.notify_one();
+            }
+        }
+    }
+}

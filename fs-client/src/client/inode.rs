@@ -1,0 +1,240 @@
+//! What is kept of an inode that is open here or has data that is not durable yet.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use wire::id::Ino;
+use wire::layout::FileLayout;
+use wire::meta::{Access, Attr, FileKind, Timestamp, WriteReport};
+
+use super::gather::Gather;
+use super::held::{Content, HeldMap};
+use crate::error::Error;
+
+/// A change on its way to the bricks.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) content: Content,
+    pub(crate) generation: u64,
+    /// Bytes of the window it occupies.
+    pub(crate) window: usize,
+    /// It was acknowledged before, by a brick that lost it.
+    pub(crate) again: bool,
+}
+
+/// An error of writing behind, until every handle knows it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// Some handle was told.
+    pub(crate) told: bool,
+}
+
+/// What changes under the lock.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// As the namespace last said.
+    pub(crate) attr: Attr,
+    pub(crate) gather: Gather,
+    /// By offset; never two over the same bytes.
+    pub(crate) flights: BTreeMap<u64, Flight>,
+    /// Bytes of the window that `flights` occupy.
+    pub(crate) flying_bytes: u64,
+    pub(crate) held: HeldMap,
+    /// Generation new writes belong to; a flush begins the next.
+    pub(crate) generation: u64,
+    /// End of the furthest write the namespace may not know of yet.
+    pub(crate) pending_end: Option<u64>,
+    /// Time of the last write the namespace may not know of yet.
+    pub(crate) pending_mtime: Option<Timestamp>,
+    /// Grows with each write.
+    pub(crate) writes: u64,
+    /// What was acknowledged and not reported.
+    pub(crate) unreported: Option<WriteReport>,
+    pub(crate) unreported_since: Option<Instant>,
+    /// Grows when bytes read earlier may be outdated.
+    pub(crate) version: u64,
+    pub(crate) readers: usize,
+    pub(crate) writers: usize,
+    /// It is in the list of dirty inodes, or about to be put there.
+    pub(crate) listed: bool,
+    /// How many errors there were, and the last.
+    pub(crate) failures: u64,
+    pub(crate) failure: Option<Failure>,
+}
+
+/// What the namespace was told of this client's handles.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+impl Told {
+    pub(crate) fn of(&mut self, access: Access) -> &mut bool {
+        match access {
+            Access::Read => &mut self.read,
+            Access::Write => &mut self.write,
+        }
+    }
+}
+
+/// One inode.
+#[derive(Debug)]
+pub(crate) struct OpenInode {
+    pub(crate) ino: Ino,
+    pub(crate) state: Mutex<State>,
+    /// Something acknowledged, failed or reported.
+    pub(crate) changed: Notify,
+    /// Writes share it; what needs all writes done and none begun takes it alone.
+    pub(crate) order: tokio::sync::RwLock<()>,
+    /// One open, close or report at a time.
+    pub(crate) gate: tokio::sync::Mutex<Told>,
+    /// The namespace thinks it is open here.
+    pub(crate) told_any: AtomicBool,
+    /// Handles and operations that use it; changed under the table's lock.
+    pub(crate) users: AtomicUsize,
+}
+
+fn blank_attr(ino: Ino) -> Attr {
+    Attr {
+        ino,
+        kind: FileKind::File,
+        mode: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        allocated_bytes: 0,
+        atime: Timestamp { secs: i64::MIN, nanos: 0 },
+        mtime: Timestamp { secs: i64::MIN, nanos: 0 },
+        ctime: Timestamp { secs: i64::MIN, nanos: 0 },
+        btime: Timestamp { secs: i64::MIN, nanos: 0 },
+        layout: FileLayout::default(),
+        xattrs: u32::MAX,
+    }
+}
+
+impl OpenInode {
+    /// An inode of which nothing is known yet.
+    pub(crate) fn new(ino: Ino) -> Self {
+        Self {
+            ino,
+            state: Mutex::new(State {
+                attr: blank_attr(ino),
+                gather: Gather::default(),
+                flights: BTreeMap::new(),
+                flying_bytes: 0,
+                held: HeldMap::default(),
+                generation: 1,
+                pending_end: None,
+                pending_mtime: None,
+                writes: 0,
+                unreported: None,
+                unreported_since: None,
+                version: 0,
+                readers: 0,
+                writers: 0,
+                listed: false,
+                failures: 0,
+                failure: None,
+            }),
+            changed: Notify::new(),
+            order: tokio::sync::RwLock::default(),
+            gate: tokio::sync::Mutex::default(),
+            told_any: AtomicBool::new(false),
+            users: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl State {
+    /// Takes what the namespace says, unless it is older than what is known.
+    pub(crate) fn absorb(&mut self, attr: &Attr) {
+        if attr.ctime < self.attr.ctime {
+            return;
+        }
+        if attr.mtime != self.attr.mtime || attr.size != self.attr.size {
+            self.version += 1;
+        }
+        self.attr = attr.clone();
+    }
+
+    /// The size as programs here are to see it.
+    pub(crate) fn size(&self) -> u64 {
+        self.attr.size.max(self.pending_end.unwrap_or(0))
+    }
+
+    /// Attributes as programs here are to see them.
+    pub(crate) fn view(&self) -> Attr {
+        let mut attr = self.attr.clone();
+        attr.size = self.size();
+        if let Some(mtime) = self.pending_mtime {
+            attr.mtime = mtime;
+            attr.ctime = attr.ctime.max(mtime);
+        }
+        let unreported = self.unreported.map_or(0, |report| report.allocated_delta_bytes);
+        attr.allocated_bytes =
+            attr.allocated_bytes.saturating_add_signed(unreported).saturating_add(self.dirty_bytes());
+        attr
+    }
+
+    /// Bytes written and not acknowledged.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.gather.total() + self.flying_bytes
+    }
+
+    /// Whether data of this generation or an older one is not acknowledged yet.
+    pub(crate) fn unacknowledged(&self, generation: u64) -> bool {
+        self.flights.values().any(|f| f.generation <= generation) || self.gather.holds(generation)
+    }
+
+    /// Whether everything written is with the bricks.
+    pub(crate) fn is_written(&self) -> bool {
+        self.gather.total() == 0 && self.flights.is_empty()
+    }
+
+    /// Whether there is nothing to be done for it any more.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.is_written() && self.held.is_empty() && self.unreported.is_none()
+    }
+
+    /// Whether something in flight touches a range.
+    pub(crate) fn in_flight(&self, start: u64, end: u64) -> bool {
+        self.flights.range(..end).next_back().is_some_and(|(at, f)| at + f.content.len() > start)
+    }
+
+    /// Notes an error every handle has to hear of.
+    pub(crate) fn fail(&mut self, error: Error) {
+        self.failures += 1;
+        self.failure = Some(Failure { error, told: false });
+    }
+
+    /// Adds to what is to be reported.
+    pub(crate) fn to_report(&mut self, end: u64, mtime: Timestamp, allocated_delta_bytes: i64) {
+        let new = WriteReport { end, mtime, allocated_delta_bytes };
+        self.unreported = Some(match self.unreported {
+            None => new,
+            Some(old) => WriteReport {
+                end: old.end.max(new.end),
+                mtime: old.mtime.max(new.mtime),
+                allocated_delta_bytes: old.allocated_delta_bytes.saturating_add(new.allocated_delta_bytes),
+            },
+        });
+        if self.unreported_since.is_none() {
+            self.unreported_since = Some(Instant::now());
+        }
+    }
+
+    /// Forgets what the namespace knows by now.
+    pub(crate) fn settle_pending(&mut self, writes: u64) {
+        if self.writes == writes && self.is_written() && self.unreported.is_none() {
+            self.pending_end = None;
+            self.pending_mtime = None;
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The library: one [`Client`] is one session with the namespace and one set of buffers.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `session`, `bricks`, `retry` | calls, and what to do when they fail |
+//! | `inode`, `gather`, `held` | what is kept of an inode: dirty, in flight, unstable |
+//! | `open` | handles, what the namespace is told of them |
+//! | `write`, `commit` | writing behind, durability |
+//! | `read`, `readahead` | reading |
+//! | `names`, `space`, `paths` | everything else programs ask for |
+//! | `ticker` | what happens with time |
+
+mod bricks;
+mod commit;
+mod gather;
+mod held;
+mod inode;
+mod names;
+mod open;
+mod paths;
+mod read;
+mod readahead;
+mod retry;
+mod session;
+mod space;
+mod ticker;
+mod write;
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use wire::map::ClusterMap;
+use wire::net::Net;
+
+pub use names::DirPage;
+pub use open::{Created, File, OpenOptions, SyncMode};
+pub use space::FallocateMode;
+
+use crate::config::ClientConfig;
+use crate::error::Error;
+use crate::locked;
+use crate::metrics::{Metrics, Snapshot};
+use crate::stuck::{Operations, Stuck};
+
+/// Operations younger than this are not stuck.
+const STUCK: Duration = Duration::from_secs(1);
+/// How long background tasks may take to notice that they are to stop.
+const STOP: Duration = Duration::from_secs(2);
+
+/// What is there before there is a session.
+pub(crate) struct Outside {
+    pub(crate) config: ClientConfig,
+    pub(crate) net: Net,
+    pub(crate) metrics: Metrics,
+}
+
+/// Everything the clones of a client share.
+pub(crate) struct Shared {
+    pub(crate) outside: Outside,
+    pub(crate) runtime: Handle,
+    pub(crate) session: session::Session,
+    pub(crate) loads: bricks::Loads,
+    pub(crate) table: open::Table,
+    pub(crate) operations: Operations,
+    /// Bytes that may still be written before writers wait.
+    pub(crate) window: Semaphore,
+    pub(crate) flight_slots: Semaphore,
+    pub(crate) readahead_window: Arc<Semaphore>,
+    /// Numbers of acknowledgements.
+    pub(crate) stamps: AtomicU64,
+    pub(crate) commit_wanted: Notify,
+    pub(crate) committed: Notify,
+    pub(crate) stopping: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A client of the filesystem. Cheap to clone; clones are the same client. Ends with
+/// [`Client::shutdown`]; one that is only dropped goes on renewing its session.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("session", &self.shared.session.id()).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Opens a session. Needs a tokio runtime, which runs the background work from then on.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] if nobody answers, [`Error::Net`] if somebody refuses.
+    pub async fn connect(config: ClientConfig, net: Net) -> Result<Client, Error> {
+        let deadline = Instant::now() + config.deadline;
+        let outside = Outside { config, net, metrics: Metrics::default() };
+        let grant = session::open_session(&outside, deadline).await?;
+        let config = &outside.config;
+        let shared = Arc::new(Shared {
+            runtime: Handle::current(),
+            session: session::Session::new(grant),
+            loads: bricks::Loads::default(),
+            table: open::Table::default(),
+            operations: Operations::default(),
+            window: Semaphore::new(config.window_bytes.max(2 << 20)),
+            flight_slots: Semaphore::new(config.flights.max(1)),
+            readahead_window: Arc::new(Semaphore::new(config.readahead_bytes)),
+            stamps: AtomicU64::new(0),
+            commit_wanted: Notify::new(),
+            committed: Notify::new(),
+            stopping: watch::Sender::new(false),
+            tasks: Mutex::default(),
+            outside,
+        });
+        let tasks = vec![
+            tokio::spawn(shared.clone().keep_session()),
+            tokio::spawn(shared.clone().keep_map()),
+            tokio::spawn(shared.clone().keep_ticking()),
+            tokio::spawn(shared.clone().keep_committing()),
+            tokio::spawn(shared.clone().watch_boots()),
+        ];
+        locked(&shared.tasks).extend(tasks);
+        Ok(Client { shared })
+    }
+
+    /// Makes everything written durable, ends the session and all background work. Bounded
+    /// by the deadline of the configuration. A second call does nothing.
+    ///
+    /// # Errors
+    /// The first failure; the client is ended all the same.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        let shared = &self.shared;
+        let patience = shared.outside.config.deadline * 2;
+        let synced = self.bounded_sync(patience).await;
+        if shared.stopping.send_replace(true) {
+            return Ok(());
+        }
+        // What was written while the first pass ran.
+        let synced = synced.and(self.bounded_sync(patience).await);
+        let closed = shared.close_session().await;
+        let tasks = std::mem::take(&mut *locked(&shared.tasks));
+        for mut task in tasks {
+            if timeout(STOP, &mut task).await.is_err() {
+                task.abort();
+            }
+        }
+        shared.outside.net.disconnect();
+        synced.and(closed)
+    }
+
+    async fn bounded_sync(&self, patience: Duration) -> Result<(), Error> {
+        match timeout(patience, self.sync_all()).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Deadline {
+                what: "written data to become durable".to_owned(),
+                waited_ms: patience.as_millis() as u64,
+                last: "the bricks do not answer".to_owned(),
+            }),
+        }
+    }
+
+    /// What it has done so far.
+    pub fn metrics(&self) -> Snapshot {
+        self.shared.outside.metrics.snapshot()
+    }
+
+    /// Operations that have run for more than a second, and what they wait for.
+    pub fn stuck(&self) -> Vec<Stuck> {
+        self.shared.operations.stuck(STUCK)
+    }
+
+    /// The cluster map as known now.
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.shared.map()
+    }
+
+    /// The runtime its work runs on.
+    pub fn runtime(&self) -> &Handle {
+        &self.shared.runtime
+    }
+}
+
+impl Shared {
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Sleeps; false as soon as the client stops.
+    pub(crate) async fn sleep_unless_stopping(&self, time: Duration) -> bool {
+        let mut stop = self.stopping.subscribe();
+        tokio::select! {
+            () = sleep(time) => !self.is_stopping(),
+            _ = stop.wait_for(|stop| *stop) => false,
+        }
+    }
+}

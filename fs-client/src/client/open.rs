@@ -1,0 +1,499 @@
+//! Handles, and the table of inodes in use.
+//!
+//! 1. The namespace is told of the first handle of an inode and access before the handle is
+//!    given out, and of the last one's end after everything was reported
+//!    (`the_namespace_knows_what_is_open`).
+//! 2. An inode stays in the table while anything of it is not durable or an error is untold.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use wire::id::Ino;
+use wire::meta::{Access, Attr, AttrChanges, FileKind, FsReply, FsRequest, Name, NewInode};
+use wire::status::FsError;
+
+use super::inode::{OpenInode, State, Told};
+use super::readahead::Readahead;
+use super::{Client, Shared};
+use crate::error::Error;
+use crate::locked;
+
+/// Inodes without a handle that are kept since nobody heard of their error yet.
+const MOST_UNTOLD: usize = 1024;
+
+/// When a write is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyncMode {
+    /// When asked, or some seconds later.
+    #[default]
+    None,
+    /// Before it returns (`O_DSYNC`, `O_SYNC`).
+    Each,
+}
+
+/// What a handle is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenOptions {
+    /// Reading.
+    pub read: bool,
+    /// Writing.
+    pub write: bool,
+    /// Writes go to the end.
+    pub append: bool,
+    /// The file is emptied first.
+    pub truncate: bool,
+    /// Nothing is kept in memory: writes return when the bricks have them.
+    pub direct: bool,
+    /// When writes are durable.
+    pub sync: SyncMode,
+}
+
+impl OpenOptions {
+    /// For reading only.
+    pub fn read_only() -> Self {
+        Self { read: true, ..Self::default() }
+    }
+
+    /// For reading and writing.
+    pub fn read_write() -> Self {
+        Self { read: true, write: true, ..Self::default() }
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        if self.write { Access::Write } else { Access::Read }
+    }
+}
+
+/// A handle. It is closed by [`Client::release`]; one that is only dropped stays open at the
+/// namespace until the session ends.
+#[derive(Debug)]
+pub struct File {
+    pub(crate) inode: Arc<OpenInode>,
+    pub(crate) options: OpenOptions,
+    /// How many errors of writing behind it knows.
+    pub(crate) known_failures: AtomicU64,
+    pub(crate) readahead: Mutex<Readahead>,
+}
+
+impl File {
+    /// Its inode.
+    pub fn ino(&self) -> Ino {
+        self.inode.ino
+    }
+
+    /// What it was opened for.
+    pub fn options(&self) -> OpenOptions {
+        self.options
+    }
+}
+
+/// A file made (or found) and opened.
+#[derive(Debug)]
+pub struct Created {
+    /// The handle.
+    pub file: Arc<File>,
+    /// Its attributes.
+    pub attr: Attr,
+    /// It did not exist.
+    pub new: bool,
+}
+
+/// The inodes in use.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    inodes: Mutex<HashMap<Ino, Arc<OpenInode>>>,
+    dirty: Mutex<HashMap<Ino, Arc<OpenInode>>>,
+    creating: Mutex<Creating>,
+}
+
+/// Creations under way, and what was closed meanwhile: a creation that turns out to have opened
+/// an inode closed behind its back has to open it again.
+#[derive(Debug, Default)]
+struct Creating {
+    under_way: usize,
+    closed: HashSet<Ino>,
+}
+
+impl Client {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// Among others [`FsError::NotFound`] and [`FsError::IsDirectory`].
+    pub async fn open(&self, ino: Ino, options: OpenOptions) -> Result<Arc<File>, Error> {
+        self.shared.operations.run("open", ino, self.shared.open(ino, options)).await
+    }
+
+    /// Makes a regular file and opens it; an existing one is only opened unless `exclusive`.
+    ///
+    /// # Errors
+    /// Among others [`FsError::Exists`].
+    pub async fn create(
+        &self,
+        parent: Ino,
+        name: Name,
+        new: NewInode,
+        exclusive: bool,
+        options: OpenOptions,
+    ) -> Result<Created, Error> {
+        let work = self.shared.create(parent, name, new, exclusive, options);
+        self.shared.operations.run("create", parent, work).await
+    }
+
+    /// What `close` promises: the bricks have the data in memory and the namespace knows the
+    /// size. Not durable: see [`Client::fsync`].
+    ///
+    /// # Errors
+    /// Errors of writing behind this handle was not told yet.
+    pub async fn flush(&self, file: &File) -> Result<(), Error> {
+        self.shared.operations.run("flush", file.ino(), self.shared.flush(file)).await
+    }
+
+    /// Closes a handle, after everything was flushed.
+    ///
+    /// # Errors
+    /// As [`Client::flush`]. The handle is closed even so.
+    pub async fn release(&self, file: Arc<File>) -> Result<(), Error> {
+        self.shared.operations.run("release", file.ino(), self.shared.release(file)).await
+    }
+
+    /// Whether [`Client::flush`] has nothing to do.
+    pub fn is_flushed(&self, file: &File) -> bool {
+        let state = locked(&file.inode.state);
+        state.is_written()
+            && state.unreported.is_none()
+            && state.failures == file.known_failures.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    async fn open(self: &Arc<Self>, ino: Ino, options: OpenOptions) -> Result<Arc<File>, Error> {
+        let inode = self.enter(ino);
+        let opened = self.open_entered(&inode, options).await;
+        if opened.is_err() {
+            self.leave(&inode);
+        }
+        let file = opened?;
+        if options.truncate
+            && let Err(error) = self.set_attr(ino, AttrChanges { size: Some(0), ..AttrChanges::default() }).await
+        {
+            // The handle was never given out; its close has nothing else to say.
+            let _ = self.release(file).await;
+            return Err(error);
+        }
+        Ok(file)
+    }
+
+    async fn open_entered(self: &Arc<Self>, inode: &Arc<OpenInode>, options: OpenOptions) -> Result<Arc<File>, Error> {
+        let access = options.access();
+        let mut told = inode.gate.lock().await;
+        if !*told.of(access) {
+            self.tell_open(inode, &mut told, access).await?;
+        }
+        Ok(self.handle(inode, options))
+    }
+
+    async fn tell_open(&self, inode: &OpenInode, told: &mut Told, access: Access) -> Result<(), Error> {
+        match self.fs(FsRequest::Open { ino: inode.ino, access }).await? {
+            FsReply::Attr(attr) => {
+                if attr.kind == FileKind::File && !attr.layout.is_valid() {
+                    return Err(Error::Protocol {
+                        who: "the namespace".to_owned(),
+                        detail: format!("inode {} has a layout that makes no sense", inode.ino),
+                    });
+                }
+                *told.of(access) = true;
+                inode.told_any.store(true, Ordering::Relaxed);
+                locked(&inode.state).absorb(&attr);
+                Ok(())
+            }
+            _ => Err(Error::unexpected("the namespace", "attributes")),
+        }
+    }
+
+    /// A handle of an inode the caller has entered, while the gate is held.
+    fn handle(&self, inode: &Arc<OpenInode>, options: OpenOptions) -> Arc<File> {
+        let mut state = locked(&inode.state);
+        match options.access() {
+            Access::Read => state.readers += 1,
+            Access::Write => state.writers += 1,
+        }
+        // An error nobody heard of is told to whoever comes next.
+        let untold = state.failure.as_ref().is_some_and(|failure| !failure.told);
+        let known = state.failures - u64::from(untold);
+        Arc::new(File {
+            inode: inode.clone(),
+            options,
+            known_failures: AtomicU64::new(known),
+            readahead: Mutex::default(),
+        })
+    }
+
+    async fn create(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: Name,
+        new: NewInode,
+        exclusive: bool,
+        options: OpenOptions,
+    ) -> Result<Created, Error> {
+        let access = options.access();
+        let creation = Creation::begin(&self.table);
+        let reply = self.fs(FsRequest::Create { parent, name, new, exclusive, access }).await?;
+        let FsReply::Created { attr, new } = reply else {
+            return Err(Error::unexpected("the namespace", "what was created"));
+        };
+        if attr.kind != FileKind::File {
+            return Err(match attr.kind {
+                FileKind::Directory => FsError::IsDirectory.into(),
+                _ => FsError::Exists.into(),
+            });
+        }
+        let inode = self.enter(attr.ino);
+        let file = {
+            let mut told = inode.gate.lock().await;
+            let closed = creation.end(attr.ino);
+            let result = if closed || !attr.layout.is_valid() {
+                self.tell_open(&inode, &mut told, access).await
+            } else {
+                *told.of(access) = true;
+                inode.told_any.store(true, Ordering::Relaxed);
+                locked(&inode.state).absorb(&attr);
+                Ok(())
+            };
+            match result {
+                Ok(()) => self.handle(&inode, options),
+                Err(error) => {
+                    drop(told);
+                    self.leave(&inode);
+                    return Err(error);
+                }
+            }
+        };
+        if options.truncate
+            && !new
+            && let Err(error) =
+                self.set_attr(attr.ino, AttrChanges { size: Some(0), ..AttrChanges::default() }).await
+        {
+            // The handle was never given out; its close has nothing else to say.
+            let _ = self.release(file).await;
+            return Err(error);
+        }
+        let attr = locked(&inode.state).view();
+        Ok(Created { file, attr, new })
+    }
+
+    async fn flush(self: &Arc<Self>, file: &File) -> Result<(), Error> {
+        self.flush_inode(&file.inode).await;
+        let reported = self.report(&file.inode).await;
+        self.take_failure(file)?;
+        reported
+    }
+
+    async fn release(self: &Arc<Self>, file: Arc<File>) -> Result<(), Error> {
+        let inode = file.inode.clone();
+        if file.options.write {
+            self.flush_inode(&inode).await;
+        }
+        {
+            let mut state = locked(&inode.state);
+            match file.options.access() {
+                Access::Read => state.readers -= 1,
+                Access::Write => state.writers -= 1,
+            }
+        }
+        let closed = self.tell_closed(&inode).await;
+        let failed = self.take_failure(&file);
+        self.leave(&inode);
+        failed.and(closed)
+    }
+
+    /// Tells the namespace what has no handle any more.
+    pub(crate) async fn tell_closed(&self, inode: &OpenInode) -> Result<(), Error> {
+        let mut told = inode.gate.lock().await;
+        let (readers, writers) = {
+            let state = locked(&inode.state);
+            (state.readers, state.writers)
+        };
+        let mut result = Ok(());
+        if told.write && writers == 0 {
+            self.table.note_close(inode.ino);
+            result = self.report_gated(inode, &mut told, true).await;
+        }
+        if told.read && readers == 0 {
+            self.table.note_close(inode.ino);
+            let closed = self.fs(FsRequest::Close { ino: inode.ino, access: Access::Read }).await;
+            match closed {
+                Ok(_) => told.read = false,
+                Err(error) if error.is_gone() => told.read = false,
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        inode.told_any.store(told.read || told.write, Ordering::Relaxed);
+        result
+    }
+
+    /// Tells the namespace what was written and acknowledged.
+    pub(crate) async fn report(&self, inode: &OpenInode) -> Result<(), Error> {
+        if locked(&inode.state).unreported.is_none() {
+            return Ok(());
+        }
+        let mut told = inode.gate.lock().await;
+        self.report_gated(inode, &mut told, false).await
+    }
+
+    /// The same with the gate held; `closes`: the last writing handle is gone.
+    async fn report_gated(&self, inode: &OpenInode, told: &mut Told, closes: bool) -> Result<(), Error> {
+        let closes = closes && told.write;
+        let ino = inode.ino;
+        let (report, writes) = {
+            let mut state = locked(&inode.state);
+            state.unreported_since = None;
+            (state.unreported.take(), state.writes)
+        };
+        let request = match report {
+            Some(report) => FsRequest::ReportWrite { ino, report, closes },
+            None if closes => FsRequest::Close { ino, access: Access::Write },
+            None => return Ok(()),
+        };
+        let answer = self.fs(request).await;
+        let mut state = locked(&inode.state);
+        match answer {
+            Ok(reply) => {
+                if let FsReply::Attr(attr) = &reply {
+                    state.absorb(attr);
+                }
+                state.settle_pending(writes);
+                told.write &= !closes;
+                Ok(())
+            }
+            // An inode that is gone has no size to be told.
+            Err(error) if error.is_gone() => {
+                told.write &= !closes;
+                state.settle_pending(writes);
+                Err(error)
+            }
+            Err(error) => {
+                if let Some(report) = report {
+                    state.to_report(report.end, report.mtime, report.allocated_delta_bytes);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes an inode into use.
+    pub(crate) fn enter(&self, ino: Ino) -> Arc<OpenInode> {
+        let mut inodes = locked(&self.table.inodes);
+        let inode = inodes.entry(ino).or_insert_with(|| Arc::new(OpenInode::new(ino)));
+        inode.users.fetch_add(1, Ordering::Relaxed);
+        inode.clone()
+    }
+
+    /// Gives it back.
+    pub(crate) fn leave(&self, inode: &Arc<OpenInode>) {
+        let mut inodes = locked(&self.table.inodes);
+        inode.users.fetch_sub(1, Ordering::Relaxed);
+        forget_if_idle(&mut inodes, inode);
+    }
+
+    /// An inode in use, if it is.
+    pub(crate) fn in_use(&self, ino: Ino) -> Option<Arc<OpenInode>> {
+        locked(&self.table.inodes).get(&ino).cloned()
+    }
+
+    /// What the namespace is to think is open here.
+    pub(crate) fn open_inodes(&self) -> Vec<(Ino, Access)> {
+        let inodes: Vec<_> = locked(&self.table.inodes).values().cloned().collect();
+        let mut open = Vec::new();
+        for inode in inodes {
+            let state = locked(&inode.state);
+            if state.readers > 0 {
+                open.push((inode.ino, Access::Read));
+            }
+            if state.writers > 0 {
+                open.push((inode.ino, Access::Write));
+            }
+        }
+        open
+    }
+
+    /// Remembers that there is something to be done for an inode.
+    pub(crate) fn note_dirty(&self, inode: &Arc<OpenInode>) {
+        locked(&self.table.dirty).entry(inode.ino).or_insert_with(|| inode.clone());
+    }
+
+    /// Inodes for which there may be something to be done.
+    pub(crate) fn dirty_inodes(&self) -> Vec<Arc<OpenInode>> {
+        locked(&self.table.dirty).values().cloned().collect()
+    }
+
+    /// Forgets inodes for which nothing is left to be done.
+    pub(crate) fn sweep(&self) {
+        let busy = |inode: &OpenInode, state: &State| {
+            let unclosed = inode.told_any.load(Ordering::Relaxed) && state.readers + state.writers == 0;
+            !state.is_clean() || unclosed
+        };
+        for inode in self.dirty_inodes() {
+            {
+                let mut state = locked(&inode.state);
+                if busy(&inode, &state) {
+                    continue;
+                }
+                state.listed = false;
+            }
+            locked(&self.table.dirty).remove(&inode.ino);
+            // A write since then saw it in the list: it belongs there again.
+            if locked(&inode.state).listed {
+                self.note_dirty(&inode);
+                continue;
+            }
+            forget_if_idle(&mut locked(&self.table.inodes), &inode);
+        }
+    }
+}
+
+fn forget_if_idle(inodes: &mut HashMap<Ino, Arc<OpenInode>>, inode: &Arc<OpenInode>) {
+    if inode.users.load(Ordering::Relaxed) > 0 || inode.told_any.load(Ordering::Relaxed) {
+        return;
+    }
+    let state = locked(&inode.state);
+    let untold = state.failure.as_ref().is_some_and(|failure| !failure.told);
+    if state.is_clean() && (!untold || inodes.len() > MOST_UNTOLD) {
+        inodes.remove(&inode.ino);
+    }
+}
+
+impl Table {
+    fn note_close(&self, ino: Ino) {
+        let mut creating = locked(&self.creating);
+        if creating.under_way > 0 {
+            creating.closed.insert(ino);
+        }
+    }
+}
+
+/// A creation under way.
+struct Creation<'a>(&'a Table);
+
+impl<'a> Creation<'a> {
+    fn begin(table: &'a Table) -> Self {
+        locked(&table.creating).under_way += 1;
+        Self(table)
+    }
+
+    /// Whether this client may have closed the inode since the creation began.
+    fn end(self, ino: Ino) -> bool {
+        locked(&self.0.creating).closed.contains(&ino)
+    }
+}
+
+impl Drop for Creation<'_> {
+    fn drop(&mut self) {
+        let mut creating = locked(&self.0.creating);
+        creating.under_way -= 1;
+        if creating.under_way == 0 {
+            creating.closed.clear();
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Calls to the namespace: the session, its numbered calls, and the map.
+//!
+//! 1. A changing call keeps its number through every retry, so that it is done once
+//!    (`lost_replies_do_not_repeat_changes`).
+//! 2. `answered_below` never passes a call whose answer is still awaited: numbers are handed
+//!    out and looked at under one lock.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use wire::id::{CallSeq, MapEpoch, SessionId};
+use wire::map::ClusterMap;
+use wire::meta::{
+    ClusterReply, ClusterRequest, FsReply, FsRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest,
+    SessionGrant,
+};
+use wire::net::Endpoint;
+use wire::net::typed::CallError;
+use wire::status::Advice;
+
+use super::Shared;
+use super::retry::Retry;
+use crate::error::Error;
+use crate::locked;
+use crate::metrics::add;
+
+/// How long a fetch of the map waits for a newer one.
+const MAP_WAIT_MS: u32 = 500;
+/// How long the background fetch of the map waits for a newer one.
+const MAP_POLL_MS: u32 = 20_000;
+
+/// Numbers of calls.
+#[derive(Debug)]
+struct Numbers {
+    next: u64,
+    awaited: BTreeSet<u64>,
+}
+
+/// What is known of the session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    current: Mutex<(SessionId, Duration)>,
+    numbers: Mutex<Numbers>,
+    /// Which member of the namespace is asked.
+    member: AtomicUsize,
+    map: watch::Sender<Arc<ClusterMap>>,
+    /// One fetch of the map, and one opening of a session, at a time.
+    refreshing: tokio::sync::Mutex<()>,
+    reopening: tokio::sync::Mutex<()>,
+}
+
+impl Session {
+    pub(crate) fn new(grant: SessionGrant) -> Self {
+        Self {
+            current: Mutex::new((grant.session, Duration::from_millis(u64::from(grant.renew_ms.max(10))))),
+            numbers: Mutex::new(Numbers { next: 1, awaited: BTreeSet::new() }),
+            member: AtomicUsize::new(0),
+            map: watch::Sender::new(Arc::new(grant.map)),
+            refreshing: tokio::sync::Mutex::default(),
+            reopening: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> SessionId {
+        locked(&self.current).0
+    }
+
+    pub(crate) fn renew_every(&self) -> Duration {
+        locked(&self.current).1
+    }
+
+    pub(crate) fn map(&self) -> Arc<ClusterMap> {
+        self.map.borrow().clone()
+    }
+
+    pub(crate) fn map_changes(&self) -> watch::Receiver<Arc<ClusterMap>> {
+        self.map.subscribe()
+    }
+
+    /// Takes a map if it is newer than the one known.
+    pub(crate) fn absorb_map(&self, map: ClusterMap) {
+        if let Err(broken) = map.verify() {
+            tracing::error!(epoch = %map.epoch, broken, "refused a map that contradicts itself");
+            return;
+        }
+        self.map.send_if_modified(|known| {
+            let newer = map.epoch > known.epoch;
+            if newer {
+                *known = Arc::new(map);
+            }
+            newer
+        });
+    }
+
+    fn take_number(&self) -> u64 {
+        let mut numbers = locked(&self.numbers);
+        let number = numbers.next;
+        numbers.next += 1;
+        numbers.awaited.insert(number);
+        number
+    }
+
+    fn answered_below(&self) -> CallSeq {
+        let numbers = locked(&self.numbers);
+        CallSeq(numbers.awaited.first().copied().unwrap_or(numbers.next))
+    }
+}
+
+/// A number whose answer is awaited while this lives.
+struct Awaited<'a>(&'a Session, u64);
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.numbers).awaited.remove(&self.1);
+    }
+}
+
+/// Opens a session; tries until `deadline` unless something has to be mended.
+pub(crate) async fn open_session(shared: &super::Outside, deadline: Instant) -> Result<SessionGrant, Error> {
+    let config = &shared.config;
+    let call = MetaCall {
+        session: None,
+        seq: CallSeq(0),
+        answered_below: CallSeq(0),
+        request: MetaRequest::Cluster(ClusterRequest::OpenSession {
+            client: config.client,
+            host: config.host.clone(),
+            mount: config.mount.clone(),
+        }),
+    };
+    let mut retry = Retry::until(&shared.metrics, deadline);
+    let mut member = 0usize;
+    loop {
+        let Some(endpoint) = config.namespaces.get(member % config.namespaces.len().max(1)) else {
+            return Err(Error::Protocol {
+                who: "the configuration".to_owned(),
+                detail: "it names no namespace".to_owned(),
+            });
+        };
+        add(&shared.metrics.meta_calls, 1);
+        let attempt = retry.attempt(config.attempt_timeout);
+        match shared.net.request::<MetaProtocol>(endpoint, &call, Bytes::new(), attempt).await {
+            Ok((MetaReply::Cluster(ClusterReply::Session(grant)), _)) => {
+                add(&shared.metrics.sessions, 1);
+                tracing::info!(session = %grant.session, map = %grant.map.epoch, "opened a session");
+                return Ok(grant);
+            }
+            Ok(_) => return Err(Error::unexpected("the namespace", "a session")),
+            Err(error) if error.advice() == Advice::GiveUp => {
+                return Err(Error::of_call("the namespace", error));
+            }
+            Err(error) => {
+                member += 1;
+                retry.pause("the namespace", &error).await?;
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// The map as known now.
+    pub(crate) fn map(&self) -> Arc<ClusterMap> {
+        self.session.map()
+    }
+
+    fn namespace(&self) -> (usize, Endpoint) {
+        let member = self.session.member.load(Ordering::Relaxed);
+        let all = &self.outside.config.namespaces;
+        // There is at least one: a session was opened with it.
+        (member, all[member % all.len()])
+    }
+
+    fn next_namespace(&self, after: usize) {
+        let next = after.wrapping_add(1);
+        // Somebody else may have moved on already.
+        let _ = self.session.member.compare_exchange(after, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// One call about files, tried until it has a final answer or the deadline is over.
+    pub(crate) async fn fs(&self, request: FsRequest) -> Result<FsReply, Error> {
+        self.fs_until(request, Instant::now() + self.outside.config.deadline).await
+    }
+
+    /// The same with a deadline.
+    pub(crate) async fn fs_until(&self, request: FsRequest, deadline: Instant) -> Result<FsReply, Error> {
+        let number = request.is_change().then(|| self.session.take_number());
+        let _awaited = number.map(|number| Awaited(&self.session, number));
+        let mut call = MetaCall {
+            session: None,
+            seq: CallSeq(number.unwrap_or(0)),
+            answered_below: CallSeq(0),
+            request: MetaRequest::Fs(request),
+        };
+        let mut retry = Retry::until(&self.outside.metrics, deadline);
+        loop {
+            let session = self.session.id();
+            call.session = Some(session);
+            call.answered_below = self.session.answered_below();
+            let error = match self.meta_once(&call, retry.attempt(self.outside.config.attempt_timeout)).await {
+                Ok(MetaReply::Fs(reply)) => return Ok(reply),
+                Ok(_) => return Err(Error::unexpected("the namespace", "one about files")),
+                Err(error) => error,
+            };
+            match error.advice() {
+                Advice::GiveUp => return Err(Error::of_call("the namespace", error)),
+                Advice::NewSession => self.reopen_session(session, deadline).await?,
+                Advice::Retry | Advice::RefreshMap | Advice::TryOtherCopy => {
+                    retry.pause("the namespace", &error).await?;
+                }
+            }
+        }
+    }
+
+    /// One attempt of one call.
+    pub(crate) async fn meta_once(&self, call: &MetaCall, deadline: Instant) -> Result<MetaReply, CallError> {
+        add(&self.outside.metrics.meta_calls, 1);
+        let (member, endpoint) = self.namespace();
+        let result =
+            self.outside.net.request::<MetaProtocol>(&endpoint, call, Bytes::new(), deadline).await;
+        match result {
+            Ok((reply, _)) => Ok(reply),
+            Err(error) => {
+                if matches!(error.advice(), Advice::Retry | Advice::RefreshMap) {
+                    self.next_namespace(member);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// One attempt of a call about the cluster, within the session.
+    async fn cluster_once(&self, request: ClusterRequest, deadline: Instant) -> Result<ClusterReply, Error> {
+        let call = MetaCall {
+            session: Some(self.session.id()),
+            seq: CallSeq(0),
+            answered_below: self.session.answered_below(),
+            request: MetaRequest::Cluster(request),
+        };
+        match self.meta_once(&call, deadline).await {
+            Ok(MetaReply::Cluster(reply)) => Ok(reply),
+            Ok(_) => Err(Error::unexpected("the namespace", "one about the cluster")),
+            Err(error) => Err(Error::of_call("the namespace", error)),
+        }
+    }
+
+    /// Sees to it that the map is newer than `seen`, as far as one short wait can.
+    pub(crate) async fn refresh_map(&self, seen: MapEpoch) {
+        if self.map().epoch > seen {
+            return;
+        }
+        let _one = self.session.refreshing.lock().await;
+        if self.map().epoch > seen {
+            return;
+        }
+        let deadline = Instant::now() + Duration::from_millis(u64::from(MAP_WAIT_MS) * 4);
+        self.fetch_map(seen, MAP_WAIT_MS, deadline).await;
+    }
+
+    /// Asks for the map once; whether that worked.
+    async fn fetch_map(&self, after: MapEpoch, wait_ms: u32, deadline: Instant) -> bool {
+        match self.cluster_once(ClusterRequest::GetMap { after, wait_ms }, deadline).await {
+            Ok(ClusterReply::Map(map)) => {
+                self.session.absorb_map(map);
+                true
+            }
+            // The caller tries again and reports the failure it has itself.
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    /// Opens a new session in place of one that is gone, and says in it what is open.
+    pub(crate) async fn reopen_session(&self, gone: SessionId, deadline: Instant) -> Result<(), Error> {
+        let _one = self.session.reopening.lock().await;
+        if self.session.id() != gone {
+            return Ok(());
+        }
+        if self.is_stopping() {
+            return Err(Error::Stopping);
+        }
+        tracing::warn!(session = %gone, "the session is gone; opening a new one");
+        let grant = open_session(&self.outside, deadline).await?;
+        let session = grant.session;
+        self.session.absorb_map(grant.map);
+        *locked(&self.session.current) =
+            (session, Duration::from_millis(u64::from(grant.renew_ms.max(10))));
+        for (ino, access) in self.open_inodes() {
+            let number = self.session.take_number();
+            let _awaited = Awaited(&self.session, number);
+            let call = MetaCall {
+                session: Some(session),
+                seq: CallSeq(number),
+                answered_below: self.session.answered_below(),
+                request: MetaRequest::Fs(FsRequest::Open { ino, access }),
+            };
+            let attempt = deadline.min(Instant::now() + self.outside.config.attempt_timeout);
+            if let Err(error) = self.meta_once(&call, attempt).await {
+                // Its handles find out by themselves if the inode is gone.
+                tracing::warn!(inode = %ino, %error, "could not open again in the new session");
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the session alive until the client stops.
+    pub(crate) async fn keep_session(self: Arc<Self>) {
+        let mut tell = false;
+        let mut silent = false;
+        while self.sleep_unless_stopping(if tell { Duration::ZERO } else { self.session.renew_every() }).await {
+            let session = self.session.id();
+            let open = tell.then(|| self.open_inodes());
+            let map = self.map().epoch;
+            let deadline = Instant::now() + self.session.renew_every().max(Duration::from_millis(500));
+            let call = MetaCall {
+                session: Some(session),
+                seq: CallSeq(0),
+                answered_below: self.session.answered_below(),
+                request: MetaRequest::Cluster(ClusterRequest::Renew { map, open }),
+            };
+            match self.meta_once(&call, deadline).await {
+                Ok(MetaReply::Cluster(ClusterReply::Renewed { tell_open, .. })) => {
+                    if silent {
+                        tracing::info!("the namespace answers again");
+                    }
+                    silent = false;
+                    // Told in this very call: asking again means it was lost on the way.
+                    tell = tell_open && !tell;
+                }
+                Ok(_) => tracing::error!("the namespace answered a renewal with something else"),
+                Err(error) if error.advice() == Advice::NewSession => {
+                    let deadline = Instant::now() + self.outside.config.deadline;
+                    if let Err(error) = self.reopen_session(session, deadline).await {
+                        tracing::warn!(%error, "could not open a new session; trying again");
+                    }
+                }
+                Err(error) => {
+                    if !silent {
+                        tracing::warn!(%error, "could not renew the session; trying again");
+                    }
+                    silent = true;
+                }
+            }
+        }
+    }
+
+    /// Keeps the map fresh until the client stops.
+    pub(crate) async fn keep_map(self: Arc<Self>) {
+        let mut pause = Duration::ZERO;
+        while self.sleep_unless_stopping(pause).await {
+            let deadline = Instant::now()
+                + Duration::from_millis(u64::from(MAP_POLL_MS))
+                + self.outside.config.attempt_timeout;
+            let known = self.map().epoch;
+            let fetch = self.fetch_map(known, MAP_POLL_MS, deadline);
+            let begun = Instant::now();
+            let mut stop = self.stopping.subscribe();
+            let fetched = tokio::select! {
+                fetched = fetch => fetched,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            // A service that answers at once without news must not be asked in a tight loop.
+            let quick = begun.elapsed() < Duration::from_millis(100) && self.map().epoch == known;
+            pause = match (fetched, quick) {
+                (true, false) => Duration::ZERO,
+                (true, true) => Duration::from_millis(100),
+                (false, _) => Duration::from_millis(500),
+            };
+        }
+    }
+
+    /// Ends the session.
+    pub(crate) async fn close_session(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + self.outside.config.attempt_timeout;
+        match self.cluster_once(ClusterRequest::CloseSession, deadline).await? {
+            ClusterReply::Done => Ok(()),
+            _ => Err(Error::unexpected("the namespace", "done")),
+        }
+    }
+}

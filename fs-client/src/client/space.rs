@@ -1,0 +1,325 @@
+//! Space of files: holes made, found and kept when copying.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use wire::brick::Extent;
+use wire::chunk::MAX_FILE_BYTES;
+use wire::layout::FileLayout;
+use wire::meta::{FsReply, FsRequest, Timestamp};
+use wire::status::FsError;
+
+use super::held::Content;
+use super::inode::{Flight, OpenInode};
+use super::open::File;
+use super::read::Knowledge;
+use super::{Client, Shared};
+use crate::error::Error;
+use crate::locked;
+
+/// Chunks changed, or asked for their extents, at the same time.
+const BATCH: u64 = 32;
+/// Bytes read at once when copying; with what writing behind keeps, all the memory it takes.
+const COPY_BYTES: u64 = 4 << 20;
+
+/// What `fallocate` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FallocateMode {
+    /// The file is at least that long afterwards (unless `keep_size`). Nothing is set aside on
+    /// the bricks: it only fails if there is not room enough now.
+    Allocate {
+        /// The size stays.
+        keep_size: bool,
+    },
+    /// The range becomes a hole; the size stays.
+    PunchHole,
+    /// The range reads as zeros.
+    ZeroRange {
+        /// The size stays.
+        keep_size: bool,
+    },
+}
+
+/// What [`Client::seek`] looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sought {
+    Data,
+    Hole,
+}
+
+impl Client {
+    /// Changes what is allocated for a range.
+    ///
+    /// # Errors
+    /// [`FsError::NoSpace`] if there is not room enough, among others.
+    pub async fn fallocate(
+        &self,
+        file: &Arc<File>,
+        mode: FallocateMode,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), Error> {
+        let work = self.shared.fallocate(file, mode, offset, len);
+        self.shared.operations.run("fallocate", file.ino(), work).await
+    }
+
+    /// Where data begins, from `offset` on.
+    ///
+    /// # Errors
+    /// [`Error::NoData`] if there is none, or `offset` is at or beyond the end.
+    pub async fn seek_data(&self, file: &Arc<File>, offset: u64) -> Result<u64, Error> {
+        self.shared.operations.run("seek", file.ino(), self.shared.seek(file, offset, Sought::Data)).await
+    }
+
+    /// Where a hole begins, from `offset` on; the end of the file is one.
+    ///
+    /// # Errors
+    /// [`Error::NoData`] if `offset` is at or beyond the end.
+    pub async fn seek_hole(&self, file: &Arc<File>, offset: u64) -> Result<u64, Error> {
+        self.shared.operations.run("seek", file.ino(), self.shared.seek(file, offset, Sought::Hole)).await
+    }
+
+    /// Copies a range, holes as holes; returns how many bytes, fewer only at the source's end.
+    ///
+    /// # Errors
+    /// [`FsError::Invalid`] if the ranges overlap within one file, among others.
+    pub async fn copy_range(
+        &self,
+        from: &Arc<File>,
+        from_offset: u64,
+        to: &Arc<File>,
+        to_offset: u64,
+        len: u64,
+    ) -> Result<u64, Error> {
+        let work = self.shared.copy_range(from, from_offset, to, to_offset, len);
+        self.shared.operations.run("copy", from.ino(), work).await
+    }
+}
+
+/// The first place at or after `at` in a chunk that begins at `start` which is what is sought;
+/// `None`: look in the next chunk.
+fn find(sought: Sought, at: u64, start: u64, chunk_bytes: u64, extents: &[Extent]) -> Option<u64> {
+    let ranges = extents.iter().map(|e| {
+        let from = start + u64::from(e.offset);
+        (from, from + u64::from(e.len))
+    });
+    match sought {
+        Sought::Data => ranges.filter(|(_, to)| *to > at).map(|(from, _)| from.max(at)).next(),
+        Sought::Hole => {
+            let mut here = at;
+            for (from, to) in ranges {
+                if here < from {
+                    break;
+                }
+                here = here.max(to);
+            }
+            (here < start + chunk_bytes).then_some(here)
+        }
+    }
+}
+
+impl Shared {
+    async fn fallocate(
+        self: &Arc<Self>,
+        file: &Arc<File>,
+        mode: FallocateMode,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), Error> {
+        if !file.options.write {
+            return Err(Error::BadHandle("writing"));
+        }
+        if len == 0 {
+            return Err(FsError::Invalid.into());
+        }
+        let end = offset.checked_add(len).filter(|end| *end <= MAX_FILE_BYTES).ok_or(FsError::TooLarge)?;
+        self.take_failure(file)?;
+        let grows = match mode {
+            FallocateMode::Allocate { keep_size } => {
+                match self.fs(FsRequest::StatFs).await? {
+                    FsReply::StatFs(space) if space.free_bytes < len => return Err(FsError::NoSpace.into()),
+                    FsReply::StatFs(_) => {}
+                    _ => return Err(Error::unexpected("the namespace", "space")),
+                }
+                !keep_size
+            }
+            FallocateMode::PunchHole => {
+                self.punch(file, offset, end).await?;
+                false
+            }
+            FallocateMode::ZeroRange { keep_size } => {
+                self.punch(file, offset, end).await?;
+                !keep_size
+            }
+        };
+        if grows { self.grow(&file.inode, end).await } else { Ok(()) }
+    }
+
+    /// Makes the file at least so long.
+    async fn grow(self: &Arc<Self>, inode: &Arc<OpenInode>, end: u64) -> Result<(), Error> {
+        // The size elsewhere counts, not what was heard of it last.
+        self.get_attr(inode.ino).await?;
+        {
+            let mut state = locked(&inode.state);
+            if state.size() >= end {
+                return Ok(());
+            }
+            let now = Timestamp::now();
+            state.pending_end = Some(end);
+            state.pending_mtime = Some(now);
+            state.writes += 1;
+            state.to_report(end, now, 0);
+            state.listed = true;
+        }
+        self.note_dirty(inode);
+        self.report(inode).await
+    }
+
+    /// Makes a hole, as far as the file goes.
+    async fn punch(self: &Arc<Self>, file: &Arc<File>, start: u64, end: u64) -> Result<(), Error> {
+        let inode = &file.inode;
+        let _alone = inode.order.write().await;
+        self.flush_inode(inode).await;
+        let size = self.get_attr(inode.ino).await?.size;
+        let end = end.min(size);
+        if start >= end {
+            return Ok(());
+        }
+        let layout = locked(&inode.state).attr.layout;
+        let mut pieces = layout.pieces(start, end - start, layout.chunk_bytes).peekable();
+        while pieces.peek().is_some() {
+            let generation = {
+                let mut state = locked(&inode.state);
+                state.pending_mtime = Some(Timestamp::now());
+                state.writes += 1;
+                state.version += 1;
+                let generation = state.generation;
+                for piece in pieces.by_ref().take(BATCH as usize) {
+                    let content = Content::Zeros(u64::from(piece.len));
+                    let flight = Flight { content, generation, window: 0, again: false };
+                    self.launch(inode, &mut state, start + piece.at, flight);
+                }
+                state.generation += 1;
+                generation
+            };
+            self.wait_acknowledged(inode, generation).await;
+            self.take_failure(file)?;
+        }
+        Ok(())
+    }
+
+    async fn seek(self: &Arc<Self>, file: &Arc<File>, offset: u64, sought: Sought) -> Result<u64, Error> {
+        let inode = &file.inode;
+        self.flush_inode(inode).await;
+        let size = self.get_attr(inode.ino).await?.size;
+        if offset >= size {
+            return Err(Error::NoData);
+        }
+        let layout = locked(&inode.state).attr.layout;
+        let chunk_bytes = u64::from(layout.chunk_bytes.max(1));
+        let chunks = size.div_ceil(chunk_bytes);
+        let mut index = offset / chunk_bytes;
+        let mut batch = 1;
+        while index < chunks {
+            let until = (index + batch).min(chunks);
+            for extents in self.extents_of(inode, &layout, index..until).await? {
+                let start = index * chunk_bytes;
+                if let Some(found) = find(sought, offset.max(start), start, chunk_bytes, &extents) {
+                    return match sought {
+                        Sought::Data if found >= size => Err(Error::NoData),
+                        Sought::Data | Sought::Hole => Ok(found.min(size)),
+                    };
+                }
+                index += 1;
+            }
+            batch = (batch * 2).min(BATCH);
+        }
+        match sought {
+            Sought::Data => Err(Error::NoData),
+            Sought::Hole => Ok(size),
+        }
+    }
+
+    /// Extents of some chunks, in order.
+    async fn extents_of(
+        self: &Arc<Self>,
+        inode: &Arc<OpenInode>,
+        layout: &FileLayout,
+        chunks: std::ops::Range<u64>,
+    ) -> Result<Vec<Vec<Extent>>, Error> {
+        if chunks.end - chunks.start == 1 {
+            return Ok(vec![self.extents(inode.ino, layout, chunks.start).await?]);
+        }
+        let mut calls = JoinSet::new();
+        for index in chunks.clone() {
+            let (shared, ino, layout) = (self.clone(), inode.ino, *layout);
+            calls.spawn(async move { (index, shared.extents(ino, &layout, index).await) });
+        }
+        let mut found = vec![Vec::new(); (chunks.end - chunks.start) as usize];
+        while let Some(done) = calls.join_next().await {
+            let (index, extents) = done.map_err(|_| Error::Stopping)?;
+            found[(index - chunks.start) as usize] = extents?;
+        }
+        Ok(found)
+    }
+
+    async fn copy_range(
+        self: &Arc<Self>,
+        from: &Arc<File>,
+        from_offset: u64,
+        to: &Arc<File>,
+        to_offset: u64,
+        len: u64,
+    ) -> Result<u64, Error> {
+        if !from.options.read {
+            return Err(Error::BadHandle("reading"));
+        }
+        if !to.options.write {
+            return Err(Error::BadHandle("writing"));
+        }
+        if to_offset.checked_add(len).is_none_or(|end| end > MAX_FILE_BYTES) {
+            return Err(FsError::TooLarge.into());
+        }
+        let size = self.get_attr(from.ino()).await?.size;
+        let end = size.min(from_offset.saturating_add(len));
+        if from_offset >= end {
+            return Ok(0);
+        }
+        let len = end - from_offset;
+        if from.ino() == to.ino() && from_offset < to_offset + len && to_offset < end {
+            return Err(FsError::Invalid.into());
+        }
+        let there = |at: u64| to_offset + (at - from_offset);
+        let mut at = from_offset;
+        while at < end {
+            let data = match self.seek(from, at, Sought::Data).await {
+                Ok(data) => data.min(end),
+                Err(Error::NoData) => end,
+                Err(error) => return Err(error),
+            };
+            if data > at {
+                self.punch(to, there(at), there(data)).await?;
+            }
+            if data == end {
+                break;
+            }
+            let hole = match self.seek(from, data, Sought::Hole).await {
+                Ok(hole) => hole.min(end),
+                // The source became shorter meanwhile.
+                Err(Error::NoData) => return Ok(data - from_offset),
+                Err(error) => return Err(error),
+            };
+            at = data;
+            while at < hole {
+                let bytes = self.read(from, at, COPY_BYTES.min(hole - at), Knowledge::Fresh).await?;
+                if bytes.is_empty() {
+                    return Ok(at - from_offset);
+                }
+                self.write(to, there(at), &bytes).await?;
+                at += bytes.len() as u64;
+            }
+        }
+        self.grow(&to.inode, there(end)).await?;
+        Ok(len)
+    }
+}

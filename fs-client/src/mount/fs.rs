@@ -1,0 +1,690 @@
+//! Requests of the kernel, each translated to one call of the library.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::{FallocateFlags, XattrFlags};
+use wire::meta::{Attr, AttrChanges, FileKind, MAX_NAME_BYTES, NewInode, RenameMode, XattrMode};
+
+use super::convert::{self, errno, ino, name};
+use super::dir::{DirHandle, Line};
+use crate::client::{Client, FallocateMode, File};
+use crate::error::Error;
+
+/// Largest request of the kernel, in bytes.
+const MAX_WRITE_BYTES: u32 = 1 << 20;
+/// Nothing the kernel is told stays valid without asking again.
+const VALID: Duration = Duration::ZERO;
+/// Inode numbers are never used twice.
+const GENERATION: Generation = Generation(0);
+/// What `statvfs` calls a block, in bytes.
+const STATFS_BLOCK_BYTES: u64 = 4096;
+/// Inodes said to be free: there is no limit.
+const FREE_INODES: u64 = 1 << 40;
+/// Copied in one request at most: nothing can interrupt it.
+const MOST_COPIED_BYTES: u64 = 64 << 20;
+
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
+
+/// What the kernel's handles stand for.
+#[derive(Debug)]
+struct Handles<T> {
+    next: AtomicU64,
+    open: RwLock<HashMap<u64, Arc<T>>>,
+}
+
+impl<T> Default for Handles<T> {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(1), open: RwLock::default() }
+    }
+}
+
+impl<T> Handles<T> {
+    fn insert(&self, value: Arc<T>) -> FileHandle {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, value);
+        FileHandle(number)
+    }
+
+    fn get(&self, handle: FileHandle) -> Option<Arc<T>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&handle.0).cloned()
+    }
+
+    fn remove(&self, handle: FileHandle) -> Option<Arc<T>> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0)
+    }
+}
+
+/// The kernel's counterpart.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    client: Client,
+    max_background: u16,
+    files: Arc<Handles<File>>,
+    dirs: Arc<Handles<DirHandle>>,
+}
+
+/// Gives up a request unless the value is there.
+macro_rules! or_reply {
+    ($reply:ident, $value:expr) => {
+        match $value {
+            Ok(value) => value,
+            Err(error) => return $reply.error(errno(&error)),
+        }
+    };
+}
+
+macro_rules! or_bad_handle {
+    ($reply:ident, $value:expr) => {
+        match $value {
+            Some(value) => value,
+            None => return $reply.error(Errno::EBADF),
+        }
+    };
+}
+
+fn reply_entry(reply: ReplyEntry, result: Result<Attr, Error>) {
+    match result {
+        Ok(attr) => reply.entry(&VALID, &convert::attr(&attr), GENERATION),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, result: Result<Attr, Error>) {
+    match result {
+        Ok(attr) => reply.attr(&VALID, &convert::attr(&attr)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, result: Result<(), Error>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_written(reply: ReplyWrite, bytes: usize, result: Result<(), Error>) {
+    match result {
+        // One request is far below 4 GiB.
+        Ok(()) => reply.written(bytes as u32),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_data(reply: ReplyData, result: Result<Bytes, Error>) {
+    match result {
+        Ok(bytes) => reply.data(&bytes),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// An extended attribute's value or a list of names, or how long it is.
+fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Bytes, Error>) {
+    match result {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn new_inode(request: &Request, mode: u32) -> NewInode {
+    NewInode { mode: (mode & 0o7777) as u16, uid: request.uid(), gid: request.gid() }
+}
+
+fn is_system(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"system.")
+}
+
+/// How the kernel is to treat a handle.
+fn open_flags(file: &File) -> FopenFlags {
+    let options = file.options();
+    let mut flags = FopenFlags::empty();
+    if options.direct {
+        flags |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+    }
+    if !options.write {
+        flags |= FopenFlags::FOPEN_NOFLUSH;
+    }
+    flags
+}
+
+impl Adapter {
+    pub(crate) fn new(client: Client, max_background: u16) -> Self {
+        Self { client, max_background, files: Arc::default(), dirs: Arc::default() }
+    }
+
+    /// Runs a request as a task.
+    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Client) -> F) {
+        self.client.runtime().spawn(work(self.client.clone()));
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_EXPORT_SUPPORT,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                tracing::debug!(?flag, "this kernel does not know a flag of FUSE");
+            }
+        }
+        // Values out of range come back with the nearest one that is allowed.
+        if let Err(nearest) = config.set_max_write(MAX_WRITE_BYTES) {
+            let _ = config.set_max_write(nearest);
+        }
+        if let Err(nearest) = config.set_max_readahead(u32::MAX) {
+            let _ = config.set_max_readahead(nearest);
+        }
+        if let Err(nearest) = config.set_max_background(self.max_background.max(64)) {
+            let _ = config.set_max_background(nearest);
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
+        let parent = ino(parent);
+        match entry.as_bytes() {
+            // Asked for by NFS servers that come back with an old handle.
+            b"." => self.spawn(|client| async move { reply_entry(reply, client.getattr(parent).await) }),
+            b".." => self.spawn(|client| async move { reply_entry(reply, client.lookup_parent(parent).await) }),
+            _ => {
+                let entry = or_reply!(reply, name(entry));
+                self.spawn(|client| async move { reply_entry(reply, client.lookup(parent, entry).await) });
+            }
+        }
+    }
+
+    fn getattr(&self, _request: &Request, number: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        self.spawn(|client| async move { reply_attr(reply, client.getattr(ino(number)).await) });
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let changes = AttrChanges {
+            mode: mode.map(|mode| (mode & 0o7777) as u16),
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::set_time),
+            mtime: mtime.map(convert::set_time),
+        };
+        self.spawn(|client| async move { reply_attr(reply, client.setattr(ino(number), changes).await) });
+    }
+
+    fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
+        self.spawn(|client| async move { reply_data(reply, client.readlink(ino(number)).await) });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        entry: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let entry = or_reply!(reply, name(entry));
+        let Some(kind) = convert::node_kind(mode) else { return reply.error(Errno::EINVAL) };
+        let new = new_inode(request, mode);
+        self.spawn(|client| async move {
+            reply_entry(reply, client.mknod(ino(parent), entry, new, kind, rdev).await);
+        });
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, entry: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let entry = or_reply!(reply, name(entry));
+        let new = new_inode(request, mode);
+        self.spawn(|client| async move { reply_entry(reply, client.mkdir(ino(parent), entry, new).await) });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
+        let entry = or_reply!(reply, name(entry));
+        self.spawn(|client| async move { reply_empty(reply, client.unlink(ino(parent), entry).await) });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
+        let entry = or_reply!(reply, name(entry));
+        self.spawn(|client| async move { reply_empty(reply, client.rmdir(ino(parent), entry).await) });
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, entry: &OsStr, target: &Path, reply: ReplyEntry) {
+        let entry = or_reply!(reply, name(entry));
+        let new = new_inode(request, 0o777);
+        let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
+        self.spawn(|client| async move {
+            reply_entry(reply, client.symlink(ino(parent), entry, target, new).await);
+        });
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        entry: &OsStr,
+        new_parent: INodeNo,
+        new_entry: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = if flags.is_empty() {
+            RenameMode::Replace
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            RenameMode::NoReplace
+        } else if flags == RenameFlags::RENAME_EXCHANGE {
+            RenameMode::Exchange
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        let entry = or_reply!(reply, name(entry));
+        let new_entry = or_reply!(reply, name(new_entry));
+        self.spawn(|client| async move {
+            let done = client.rename(ino(parent), entry, ino(new_parent), new_entry, mode).await;
+            reply_empty(reply, done);
+        });
+    }
+
+    fn link(&self, _request: &Request, number: INodeNo, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
+        let entry = or_reply!(reply, name(entry));
+        self.spawn(|client| async move {
+            reply_entry(reply, client.link(ino(number), ino(parent), entry).await);
+        });
+    }
+
+    fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let files = self.files.clone();
+        self.spawn(|client| async move {
+            match client.open(ino(number), convert::open_options(flags.0)).await {
+                Ok(file) => {
+                    let flags = open_flags(&file);
+                    reply.opened(files.insert(file), flags);
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        entry: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let entry = or_reply!(reply, name(entry));
+        let new = new_inode(request, mode);
+        let files = self.files.clone();
+        let exclusive =
+            rustix::fs::OFlags::from_bits_retain(flags as u32).contains(rustix::fs::OFlags::EXCL);
+        self.spawn(|client| async move {
+            let options = convert::open_options(flags);
+            match client.create(ino(parent), entry, new, exclusive, options).await {
+                Ok(created) => {
+                    let flags = open_flags(&created.file);
+                    let attr = convert::attr(&created.attr);
+                    reply.created(&VALID, &attr, GENERATION, files.insert(created.file), flags);
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let file = or_bad_handle!(reply, self.files.get(handle));
+        if let Some(bytes) = self.client.try_read_fresh(&file, offset, size as usize) {
+            return reply.data(&bytes);
+        }
+        self.spawn(|client| async move {
+            let bytes = if file.options().direct {
+                client.read_at(&file, offset, size as usize).await
+            } else {
+                client.read_fresh(&file, offset, size as usize).await
+            };
+            reply_data(reply, bytes);
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let file = or_bad_handle!(reply, self.files.get(handle));
+        if let Some(result) = self.client.try_write_at(&file, offset, data) {
+            return reply_written(reply, data.len(), result);
+        }
+        let data = data.to_vec();
+        self.spawn(|client| async move {
+            let result = client.write_at(&file, offset, &data).await;
+            reply_written(reply, data.len(), result);
+        });
+    }
+
+    fn flush(&self, _request: &Request, _number: INodeNo, handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let file = or_bad_handle!(reply, self.files.get(handle));
+        if !file.options().write || self.client.is_flushed(&file) {
+            return reply.ok();
+        }
+        self.spawn(|client| async move { reply_empty(reply, client.flush(&file).await) });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let file = or_bad_handle!(reply, self.files.remove(handle));
+        self.spawn(|client| async move { reply_empty(reply, client.release(file).await) });
+    }
+
+    fn fsync(&self, _request: &Request, _number: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let file = or_bad_handle!(reply, self.files.get(handle));
+        self.spawn(|client| async move { reply_empty(reply, client.fsync(&file).await) });
+    }
+
+    fn opendir(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let handle = self.dirs.insert(Arc::new(DirHandle::new(ino(number))));
+        reply.opened(handle, FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let dir = or_bad_handle!(reply, self.dirs.get(handle));
+        self.spawn(|client| async move {
+            let add = |line: Line<'_>| {
+                let kind = line.entry.map_or(fuser::FileType::Directory, |entry| convert::file_type(entry.kind));
+                reply.add(INodeNo(line.ino.0), line.position, kind, OsStr::from_bytes(line.name))
+            };
+            match dir.list(&client, offset, add).await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let dir = or_bad_handle!(reply, self.dirs.get(handle));
+        self.spawn(|client| async move {
+            let add = |line: Line<'_>| {
+                let entry_name = OsStr::from_bytes(line.name);
+                let attr = line.entry.and_then(|entry| entry.attr.as_ref()).map(convert::attr);
+                // `.` and `..` need no attributes: the kernel looks at their number only.
+                let kind = line.entry.map_or(FileKind::Directory, |entry| entry.kind);
+                let attr = attr.unwrap_or_else(|| convert::bare_attr(line.ino, kind));
+                reply.add(INodeNo(line.ino.0), line.position, entry_name, &VALID, &attr, GENERATION)
+            };
+            match dir.list(&client, offset, add).await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn releasedir(&self, _request: &Request, _number: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.dirs.remove(handle);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _request: &Request, _number: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        // What the namespace has answered is durable.
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {
+        self.spawn(|client| async move {
+            match client.statfs().await {
+                Ok(space) => {
+                    let free = space.free_bytes / STATFS_BLOCK_BYTES;
+                    reply.statfs(
+                        space.total_bytes / STATFS_BLOCK_BYTES,
+                        free,
+                        free,
+                        space.inodes.saturating_add(FREE_INODES),
+                        FREE_INODES,
+                        STATFS_BLOCK_BYTES as u32,
+                        MAX_NAME_BYTES as u32,
+                        STATFS_BLOCK_BYTES as u32,
+                    );
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        attribute: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        if is_system(attribute) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let flags = XattrFlags::from_bits_retain(flags as u32);
+        let mode = if flags.contains(XattrFlags::CREATE) {
+            XattrMode::Create
+        } else if flags.contains(XattrFlags::REPLACE) {
+            XattrMode::Replace
+        } else {
+            XattrMode::Any
+        };
+        let attribute = Bytes::copy_from_slice(attribute.as_bytes());
+        let value = Bytes::copy_from_slice(value);
+        self.spawn(|client| async move {
+            reply_empty(reply, client.setxattr(ino(number), attribute, value, mode).await);
+        });
+    }
+
+    fn getxattr(&self, _request: &Request, number: INodeNo, attribute: &OsStr, size: u32, reply: ReplyXattr) {
+        if is_system(attribute) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        // The kernel asks for this one before every write.
+        if attribute.as_bytes() == b"security.capability" && self.client.has_no_xattrs(ino(number)) {
+            return reply.error(Errno::ENODATA);
+        }
+        let attribute = Bytes::copy_from_slice(attribute.as_bytes());
+        self.spawn(|client| async move {
+            reply_xattr(reply, size, client.getxattr(ino(number), attribute).await);
+        });
+    }
+
+    fn listxattr(&self, _request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        self.spawn(|client| async move {
+            let names = client.listxattr(ino(number)).await.map(|names| {
+                let mut list = Vec::new();
+                for one in names {
+                    list.extend_from_slice(&one);
+                    list.push(0);
+                }
+                Bytes::from(list)
+            });
+            reply_xattr(reply, size, names);
+        });
+    }
+
+    fn removexattr(&self, _request: &Request, number: INodeNo, attribute: &OsStr, reply: ReplyEmpty) {
+        if is_system(attribute) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let attribute = Bytes::copy_from_slice(attribute.as_bytes());
+        self.spawn(|client| async move {
+            reply_empty(reply, client.removexattr(ino(number), attribute).await);
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let file = or_bad_handle!(reply, self.files.get(handle));
+        let flags = FallocateFlags::from_bits_retain(mode as u32);
+        let keep_size = flags.contains(FallocateFlags::KEEP_SIZE);
+        let rest = flags - FallocateFlags::KEEP_SIZE;
+        let mode = if rest.is_empty() {
+            FallocateMode::Allocate { keep_size }
+        } else if rest == FallocateFlags::PUNCH_HOLE && keep_size {
+            FallocateMode::PunchHole
+        } else if rest == FallocateFlags::ZERO_RANGE {
+            FallocateMode::ZeroRange { keep_size }
+        } else {
+            return reply.error(Errno::EOPNOTSUPP);
+        };
+        self.spawn(|client| async move {
+            reply_empty(reply, client.fallocate(&file, mode, offset, length).await);
+        });
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let file = or_bad_handle!(reply, self.files.get(handle));
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        self.spawn(|client| async move {
+            let found = match whence {
+                SEEK_DATA => client.seek_data(&file, offset).await,
+                SEEK_HOLE => client.seek_hole(&file, offset).await,
+                _ => return reply.error(Errno::EINVAL),
+            };
+            match found {
+                // Sizes are below 2^63.
+                Ok(found) => reply.offset(found as i64),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _from_number: INodeNo,
+        from: FileHandle,
+        from_offset: u64,
+        _to_number: INodeNo,
+        to: FileHandle,
+        to_offset: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let from = or_bad_handle!(reply, self.files.get(from));
+        let to = or_bad_handle!(reply, self.files.get(to));
+        self.spawn(|client| async move {
+            let len = len.min(MOST_COPIED_BYTES);
+            match client.copy_range(&from, from_offset, &to, to_offset, len).await {
+                // At most what was asked for, which is below 4 GiB.
+                Ok(copied) => reply.written(copied as u32),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+}

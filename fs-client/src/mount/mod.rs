@@ -1,0 +1,200 @@
+//! The mount: what the kernel asks, translated to the library.
+//!
+//! 1. Nothing here waits without a limit: stopping flushes for so long, detaches, waits for so
+//!    long, and aborts the connection (`stopping_ends_though_a_file_is_open`).
+//! 2. The kernel's threads never wait for the net: they answer from memory or hand the
+//!    request to a task.
+//! 3. `umount` by anybody ends it ([`Mount::wait`]; `umount_ends_the_mount`).
+
+mod check;
+mod convert;
+mod dir;
+mod fs;
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::mount::UnmountFlags;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use self::check::Place;
+use crate::client::Client;
+use crate::config::MountConfig;
+use crate::error::{Error, MountProblem};
+
+/// How long the kernel may take over the first steps of a mount.
+const HANDSHAKE: Duration = Duration::from_secs(20);
+
+/// A mounted filesystem.
+#[derive(Debug)]
+pub struct Mount {
+    client: Client,
+    place: Place,
+    stop_timeout: Duration,
+    /// Becomes true when the kernel has let go.
+    ended: watch::Receiver<bool>,
+}
+
+impl Mount {
+    /// Mounts at `mountpoint`. What a crash left mounted there is taken away first.
+    ///
+    /// # Errors
+    /// [`Error::MountPoint`] with what is wrong and what to do.
+    pub async fn start(client: Client, mountpoint: &Path, config: MountConfig) -> Result<Mount, Error> {
+        let wanted = mountpoint.to_owned();
+        let allow_non_empty = config.allow_non_empty;
+        let checked = blocking(mountpoint, move || check::prepare(&wanted, allow_non_empty)).await??;
+        let (done, ended) = watch::channel(false);
+        let adapter = fs::Adapter::new(client.clone(), config.max_background);
+        let options = options(&config);
+        let path = checked.clone();
+        let place = blocking(mountpoint, move || begin(adapter, &path, &options, done)).await??;
+        place.set_readahead(config.kernel_readahead_kib);
+        tracing::info!(mountpoint = %place.path.display(), device = place.device(), "mounted");
+        Ok(Mount { client, place, stop_timeout: config.stop_timeout, ended })
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.place.path
+    }
+
+    /// Waits until it is unmounted, by whomever.
+    pub async fn wait(&self) {
+        let mut ended = self.ended.clone();
+        // The sender is gone only with the thread that serves the mount.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Flushes and unmounts: gently if nobody uses it; else it is detached, and cut off if it
+    /// does not end in time. The client goes on.
+    ///
+    /// # Errors
+    /// If written data could not be made durable in time; it is unmounted even so.
+    pub async fn stop(&self) -> Result<(), Error> {
+        let synced = self.sync().await;
+        if !*self.ended.borrow() {
+            self.unmount().await;
+        }
+        // What the kernel still had to write came while it was unmounted.
+        synced.and(self.sync().await)
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
+        match timeout(self.stop_timeout, self.client.sync_all()).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Deadline {
+                what: "written data to become durable".to_owned(),
+                waited_ms: self.stop_timeout.as_millis() as u64,
+                last: "the bricks do not answer".to_owned(),
+            }),
+        }
+    }
+
+    async fn unmount(&self) {
+        for flags in [UnmountFlags::empty(), UnmountFlags::DETACH] {
+            let place = self.place.clone();
+            let work = tokio::task::spawn_blocking(move || place.unmount(flags));
+            match timeout(self.stop_timeout, work).await {
+                Ok(Ok(Ok(()))) => break,
+                Ok(Ok(Err(error))) => tracing::debug!(?flags, %error, "could not unmount"),
+                Ok(Err(_)) | Err(_) => tracing::warn!(?flags, "unmounting takes too long"),
+            }
+        }
+        if timeout(self.stop_timeout, self.wait()).await.is_ok() {
+            return;
+        }
+        // Somebody still has a file open, or another mount namespace holds a copy.
+        match self.place.abort() {
+            Ok(()) => tracing::warn!("cut off a mount that was still in use"),
+            Err(error) => tracing::warn!(%error, "could not cut off a mount that is still in use"),
+        }
+        if timeout(Duration::from_secs(2), self.wait()).await.is_err() {
+            tracing::warn!("the kernel has not let go of the mount; it ends with this process");
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if !*self.ended.borrow()
+            && let Err(error) = self.place.unmount(UnmountFlags::DETACH)
+        {
+            tracing::debug!(%error, "could not detach a mount that was dropped");
+        }
+    }
+}
+
+/// Runs what may block on a filesystem that does not answer.
+async fn blocking<T: Send + 'static>(
+    mountpoint: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    match timeout(HANDSHAKE, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(_)) | Err(_) => Err(Error::MountPoint {
+            path: mountpoint.to_owned(),
+            problem: MountProblem::DeadForeign(format!("nothing for {} s", HANDSHAKE.as_secs())),
+        }),
+    }
+}
+
+fn options(config: &MountConfig) -> Config {
+    let root = rustix::process::geteuid().is_root();
+    let mut options = Config::default();
+    options.mount_options = vec![
+        MountOption::FSName("brickyard".to_owned()),
+        // The kernel takes the subtype as an option of its own when root mounts.
+        MountOption::CUSTOM("subtype=brickyard".to_owned()),
+        MountOption::DefaultPermissions,
+    ];
+    if root {
+        options.mount_options.extend([MountOption::Dev, MountOption::Suid]);
+    }
+    if config.read_only {
+        options.mount_options.push(MountOption::RO);
+    }
+    options.acl = if config.allow_other && root { SessionACL::All } else { SessionACL::Owner };
+    options.n_threads = Some(config.threads.max(1));
+    options.clone_fd = true;
+    options
+}
+
+/// Mounts and begins to serve; `done` becomes true when serving ends.
+fn begin(
+    adapter: fs::Adapter,
+    path: &Path,
+    options: &Config,
+    done: watch::Sender<bool>,
+) -> Result<Place, Error> {
+    let failed = |detail: String| Error::MountPoint {
+        path: path.to_owned(),
+        problem: MountProblem::System(detail),
+    };
+    let session = Session::new(adapter, path, options).map_err(|e| failed(e.to_string()))?;
+    // From here on the session unmounts if anything fails: it is dropped then.
+    let place = Place::of_mount(path).ok_or_else(|| failed("it is not in the list of mounts".to_owned()))?;
+    std::thread::Builder::new()
+        .name("mount".to_owned())
+        .spawn(move || {
+            if let Err(error) = session.run() {
+                tracing::warn!(%error, "serving the mount ended with an error");
+            }
+            done.send_replace(true);
+        })
+        .map_err(|e| failed(e.to_string()))?;
+    Ok(place)
+}
+
+/// A path for system calls that want it so; one with a NUL inside names nothing.
+fn c_path(path: &Path) -> std::io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(std::io::Error::other)
+}
+
+/// Paths are shared between the mount and its blocking helpers.
+type SharedPath = Arc<PathBuf>;
