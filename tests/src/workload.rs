@@ -339,7 +339,7 @@ impl Worker {
 
     fn symlink(&mut self) -> Step {
         let Some(path) = self.free_path() else { return self.unlink() };
-        let target = format!("target-{}", self.rng.next());
+        let target = format!("target-{}", self.rng.bits());
         self.name_call(NameChange::Add(path.clone(), Node::Symlink(target.clone())), |me| {
             std::os::unix::fs::symlink(&target, me.path(&path))
         })
