@@ -70,6 +70,9 @@ pub struct ChunkSummary {
     pub len: u32,
     /// Bytes allocated for it.
     pub allocated_bytes: u32,
+    /// Of its content: copies with equal bytes have equal digests whatever blocks hold them.
+    /// Tells copies apart that reached the same version with different bytes in a crash.
+    pub digest: u64,
 }
 
 /// A run of bytes that may hold data; what is in no extent is zeros.

@@ -1,0 +1,126 @@
+//! The committer: one thread a brick makes everything acknowledged durable, for all who wait
+//! in one go, at least once an interval and whenever much waits.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::metrics::Metrics;
+use crate::store::{ChunkStore, Pressure, StoreError};
+
+type Waiter = oneshot::Sender<Result<(), StoreError>>;
+
+#[derive(Default)]
+struct Orders {
+    waiters: Vec<Waiter>,
+    hurry: bool,
+    closed: bool,
+}
+
+struct Shared {
+    orders: Mutex<Orders>,
+    wake: Condvar,
+    store: Arc<dyn ChunkStore>,
+    metrics: Arc<Metrics>,
+    interval: Duration,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the module's head.
+pub struct Committer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Committer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn start(
+        name: &str,
+        store: Arc<dyn ChunkStore>,
+        metrics: Arc<Metrics>,
+        interval: Duration,
+    ) -> std::io::Result<Committer> {
+        let shared =
+            Arc::new(Shared { orders: Mutex::default(), wake: Condvar::new(), store, metrics, interval });
+        let inner = shared.clone();
+        let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(1 << 20);
+        let thread = builder.spawn(move || run(&inner))?;
+        Ok(Committer { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Returns when everything published before the call is durable.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], [`StoreError::Failed`].
+    pub async fn commit(&self) -> Result<(), StoreError> {
+        let (give, take) = oneshot::channel();
+        {
+            let mut orders = self.shared.lock();
+            if orders.closed {
+                return Err(StoreError::Failed("the brick is stopping".to_owned()));
+            }
+            orders.waiters.push(give);
+        }
+        self.shared.wake.notify_one();
+        take.await.unwrap_or_else(|_| Err(StoreError::Failed("the committer ended".to_owned())))
+    }
+
+    /// Begins a commit soon, without waiting for it.
+    pub fn hurry(&self) {
+        self.shared.lock().hurry = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Ends the thread after a last commit.
+    ///
+    /// # Errors
+    /// What became of that commit.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.shared.lock().closed = true;
+        self.shared.wake.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // Should it have panicked, the commit below says what is wrong.
+            let _ = thread.join();
+        }
+        self.shared.store.commit()
+    }
+}
+
+fn run(shared: &Shared) {
+    loop {
+        let (waiters, closed) = {
+            let mut orders = shared.lock();
+            if orders.waiters.is_empty() && !orders.hurry && !orders.closed {
+                let waited = shared.wake.wait_timeout(orders, shared.interval);
+                orders = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            orders.hurry = false;
+            (std::mem::take(&mut orders.waiters), orders.closed)
+        };
+        if !waiters.is_empty() || shared.store.pressure() > Pressure::Clean {
+            let done = shared.store.commit();
+            shared.metrics.group_commits.add(1);
+            if let Err(StoreError::NoSpace) = &done {
+                tracing::warn!("a commit found no room for the index and will be tried again");
+            }
+            for waiter in waiters {
+                // A caller that is gone needs no answer.
+                let _ = waiter.send(done.clone());
+            }
+        }
+        if closed {
+            return;
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Tells the namespace that the brick is alive, and learns of new maps.
+//!
+//! Period: `heartbeat`. What a brick may do without an answer, see [`crate::brick`], 1.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+use wire::meta::{BrickReport, ClusterReply, ClusterRequest};
+use wire::net::CallError;
+use wire::status::Status;
+
+use crate::brick::Brick;
+use crate::pool::PoolError;
+use crate::store::dir::IDENTITY_FILE;
+
+/// Runs until `stop`.
+pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(brick.config.heartbeat);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut registered = false;
+    let mut silent = false;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let beat = async {
+            if !registered {
+                register(&brick).await?;
+            }
+            beat(&brick).await
+        };
+        let done = tokio::select! {
+            done = beat => done,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        match done {
+            Ok(known) => {
+                registered = known;
+                if silent {
+                    tracing::info!(brick = %brick.id, "the namespace answers again");
+                }
+                silent = false;
+            }
+            Err(error) => {
+                // Once for each silence, at a level that depends on whether it is news.
+                if !std::mem::replace(&mut silent, true) {
+                    tracing::info!(brick = %brick.id, %error, "the namespace does not answer");
+                }
+            }
+        }
+    }
+}
+
+async fn register(brick: &Brick) -> Result<(), CallError> {
+    let sent = Instant::now();
+    match brick.namespaces.ask(&brick.net, ClusterRequest::RegisterBrick(brick.registration())).await? {
+        ClusterReply::Map(map) => {
+            brick.install(map);
+            brick.acknowledged(sent);
+            Ok(())
+        }
+        ClusterReply::OtherCluster(theirs) => {
+            tracing::error!(brick = %brick.id, %theirs, "the namespace is of another cluster");
+            Err(CallError::Status(Status::Forbidden))
+        }
+        _ => Err(CallError::Status(Status::Malformed)),
+    }
+}
+
+/// How the brick is; looks after its directory, too. A disk that hangs makes it hang: the
+/// brick falls silent then, which is right.
+async fn report(brick: &Arc<Brick>) -> Result<BrickReport, PoolError> {
+    let inner = brick.clone();
+    brick
+        .pool
+        .run(move || {
+            if inner.store.failure().is_none() && !inner.directory_is_there() {
+                inner.store.fail(format!("{} is gone from {}", IDENTITY_FILE, inner.config.dir.display()));
+            }
+            inner.report()
+        })
+        .await
+}
+
+/// `false`: the namespace does not know this life of the brick.
+async fn beat(brick: &Arc<Brick>) -> Result<bool, CallError> {
+    let report = report(brick).await.map_err(|_| CallError::Status(Status::Busy))?;
+    let sent = Instant::now();
+    let map = brick.map().epoch;
+    let request = ClusterRequest::Heartbeat { brick: brick.id, boot: brick.boot, map, report };
+    match brick.namespaces.ask(&brick.net, request).await? {
+        ClusterReply::Heartbeat { register: true, .. } => Ok(false),
+        ClusterReply::Heartbeat { map, register: false } => {
+            // The map before the right to serve: an old map must not be served by.
+            if brick.need_map(map).await.is_ok() {
+                brick.acknowledged(sent);
+            }
+            Ok(true)
+        }
+        _ => Err(CallError::Status(Status::Malformed)),
+    }
+}

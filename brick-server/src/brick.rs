@@ -1,0 +1,418 @@
+//! A brick at work: its store, what it knows of the cluster, and whether it may serve.
+//!
+//! 1. It serves nothing when its last acknowledged heartbeat was sent longer ago than
+//!    `fence_after` (`a_brick_cut_off_fences_itself`), nor when its disk failed.
+//! 2. It never goes back to an older map.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+use wire::brick::{BrickCall, BrickReply, BrickRequest, ChainRef};
+use wire::chunk::ChunkKey;
+use wire::id::{BootId, BrickId, ChainId, ChunkVersion, MapEpoch, SessionId};
+use wire::map::{Chain, ClusterMap};
+use wire::meta::{BrickRegistration, BrickReport};
+use wire::net::{CallError, Endpoint, Net};
+use wire::status::Status;
+
+use crate::background::commit::Committer;
+use crate::background::heal::Pending;
+use crate::chain::copied::Copied;
+use crate::chain::gates::{Gates, Passage};
+use crate::chain::rules::{self, Standings, Wish};
+use crate::chain::writers::Writers;
+use crate::config::{Config, GATE_DEADLINE, PEER_DEADLINE};
+use crate::error::status_of;
+use crate::metrics::Metrics;
+use crate::namespace::Namespaces;
+use crate::ops::replace::Staging;
+use crate::pool::{Pool, PoolError};
+use crate::store::dir::Held;
+use crate::store::{ChunkStore, Header, Pressure, StoreError};
+
+/// Everything about one brick.
+pub struct Brick {
+    /// Its number.
+    pub id: BrickId,
+    /// This life of it.
+    pub boot: BootId,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    /// Its chunks.
+    pub store: Arc<dyn ChunkStore>,
+    pub(crate) committer: Committer,
+    pub(crate) pool: Pool,
+    pub(crate) gates: Gates,
+    pub(crate) writers: Mutex<Writers>,
+    pub(crate) copied: Mutex<Copied>,
+    pub(crate) staging: Staging,
+    pub(crate) pending: Pending,
+    pub(crate) net: Net,
+    pub(crate) namespaces: Namespaces,
+    /// Something in the background may have to be done.
+    pub(crate) stir: Notify,
+    pub(crate) config: Config,
+    held: Held,
+    endpoint: Endpoint,
+    view: RwLock<View>,
+    map_epoch: watch::Sender<MapEpoch>,
+    fetching: tokio::sync::Mutex<()>,
+    born: Instant,
+    /// When the last acknowledged heartbeat was sent, in milliseconds since `born`, plus one.
+    acknowledged: AtomicU64,
+}
+
+/// What it knows of the cluster.
+struct View {
+    map: Arc<ClusterMap>,
+    standings: Standings,
+}
+
+/// A chain, as it was when a call was let in.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The map.
+    pub map: Arc<ClusterMap>,
+    /// Which chain, at which epoch.
+    pub chain: ChainRef,
+}
+
+impl Place {
+    /// The chain's members.
+    pub fn chain(&self) -> Result<&Chain, Status> {
+        rules::find(&self.map, self.chain)
+    }
+
+    /// Members other than `me` that get every change: serving ones, then syncing ones.
+    pub fn others(&self, me: BrickId) -> Result<Vec<BrickId>, Status> {
+        let chain = self.chain()?;
+        Ok(chain.serving().chain(chain.syncing()).filter(|b| *b != me).collect())
+    }
+}
+
+/// What a brick is made of.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) held: Held,
+    pub(crate) store: Arc<dyn ChunkStore>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) committer: Committer,
+    pub(crate) pool: Pool,
+    pub(crate) net: Net,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) boot: BootId,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Brick {
+    pub(crate) fn new(parts: Parts) -> Brick {
+        let mut map = ClusterMap::new(parts.config.cluster, 0);
+        map.epoch = MapEpoch(0);
+        Brick {
+            id: parts.config.brick,
+            boot: parts.boot,
+            metrics: parts.metrics,
+            store: parts.store,
+            committer: parts.committer,
+            pool: parts.pool,
+            gates: Gates::default(),
+            writers: Mutex::default(),
+            copied: Mutex::default(),
+            staging: Staging::default(),
+            pending: Pending::default(),
+            net: parts.net,
+            namespaces: parts.namespaces,
+            stir: Notify::new(),
+            config: parts.config,
+            held: parts.held,
+            endpoint: parts.endpoint,
+            view: RwLock::new(View { map: Arc::new(map), standings: Standings::new() }),
+            map_epoch: watch::Sender::new(MapEpoch(0)),
+            fetching: tokio::sync::Mutex::default(),
+            born: Instant::now(),
+            acknowledged: AtomicU64::new(0),
+        }
+    }
+
+    // The store, from async code.
+
+    /// Runs something on the brick's threads.
+    ///
+    /// # Errors
+    /// What the store says, or that too much waits for it.
+    pub async fn on_disk<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&dyn ChunkStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<Result<T, StoreError>, Status> {
+        let store = self.store.clone();
+        match self.pool.run(move || job(&*store)).await {
+            Ok(done) => Ok(done),
+            Err(PoolError::Full) => Err(Status::Busy),
+            Err(PoolError::Panicked) => {
+                self.store.fail("an operation of the store panicked".to_owned());
+                Err(Status::DiskFailed)
+            }
+        }
+    }
+
+    /// [`Brick::on_disk`] where every failure of the store goes to the caller.
+    ///
+    /// # Errors
+    /// As a status.
+    pub async fn disk<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&dyn ChunkStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Status> {
+        self.on_disk(job).await?.map_err(|e| status_of(&e))
+    }
+
+    /// What this brick has of a chunk.
+    ///
+    /// # Errors
+    /// As a status.
+    pub async fn chunk(&self, key: ChunkKey) -> Result<Option<Header>, Status> {
+        self.disk(move |store| store.chunk(key)).await
+    }
+
+    /// Makes everything acknowledged durable.
+    ///
+    /// # Errors
+    /// As a status.
+    pub async fn commit(&self) -> Result<(), Status> {
+        self.committer.commit().await.map_err(|e| status_of(&e))
+    }
+
+    /// Waits while too much is not durable yet.
+    ///
+    /// # Errors
+    /// As a status.
+    pub async fn make_room(&self) -> Result<(), Status> {
+        match self.store.pressure() {
+            Pressure::TooMuch => self.commit().await,
+            Pressure::Much => {
+                self.committer.hurry();
+                Ok(())
+            }
+            Pressure::Some | Pressure::Clean => Ok(()),
+        }
+    }
+
+    /// The gate of a chunk, to change it.
+    ///
+    /// # Errors
+    /// [`Status::Busy`] after a while.
+    pub async fn alone(&self, key: ChunkKey) -> Result<Passage, Status> {
+        tokio::time::timeout(GATE_DEADLINE, self.gates.alone(key)).await.map_err(|_| Status::Busy)
+    }
+
+    /// The gate of a chunk, to read it.
+    ///
+    /// # Errors
+    /// [`Status::Busy`] after a while.
+    pub async fn shared(&self, key: ChunkKey) -> Result<Passage, Status> {
+        tokio::time::timeout(GATE_DEADLINE, self.gates.shared(key)).await.map_err(|_| Status::Busy)
+    }
+
+    // The map.
+
+    /// The map as this brick knows it.
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).map.clone()
+    }
+
+    /// Epochs of the map, as they come.
+    pub fn map_epochs(&self) -> watch::Receiver<MapEpoch> {
+        self.map_epoch.subscribe()
+    }
+
+    /// How it stands in its chains.
+    pub fn standings(&self) -> Standings {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).standings.clone()
+    }
+
+    /// It has compared its copies of a chain.
+    pub(crate) fn set_sure(&self, chain: ChainRef) {
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(standing) = view.standings.get_mut(&chain.id).filter(|s| s.epoch == chain.epoch) {
+            standing.sure = standing.serving;
+        }
+    }
+
+    /// It can't tell any more whether its copies of a chain are right.
+    pub(crate) fn set_unsure(&self, chain: ChainId) {
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let alone = view.map.chains.get(&chain).is_some_and(|c| c.serving().count() <= 1);
+        if let Some(standing) = view.standings.get_mut(&chain) {
+            standing.sure = alone && standing.serving;
+        }
+        drop(view);
+        self.stir.notify_waiters();
+    }
+
+    /// Takes a map, if it is newer.
+    pub(crate) fn install(&self, map: ClusterMap) {
+        if map.cluster != self.config.cluster {
+            tracing::error!(brick = %self.id, theirs = %map.cluster, "refused another cluster's map");
+            return;
+        }
+        if let Err(wrong) = map.verify() {
+            tracing::error!(brick = %self.id, wrong, "refused a map that breaks its own rules");
+            return;
+        }
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        if map.epoch <= view.map.epoch {
+            return;
+        }
+        let epoch = map.epoch;
+        view.standings = rules::next_standings(&view.standings, &map, self.id);
+        view.map = Arc::new(map);
+        drop(view);
+        tracing::debug!(brick = %self.id, %epoch, "took a map");
+        self.map_epoch.send_replace(epoch);
+        self.stir.notify_waiters();
+    }
+
+    /// Asks the namespace for a map of at least this epoch; one asks for all who wait.
+    ///
+    /// # Errors
+    /// [`Status::MapBehind`] if there was none to be had.
+    pub(crate) async fn need_map(&self, at_least: MapEpoch) -> Result<(), Status> {
+        if self.map().epoch >= at_least {
+            return Ok(());
+        }
+        let _one = self.fetching.lock().await;
+        let have = self.map().epoch;
+        if have < at_least {
+            match self.namespaces.map_after(&self.net, have).await {
+                Ok(map) => self.install(map),
+                Err(error) => tracing::debug!(brick = %self.id, %error, "no newer map"),
+            }
+        }
+        if self.map().epoch >= at_least { Ok(()) } else { Err(Status::MapBehind) }
+    }
+
+    /// Lets a call in, or says what its caller has to learn first.
+    ///
+    /// # Errors
+    /// As a status.
+    pub async fn admit(&self, map: MapEpoch, chain: ChainRef, wish: Wish) -> Result<Place, Status> {
+        self.need_map(map).await?;
+        self.admit_now(chain, wish)
+    }
+
+    /// [`Brick::admit`] by the map there is.
+    ///
+    /// # Errors
+    /// As a status.
+    pub fn admit_now(&self, chain: ChainRef, wish: Wish) -> Result<Place, Status> {
+        if self.store.failure().is_some() {
+            return Err(Status::DiskFailed);
+        }
+        if wish != Wish::Look && self.is_fenced() {
+            return Err(Status::Busy);
+        }
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let found = rules::find(&view.map, chain)?;
+        rules::may(found, view.standings.get(&chain.id), self.id, wish)?;
+        Ok(Place { map: view.map.clone(), chain })
+    }
+
+    /// Whether a session may change something.
+    ///
+    /// # Errors
+    /// [`Status::SessionGone`].
+    pub fn check_session(&self, place: &Place, session: SessionId) -> Result<(), Status> {
+        if place.map.blocked.contains_key(&session) { Err(Status::SessionGone) } else { Ok(()) }
+    }
+
+    /// Returns when the chain is not at this epoch any more.
+    pub(crate) async fn chain_changed(&self, chain: ChainRef) {
+        let mut epochs = self.map_epochs();
+        loop {
+            let same = self.map().chains.get(&chain.id).is_some_and(|c| c.epoch == chain.epoch);
+            if !same || epochs.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    // Life.
+
+    /// A heartbeat sent then was acknowledged.
+    pub(crate) fn acknowledged(&self, sent: Instant) {
+        let at = sent.saturating_duration_since(self.born).as_millis() as u64 + 1;
+        self.acknowledged.fetch_max(at, Ordering::Relaxed);
+    }
+
+    /// Whether it must not serve because the namespace may have given it up.
+    pub fn is_fenced(&self) -> bool {
+        let last = self.acknowledged.load(Ordering::Relaxed);
+        let sent = Duration::from_millis(last.saturating_sub(1));
+        last == 0 || self.born.elapsed().saturating_sub(sent) > self.config.fence_after
+    }
+
+    /// Whether its directory is still there.
+    pub(crate) fn directory_is_there(&self) -> bool {
+        self.held.is_there()
+    }
+
+    /// Who it is.
+    pub(crate) fn registration(&self) -> BrickRegistration {
+        BrickRegistration {
+            brick: self.id,
+            store: self.held.identity.store,
+            boot: self.boot,
+            node: self.config.node,
+            host: self.config.host.clone(),
+            endpoint: self.endpoint,
+        }
+    }
+
+    /// How it is.
+    pub fn report(&self) -> BrickReport {
+        let usage = self.store.usage();
+        BrickReport {
+            total_bytes: usage.used_bytes + usage.free_bytes,
+            free_bytes: usage.free_bytes,
+            chunks: usage.chunks,
+            corrupt_blocks: self.metrics.corrupt_blocks.get(),
+            repaired_blocks: self.metrics.repaired_blocks.get(),
+            failed: self.store.failure().is_some(),
+        }
+    }
+
+    // Other bricks.
+
+    /// Calls another member; gives up when the chain changes.
+    ///
+    /// # Errors
+    /// What the net or the other brick says; [`Status::Busy`] if the chain changed first.
+    pub(crate) async fn ask(
+        &self,
+        place: &Place,
+        to: BrickId,
+        request: BrickRequest,
+        payload: bytes::Bytes,
+    ) -> Result<(BrickReply, bytes::Bytes), CallError> {
+        let Some(endpoint) = place.map.endpoint_of(to).copied() else {
+            return Err(CallError::Status(Status::MapBehind));
+        };
+        let call = BrickCall { brick: to, map: place.map.epoch, request };
+        let deadline = tokio::time::Instant::now() + PEER_DEADLINE;
+        tokio::select! {
+            reply = self.net.request::<wire::brick::BrickProtocol>(&endpoint, &call, payload, deadline) => reply,
+            () = self.chain_changed(place.chain) => Err(CallError::Status(Status::Busy)),
+        }
+    }
+}
+
+/// A chunk's version, 0 if there is none.
+pub(crate) fn version_of(header: Option<&Header>) -> ChunkVersion {
+    header.map_or(ChunkVersion(0), |h| h.version)
+}

@@ -1,0 +1,99 @@
+//! Every knob of a brick.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use wire::id::{BrickId, ClusterId, NodeId};
+use wire::net::Endpoint;
+
+use crate::store::Limits;
+
+/// One brick to be served.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its directory, formatted.
+    pub dir: PathBuf,
+    /// Its number; the directory must say the same.
+    pub brick: BrickId,
+    /// Its cluster; the directory must say the same.
+    pub cluster: ClusterId,
+    /// The holder of the certificate it is served with.
+    pub node: NodeId,
+    /// The machine it is in, as people call it.
+    pub host: String,
+    /// Where it answers. Port 0 takes a free one.
+    pub listen: Endpoint,
+    /// Members of the namespace.
+    pub namespaces: Vec<Endpoint>,
+    /// Threads that wait for the disk. 1 to 64, default 4.
+    pub threads: usize,
+    /// How often the brick tells the namespace that it is alive. Default 0.5 s.
+    pub heartbeat: Duration,
+    /// It stops serving when the last acknowledged heartbeat was sent this long ago. Must be
+    /// less than the time after which the namespace gives it up (2.5 s). Default 2.0 s.
+    pub fence_after: Duration,
+    /// What was acknowledged is made durable at least this often. Default 2 s.
+    pub commit_interval: Duration,
+    /// Numbers the store works by.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// A configuration with defaults for everything that has one.
+    pub fn new(
+        dir: PathBuf,
+        brick: BrickId,
+        cluster: ClusterId,
+        node: NodeId,
+        host: String,
+        listen: Endpoint,
+        namespaces: Vec<Endpoint>,
+    ) -> Config {
+        Config {
+            dir,
+            brick,
+            cluster,
+            node,
+            host,
+            listen,
+            namespaces,
+            threads: 4,
+            heartbeat: Duration::from_millis(500),
+            fence_after: Duration::from_secs(2),
+            commit_interval: Duration::from_secs(2),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Longest wait for another brick's answer to a change; ends earlier when the chain changes.
+pub const PEER_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest wait for one answer of the namespace.
+pub const NAMESPACE_DEADLINE: Duration = Duration::from_secs(1);
+/// Longest wait to get at a chunk that others are changing.
+pub const GATE_DEADLINE: Duration = Duration::from_secs(15);
+/// Changes from this size on are written here and forwarded at the same time, in bytes.
+pub const PARALLEL_BYTES: usize = 64 << 10;
+/// Jobs that wait for a thread of a brick; more are refused as busy.
+pub const POOL_JOBS: usize = 8192;
+/// Chunks whose copies may differ and are to be levelled; beyond that whole chains are
+/// compared anew.
+pub const PENDING_CHUNKS: usize = 16_384;
+/// Chunks for which recent writers are remembered in memory, and how many each.
+pub const WRITER_CHUNKS: usize = 2048;
+/// See [`WRITER_CHUNKS`].
+pub const WRITERS_A_CHUNK: usize = 16;
+/// Chunks that are known to have been copied whole in this life.
+pub const COPIED_CHUNKS: usize = 65_536;
+/// Copies that others send whole at the same time, and for how long an unfinished one is kept.
+pub const STAGED_CHUNKS: usize = 64;
+/// See [`STAGED_CHUNKS`].
+pub const STAGED_FOR: Duration = Duration::from_secs(60);
+/// Most chunks of one listing.
+pub const LIST_MAX: u32 = 4096;
+/// Chunks a trim takes at a time.
+pub const TRIM_PAGE: usize = 256;
+/// Chains of one brick that are compared at the same time.
+pub const COMPARISONS: usize = 3;
+/// Wait before something that failed in the background is tried again.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(200);

@@ -1,0 +1,328 @@
+//! A change at the head of a chain.
+//!
+//! All that can fail here is done first or meanwhile (*prepared*), the members take the change
+//! over, and only then does this copy show it. So whatever fails, the head is never ahead of
+//! what it was told of, and a change that was refused by a full member leaves no trace:
+//!
+//! | the members | this copy | what follows |
+//! |---|---|---|
+//! | all have it | prepared | published, acknowledged |
+//! | some are behind | prepared | published, they get the chunk whole, acknowledged |
+//! | refused, none has it | - | dropped, the caller learns why |
+//! | unknown, or some have it | - | dropped, the chunk is levelled in the background, the caller retries |
+//! | all have it | failed | taken over whole from a member |
+
+use bytes::Bytes;
+use wire::brick::{BrickReply, BrickRequest, ChainRef, Change, WriterId};
+use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MAX_IO_BYTES};
+use wire::id::{BootId, BrickId, ChunkVersion, MapEpoch};
+use wire::net::{CallError, Delivery};
+use wire::status::{FsError, Status};
+
+use crate::brick::{Brick, Place, lock, version_of};
+use crate::chain::rules::Wish;
+use crate::chain::writers::Answer;
+use crate::config::PARALLEL_BYTES;
+use crate::error::status_of;
+use crate::ops::{copy, repair};
+use crate::store::{Header, Prepared, StoreError};
+
+/// What became of a change at one member.
+enum Ack {
+    /// It has it.
+    Done(BootId),
+    /// It needs the chunk whole; it is at this version.
+    Behind(ChunkVersion),
+    /// It certainly did nothing.
+    Refused(Status),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Whether a change is one that a chunk can have.
+///
+/// # Errors
+/// [`Status::Malformed`].
+pub fn check_range(change: &Change, payload: &Bytes) -> Result<(), Status> {
+    let fits = match change {
+        Change::Write { offset } => {
+            !payload.is_empty()
+                && payload.len() <= MAX_IO_BYTES as usize
+                && u64::from(*offset) + payload.len() as u64 <= u64::from(MAX_CHUNK_BYTES)
+        }
+        Change::Punch { offset, len } => {
+            payload.is_empty() && u64::from(*offset) + u64::from(*len) <= u64::from(MAX_CHUNK_BYTES)
+        }
+    };
+    if fits { Ok(()) } else { Err(Status::Malformed) }
+}
+
+/// Prepares a change; repairs blocks it has to complete, and frees what waits for a commit if
+/// there is no room.
+///
+/// # Errors
+/// As a status.
+pub async fn prepare_with_repair(
+    brick: &Brick,
+    place: &Place,
+    key: ChunkKey,
+    base: ChunkVersion,
+    change: Change,
+    payload: &Bytes,
+) -> Result<Prepared, Status> {
+    let attempt = || {
+        let payload = payload.clone();
+        brick.on_disk(move |store| store.prepare(key, base, change, &payload))
+    };
+    match attempt().await? {
+        Err(StoreError::Corrupt { version, blocks, .. }) => {
+            repair::blocks(brick, place, key, version, &blocks).await?;
+        }
+        Err(StoreError::NoSpace) => brick.commit().await?,
+        other => return other.map_err(|e| status_of(&e)),
+    }
+    attempt().await?.map_err(|e| status_of(&e))
+}
+
+/// See the module's head.
+///
+/// # Errors
+/// As a status.
+pub async fn change(
+    brick: &Brick,
+    map: MapEpoch,
+    chain: ChainRef,
+    key: ChunkKey,
+    writer: WriterId,
+    change: Change,
+    payload: Bytes,
+) -> Result<BrickReply, Status> {
+    check_range(&change, &payload)?;
+    brick.admit(map, chain, Wish::Change).await?;
+    brick.make_room().await?;
+    let _gate = brick.alone(key).await?;
+    let place = brick.admit_now(chain, Wish::Change)?;
+    brick.check_session(&place, writer.session)?;
+    let known = lock(&brick.writers).find(key, writer);
+    if let Some(answer) = known {
+        return Ok(reply(answer));
+    }
+    let header = brick.chunk(key).await?;
+    let base = version_of(header.as_ref());
+    if let Some(header) = header.filter(|h| h.writer == Some(writer)) {
+        // It was done before, but perhaps not by all.
+        let members = level_all(brick, &place, key).await?;
+        return Ok(finish(brick, key, writer, &header, members, 0));
+    }
+    if let Change::Punch { offset, len } = change {
+        if len == 0 || header.is_none_or(|h| offset >= h.len) {
+            let members = vec![(brick.id, brick.boot)];
+            return Ok(BrickReply::Changed { version: base, allocated_delta_bytes: 0, members });
+        }
+    }
+    let bytes = payload.len();
+    let others = place.others(brick.id)?;
+    let (prepared, acks) = if bytes >= PARALLEL_BYTES && brick.store.has_room(4 * bytes as u64) {
+        tokio::join!(
+            prepare_with_repair(brick, &place, key, base, change, &payload),
+            forward_all(brick, &place, &others, key, writer, base, change, &payload),
+        )
+    } else {
+        let prepared = prepare_with_repair(brick, &place, key, base, change, &payload).await?;
+        let acks = forward_all(brick, &place, &others, key, writer, base, change, &payload).await;
+        (Ok(prepared), acks)
+    };
+    let accepted = acks.iter().all(|(_, ack)| matches!(ack, Ack::Done(_) | Ack::Behind(_)));
+    if !accepted {
+        return Err(not_accepted(brick, &place, key, &acks));
+    }
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(status) => return take_over(brick, &place, key, writer, base, &acks, status).await,
+    };
+    let published = brick.disk(move |store| store.publish(prepared, chain.id, Some(writer))).await;
+    let header = match published {
+        Ok(header) => header,
+        Err(status) => {
+            brick.pending.add(brick, key, chain.id);
+            return Err(status);
+        }
+    };
+    let members = complete(brick, &place, key, &header, acks).await?;
+    Ok(finish(brick, key, writer, &header, members, bytes))
+}
+
+fn reply(answer: Answer) -> BrickReply {
+    BrickReply::Changed {
+        version: answer.version,
+        allocated_delta_bytes: answer.allocated_delta_bytes,
+        members: answer.members,
+    }
+}
+
+fn finish(
+    brick: &Brick,
+    key: ChunkKey,
+    writer: WriterId,
+    header: &Header,
+    mut members: Vec<(BrickId, BootId)>,
+    bytes: usize,
+) -> BrickReply {
+    members.insert(0, (brick.id, brick.boot));
+    let answer = Answer {
+        version: header.version,
+        allocated_delta_bytes: i64::from(header.delta_blocks) * i64::from(BLOCK_BYTES),
+        members,
+    };
+    lock(&brick.writers).record(key, writer, answer.clone());
+    brick.metrics.changes.add(1);
+    brick.metrics.change_bytes.add(bytes as u64);
+    reply(answer)
+}
+
+/// Sends the change to all other members at once.
+#[allow(clippy::too_many_arguments)]
+async fn forward_all(
+    brick: &Brick,
+    place: &Place,
+    others: &[BrickId],
+    key: ChunkKey,
+    writer: WriterId,
+    base: ChunkVersion,
+    change: Change,
+    payload: &Bytes,
+) -> Vec<(BrickId, Ack)> {
+    let one = |to: BrickId| async move {
+        let request = BrickRequest::Forward { chain: place.chain, key, writer, base, change };
+        (to, judge(brick, place, to, brick.ask(place, to, request, payload.clone()).await))
+    };
+    // Chains have two or three members: at most two others.
+    let mut acks = Vec::with_capacity(others.len());
+    for pair in others.chunks(2) {
+        match *pair {
+            [a, b] => {
+                let (a, b) = tokio::join!(one(a), one(b));
+                acks.extend([a, b]);
+            }
+            [a] => acks.push(one(a).await),
+            _ => {}
+        }
+    }
+    acks
+}
+
+fn judge(
+    brick: &Brick,
+    place: &Place,
+    from: BrickId,
+    answer: Result<(BrickReply, Bytes), CallError>,
+) -> Ack {
+    match answer {
+        Ok((BrickReply::Changed { members, .. }, _)) => match members.first() {
+            Some((_, boot)) => Ack::Done(*boot),
+            None => Ack::Unknown,
+        },
+        Ok(_) => Ack::Unknown,
+        Err(CallError::Status(Status::Behind(version))) => Ack::Behind(version),
+        // A bad block there which it could not repair: it gets the chunk whole.
+        Err(CallError::Status(Status::Corrupt)) => Ack::Behind(ChunkVersion(0)),
+        Err(CallError::Status(status)) => {
+            tracing::debug!(brick = %brick.id, %from, chain = %place.chain.id, %status, "a member refused");
+            // Busy also stands for a chain that changed while we waited.
+            if status == Status::Busy { Ack::Unknown } else { Ack::Refused(status) }
+        }
+        Err(error) => {
+            tracing::debug!(brick = %brick.id, %from, chain = %place.chain.id, %error, "a member is away");
+            match error.delivery() {
+                Delivery::NotSent => Ack::Refused(Status::Busy),
+                Delivery::Sent => Ack::Unknown,
+            }
+        }
+    }
+}
+
+/// What the caller is told when not all members took a change.
+fn not_accepted(brick: &Brick, place: &Place, key: ChunkKey, acks: &[(BrickId, Ack)]) -> Status {
+    if acks.iter().any(|(_, ack)| matches!(ack, Ack::Done(_) | Ack::Unknown)) {
+        brick.pending.add(brick, key, place.chain.id);
+    }
+    let refusals = acks.iter().filter_map(|(_, ack)| match ack {
+        Ack::Refused(status) => Some(*status),
+        _ => None,
+    });
+    for status in refusals {
+        match status {
+            // The member's word is the chain's word.
+            Status::Fs(FsError::NoSpace) | Status::SessionGone | Status::Malformed => return status,
+            _ => {}
+        }
+    }
+    // A member that knows more than this brick, or can't be reached: the next heartbeat brings
+    // the map that settles it.
+    Status::Busy
+}
+
+/// The members have the change and this copy could not take it: it takes theirs.
+async fn take_over(
+    brick: &Brick,
+    place: &Place,
+    key: ChunkKey,
+    writer: WriterId,
+    base: ChunkVersion,
+    acks: &[(BrickId, Ack)],
+    failure: Status,
+) -> Result<BrickReply, Status> {
+    let all: Vec<_> = acks
+        .iter()
+        .filter_map(|(member, ack)| match ack {
+            Ack::Done(boot) => Some((*member, *boot)),
+            _ => None,
+        })
+        .collect();
+    let taken = match all.first() {
+        Some((from, _)) if all.len() == acks.len() => copy::pull(brick, place, key, *from).await.ok(),
+        _ => None,
+    };
+    match taken.flatten().filter(|header| header.version.0 == base.0 + 1) {
+        Some(header) => Ok(finish(brick, key, writer, &header, all, 0)),
+        None => {
+            if !acks.is_empty() {
+                brick.pending.add(brick, key, place.chain.id);
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Gives the published chunk whole to members that were behind.
+async fn complete(
+    brick: &Brick,
+    place: &Place,
+    key: ChunkKey,
+    header: &Header,
+    acks: Vec<(BrickId, Ack)>,
+) -> Result<Vec<(BrickId, BootId)>, Status> {
+    let ahead = acks.iter().any(|(_, ack)| matches!(ack, Ack::Behind(version) if *version >= header.version));
+    let behind = acks.iter().any(|(_, ack)| matches!(ack, Ack::Behind(_)));
+    if !behind {
+        let done = acks.into_iter().filter_map(|(member, ack)| match ack {
+            Ack::Done(boot) => Some((member, boot)),
+            _ => None,
+        });
+        return Ok(done.collect());
+    }
+    if ahead {
+        tracing::info!(brick = %brick.id, chunk = %key, version = %header.version, "a member held a change nobody acknowledged");
+    }
+    level_all(brick, place, key).await.inspect_err(|_| brick.pending.add(brick, key, place.chain.id))
+}
+
+/// Makes all other members hold what this copy holds. Returns their lives.
+async fn level_all(brick: &Brick, place: &Place, key: ChunkKey) -> Result<Vec<(BrickId, BootId)>, Status> {
+    let mut members = Vec::new();
+    for to in place.others(brick.id)? {
+        let boot = copy::level(brick, place, key, to).await?;
+        members.push((to, boot));
+    }
+    Ok(members)
+}

@@ -1,0 +1,53 @@
+//! A member takes over a change from its head.
+
+use bytes::Bytes;
+use wire::brick::{BrickReply, ChainRef, Change, WriterId};
+use wire::chunk::ChunkKey;
+use wire::id::{ChunkVersion, MapEpoch};
+use wire::status::Status;
+
+use crate::brick::{Brick, version_of};
+use crate::chain::rules::Wish;
+use crate::error::status_of;
+use crate::ops::change::{check_range, prepare_with_repair};
+
+/// Applies the change if this copy is at `base`; a repeated one is known again.
+///
+/// # Errors
+/// [`Status::Behind`] with the version held, or another status; nothing has changed then.
+#[allow(clippy::too_many_arguments)]
+pub async fn forward(
+    brick: &Brick,
+    map: MapEpoch,
+    chain: ChainRef,
+    key: ChunkKey,
+    writer: WriterId,
+    base: ChunkVersion,
+    change: Change,
+    payload: Bytes,
+) -> Result<BrickReply, Status> {
+    check_range(&change, &payload)?;
+    brick.admit(map, chain, Wish::Follow).await?;
+    brick.make_room().await?;
+    let _gate = brick.alone(key).await?;
+    let place = brick.admit_now(chain, Wish::Follow)?;
+    brick.check_session(&place, writer.session)?;
+    let header = brick.chunk(key).await?;
+    let version = version_of(header.as_ref());
+    let done = |version, delta_blocks: i32| BrickReply::Changed {
+        version,
+        allocated_delta_bytes: i64::from(delta_blocks) * i64::from(wire::chunk::BLOCK_BYTES),
+        members: vec![(brick.id, brick.boot)],
+    };
+    if let Some(header) = header.filter(|h| h.version.0 == base.0 + 1 && h.writer == Some(writer)) {
+        return Ok(done(header.version, header.delta_blocks));
+    }
+    if version != base {
+        return Err(Status::Behind(version));
+    }
+    let prepared = prepare_with_repair(brick, &place, key, base, change, &payload).await?;
+    let published = brick.on_disk(move |store| store.publish(prepared, chain.id, Some(writer))).await?;
+    let header = published.map_err(|e| status_of(&e))?;
+    brick.metrics.forwards.add(1);
+    Ok(done(header.version, header.delta_blocks))
+}

@@ -1,0 +1,97 @@
+//! The namespace shortens or removes a file: what is beyond goes, durably.
+
+use wire::brick::{BrickReply, ChainRef};
+use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES};
+use wire::id::{ChunkVersion, Ino};
+use wire::status::Status;
+
+use crate::brick::{Brick, Place, lock};
+use crate::config::TRIM_PAGE;
+use crate::error::status_of;
+use crate::ops::{copy, repair};
+use crate::store::{Shrunk, StoreError};
+
+/// Leaves nothing of the file beyond `size` on this brick.
+///
+/// # Errors
+/// As a status; repeating it does no harm.
+pub async fn trim(brick: &Brick, ino: Ino, chunk_bytes: u32, size: u64) -> Result<BrickReply, Status> {
+    if !(MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes) {
+        return Err(Status::Malformed);
+    }
+    let first = ChunkKey { ino, index: size / u64::from(chunk_bytes) };
+    let inside = (size % u64::from(chunk_bytes)) as u32;
+    let mut after = copy_before(first);
+    let mut freed_bytes = 0;
+    loop {
+        let (page, end) = brick.disk(move |store| store.list(None, after, TRIM_PAGE)).await?;
+        for (key, _) in &page {
+            if key.ino != ino {
+                break;
+            }
+            let cut = (*key == first && inside > 0).then_some(inside);
+            freed_bytes += one(brick, *key, cut).await?;
+        }
+        after = page.last().map(|(key, _)| *key);
+        if end || after.is_none_or(|key| key.ino != ino) {
+            break;
+        }
+    }
+    brick.commit().await?;
+    Ok(BrickReply::Trimmed { freed_bytes })
+}
+
+fn copy_before(key: ChunkKey) -> Option<ChunkKey> {
+    match (key.ino.0, key.index) {
+        (0, 0) => None,
+        (ino, 0) => Some(ChunkKey { ino: Ino(ino - 1), index: u64::MAX }),
+        (_, index) => Some(ChunkKey { ino: key.ino, index: index - 1 }),
+    }
+}
+
+/// Cuts or removes one chunk. Returns the bytes that became free.
+async fn one(brick: &Brick, key: ChunkKey, cut: Option<u32>) -> Result<u64, Status> {
+    let _gate = brick.alone(key).await?;
+    let shrunk = match cut {
+        Some(len) => shorten(brick, key, len).await?,
+        None => brick.disk(move |store| store.remove(key, ChunkVersion(u64::MAX))).await?,
+    };
+    let Some(Shrunk { before, freed_blocks }) = shrunk else { return Ok(0) };
+    brick.metrics.trimmed_chunks.add(1);
+    if lock(&brick.copied).take(key) || cut.is_some() {
+        // Another member may have got a copy after it was trimmed there.
+        brick.pending.add_trimmed(brick, key, before.chain, before.version);
+    }
+    Ok(u64::from(freed_blocks) * u64::from(BLOCK_BYTES))
+}
+
+async fn shorten(brick: &Brick, key: ChunkKey, len: u32) -> Result<Option<Shrunk>, Status> {
+    let attempt = || brick.on_disk(move |store| store.cut(key, len));
+    match attempt().await? {
+        Err(StoreError::Corrupt { version, blocks, .. }) => {
+            let Some(header) = brick.chunk(key).await? else { return Ok(None) };
+            let map = brick.map();
+            let Some(chain) = map.chains.get(&header.chain) else { return Err(Status::Corrupt) };
+            let place = Place { chain: ChainRef { id: chain.id, epoch: chain.epoch }, map: map.clone() };
+            repair::blocks(brick, &place, key, version, &blocks).await?;
+        }
+        Err(StoreError::NoSpace) => brick.commit().await?,
+        other => return other.map_err(|e| status_of(&e)),
+    }
+    attempt().await?.map_err(|e| status_of(&e))
+}
+
+/// Tells another member that a chunk which was trimmed here is gone, or what is left of it.
+///
+/// # Errors
+/// As a status.
+pub async fn tell(brick: &Brick, place: &Place, key: ChunkKey, version: ChunkVersion) -> Result<(), Status> {
+    let _gate = brick.alone(key).await?;
+    if brick.chunk(key).await?.is_some() {
+        return Ok(());
+    }
+    for to in place.others(brick.id)? {
+        copy::drop_there(brick, place, key, to, version).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Takes calls for the bricks of a process and hands them to their verbs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest};
+use wire::id::BrickId;
+use wire::net::{BoxFuture, Peer, Role, TypedHandler};
+use wire::status::Status;
+
+use crate::brick::Brick;
+use crate::ops::{change, forward, inspect, read, replace, trim};
+
+/// The bricks that answer at one endpoint.
+pub struct Server {
+    bricks: BTreeMap<BrickId, Arc<Brick>>,
+}
+
+impl Server {
+    /// A server of these bricks.
+    pub fn new(bricks: impl IntoIterator<Item = Arc<Brick>>) -> Server {
+        Server { bricks: bricks.into_iter().map(|brick| (brick.id, brick)).collect() }
+    }
+}
+
+/// Whether a holder of this role may ask for this.
+fn permitted(role: Role, request: &BrickRequest) -> bool {
+    use BrickRequest as R;
+    let anybody = matches!(role, Role::Client | Role::Admin | Role::Brick | Role::Namespace);
+    match request {
+        R::Read { .. } | R::Commit | R::Extents { .. } | R::List { .. } => anybody,
+        R::Change { .. } => matches!(role, Role::Client | Role::Admin),
+        R::Forward { .. } | R::Replace { .. } | R::Drop { .. } | R::ReadCopy { .. } => role == Role::Brick,
+        R::Trim { .. } => matches!(role, Role::Namespace | Role::Admin),
+        R::Verify { .. } => matches!(role, Role::Admin | Role::Brick | Role::Namespace),
+    }
+}
+
+impl TypedHandler<BrickProtocol> for Server {
+    fn handle(
+        self: Arc<Self>,
+        peer: Arc<Peer>,
+        call: BrickCall,
+        payload: Bytes,
+    ) -> BoxFuture<'static, (Result<BrickReply, Status>, Bytes)> {
+        let brick = self.bricks.get(&call.brick).cloned();
+        Box::pin(async move {
+            let Some(brick) = brick else { return (Err(Status::WrongMember), Bytes::new()) };
+            let role = peer.identity.role;
+            if !permitted(role, &call.request) {
+                tracing::info!(brick = %brick.id, %role, from = peer.address, "refused a call of this role");
+                return (Err(Status::Forbidden), Bytes::new());
+            }
+            match dispatch(&brick, role, call, payload).await {
+                Ok((reply, payload)) => (Ok(reply), payload),
+                Err(status) => {
+                    if status == Status::Busy {
+                        brick.metrics.busy.add(1);
+                    }
+                    (Err(status), Bytes::new())
+                }
+            }
+        })
+    }
+}
+
+async fn dispatch(
+    brick: &Brick,
+    role: Role,
+    call: BrickCall,
+    payload: Bytes,
+) -> Result<(BrickReply, Bytes), Status> {
+    use BrickRequest as R;
+    let map = call.map;
+    let reply = match call.request {
+        R::Read { chain, key, offset, len } => return read::read(brick, map, chain, key, offset, len).await,
+        R::ReadCopy { chain, key, offset, len } => {
+            return read::read_copy(brick, map, chain, key, offset, len).await;
+        }
+        R::Change { chain, key, writer, change } => {
+            change::change(brick, map, chain, key, writer, change, payload).await
+        }
+        R::Commit => {
+            brick.metrics.commits.add(1);
+            brick.commit().await.map(|()| BrickReply::Committed { boot: brick.boot })
+        }
+        R::Extents { chain, key } => inspect::extents(brick, map, chain, key, role).await,
+        R::Forward { chain, key, writer, base, change } => {
+            forward::forward(brick, map, chain, key, writer, base, change, payload).await
+        }
+        R::Replace { chain, key, version, len, offset, first, last } => {
+            let part = replace::Part { key, version, len, offset, first, last };
+            replace::replace(brick, map, chain, part, payload).await
+        }
+        R::Drop { chain, key, version } => replace::drop_chunk(brick, map, chain, key, version).await,
+        R::Trim { ino, chunk_bytes, size } => trim::trim(brick, ino, chunk_bytes, size).await,
+        R::List { chain, after, max } => inspect::list(brick, chain, after, max).await,
+        R::Verify { key } => inspect::verify(brick, key).await,
+    };
+    reply.map(|reply| (reply, Bytes::new()))
+}

@@ -1,0 +1,287 @@
+//! The engine as a [`ChunkStore`]: one call of it after the other.
+
+use bytes::Bytes;
+use wire::brick::{Change, Extent, WriterId};
+use wire::chunk::{ChunkKey, MAX_CHUNK_BYTES};
+use wire::id::{ChainId, ChunkVersion};
+
+use super::disk::Disk;
+use super::edit::{Prepared, Staged};
+use super::engine::{Engine, Need};
+use super::index::Index;
+use super::record::{BLOCK, GROUP_BLOCKS, Group, Header, digest_of};
+use super::{ChunkStore, Pressure, ReadBytes, Shrunk, StoreError, Usage};
+
+const BLOCK_U32: u32 = BLOCK as u32;
+/// How much of a chunk is read at a time to verify it, in blocks.
+const VERIFY_BLOCKS: u32 = 256;
+
+impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
+    fn chunk(&self, key: ChunkKey) -> Result<Option<Header>, StoreError> {
+        self.check()?;
+        let _shared = self.read_lock(key);
+        self.header_of(key)
+    }
+
+    fn read(&self, key: ChunkKey, offset: u32, len: u32) -> Result<ReadBytes, StoreError> {
+        self.check()?;
+        // While the lock is held no block of the chunk can become free.
+        let _shared = self.read_lock(key);
+        let Some(header) = self.header_of(key)? else {
+            return Ok(ReadBytes { version: ChunkVersion(0), data: Bytes::new() });
+        };
+        let version = header.version;
+        let end = offset.saturating_add(len).min(header.len);
+        if offset >= end {
+            return Ok(ReadBytes { version, data: Bytes::new() });
+        }
+        let (first, last) = (offset / BLOCK_U32, (end - 1) / BLOCK_U32);
+        let slots = self.slots(key, first, last)?;
+        let mut bytes = vec![0; slots.len() * BLOCK];
+        let bad = self.read_slots(&slots, &mut bytes)?;
+        if !bad.is_empty() {
+            let blocks = bad.into_iter().map(|at| first + at as u32).collect();
+            return Err(StoreError::Corrupt { key, version, blocks });
+        }
+        let start = first * BLOCK_U32;
+        Ok(ReadBytes { version, data: Bytes::from(bytes).slice((offset - start) as usize..(end - start) as usize) })
+    }
+
+    fn prepare(
+        &self,
+        key: ChunkKey,
+        base: ChunkVersion,
+        change: Change,
+        data: &Bytes,
+    ) -> Result<Prepared, StoreError> {
+        self.check()?;
+        let _shared = self.read_lock(key);
+        self.prepare_locked(key, base, change, data)
+    }
+
+    fn publish(
+        &self,
+        prepared: Prepared,
+        chain: ChainId,
+        writer: Option<WriterId>,
+    ) -> Result<Header, StoreError> {
+        self.check()?;
+        let Prepared { key, base, end, blocks, lease, written_bytes } = prepared;
+        let _alone = self.write_lock(key);
+        let found = self.header_of(key)?;
+        let version = found.map_or(ChunkVersion(0), |h| h.version);
+        if version != base {
+            return Err(StoreError::Version(version));
+        }
+        let mut header = found.unwrap_or(Header {
+            chain,
+            version,
+            len: 0,
+            blocks: 0,
+            digest: 0,
+            delta_blocks: 0,
+            writer,
+        });
+        header.chain = chain;
+        header.version.0 += 1;
+        header.len = header.len.max(end);
+        header.writer = writer;
+        header.delta_blocks = 0;
+        let header = self.edit(key, header, &blocks, written_bytes, found.is_none())?;
+        lease.keep();
+        Ok(header)
+    }
+
+    fn stage(&self, staged: &mut Staged, offset: u32, data: &Bytes) -> Result<(), StoreError> {
+        self.check()?;
+        self.stage_part(staged, offset, data)
+    }
+
+    fn switch(
+        &self,
+        key: ChunkKey,
+        chain: ChainId,
+        version: ChunkVersion,
+        len: u32,
+        staged: Staged,
+    ) -> Result<(), StoreError> {
+        self.check()?;
+        let Staged { blocks, lease, written_bytes, .. } = staged;
+        let beyond = blocks.last_key_value().is_some_and(|(&last, _)| last * BLOCK_U32 >= len);
+        if beyond || len > MAX_CHUNK_BYTES || version.0 == 0 {
+            return Err(StoreError::Range);
+        }
+        let mut header = Header {
+            chain,
+            version,
+            len,
+            blocks: blocks.len() as u32,
+            digest: 0,
+            delta_blocks: 0,
+            writer: None,
+        };
+        let mut groups: Vec<(u32, Group)> = Vec::new();
+        for (block, slot) in blocks {
+            header.digest = header.digest.wrapping_add(digest_of(block, slot.crc));
+            let number = block / GROUP_BLOCKS;
+            if groups.last().is_none_or(|(last, _)| *last != number) {
+                groups.push((number, Group::default()));
+            }
+            if let Some((_, group)) = groups.last_mut() {
+                group.slots[(block % GROUP_BLOCKS) as usize] = Some(slot);
+            }
+        }
+        let _alone = self.write_lock(key);
+        self.replace_all(key, Some(header), groups, written_bytes)?;
+        if let Some(lease) = lease {
+            lease.keep();
+        }
+        Ok(())
+    }
+
+    fn set_version(&self, key: ChunkKey, chain: ChainId, version: ChunkVersion) -> Result<(), StoreError> {
+        self.check()?;
+        let _alone = self.write_lock(key);
+        let found = self.header_of(key)?;
+        let empty =
+            Header { chain, version, len: 0, blocks: 0, digest: 0, delta_blocks: 0, writer: None };
+        let header = Header { chain, version, ..found.unwrap_or(empty) };
+        self.edit(key, header, &[], 0, found.is_none()).map(drop)
+    }
+
+    fn remove(&self, key: ChunkKey, up_to: ChunkVersion) -> Result<Option<Shrunk>, StoreError> {
+        self.check()?;
+        let _alone = self.write_lock(key);
+        let Some(before) = self.header_of(key)?.filter(|h| h.version <= up_to) else { return Ok(None) };
+        self.replace_all(key, None, Vec::new(), 0)?;
+        Ok(Some(Shrunk { before, freed_blocks: before.blocks }))
+    }
+
+    fn cut(&self, key: ChunkKey, len: u32) -> Result<Option<Shrunk>, StoreError> {
+        self.check()?;
+        let _alone = self.write_lock(key);
+        let Some(before) = self.header_of(key)?.filter(|h| h.len > len) else { return Ok(None) };
+        let mut blocks = Vec::new();
+        let mut lease = None;
+        let mut written_bytes = 0;
+        let kept = len.div_ceil(BLOCK_U32);
+        let inside = len % BLOCK_U32;
+        if inside > 0 && self.slots(key, kept - 1, kept - 1)?.first().is_some_and(Option::is_some) {
+            let mut bytes = self.block_or_zeros(key, before.version, kept - 1)?;
+            bytes[inside as usize..].fill(0);
+            let (slot, taken) = self.write_fresh(&bytes, Need::Shrink)?;
+            blocks.push((kept - 1, Some(slot)));
+            lease = Some(taken);
+            written_bytes = BLOCK as u64;
+        }
+        for (block, _) in self.all_slots(key)?.into_iter().filter(|(block, _)| *block >= kept) {
+            blocks.push((block, None));
+        }
+        let header = Header {
+            version: ChunkVersion(before.version.0 + 1),
+            len,
+            delta_blocks: 0,
+            ..before
+        };
+        let after = self.edit(key, header, &blocks, written_bytes, false)?;
+        if let Some(lease) = lease {
+            lease.keep();
+        }
+        Ok(Some(Shrunk { before, freed_blocks: before.blocks - after.blocks }))
+    }
+
+    fn repair(
+        &self,
+        key: ChunkKey,
+        version: ChunkVersion,
+        block: u32,
+        data: &[u8],
+    ) -> Result<bool, StoreError> {
+        self.check()?;
+        let _alone = self.write_lock(key);
+        let Some(header) = self.header_of(key)?.filter(|h| h.version == version) else { return Ok(false) };
+        let Some(Some(slot)) = self.slots(key, block, block)?.first().copied() else { return Ok(false) };
+        let mut bytes = vec![0; BLOCK];
+        let Some(place) = bytes.get_mut(..data.len()) else { return Ok(false) };
+        place.copy_from_slice(data);
+        if crc32c::crc32c(&bytes) != slot.crc {
+            return Ok(false);
+        }
+        let (fresh, lease) = self.write_fresh(&bytes, Need::Shrink)?;
+        let after = self.edit(key, header, &[(block, Some(fresh))], BLOCK as u64, false)?;
+        debug_assert_eq!(after.digest, header.digest);
+        lease.keep();
+        Ok(true)
+    }
+
+    fn list(
+        &self,
+        chain: Option<ChainId>,
+        after: Option<ChunkKey>,
+        max: usize,
+    ) -> Result<(Vec<(ChunkKey, Header)>, bool), StoreError> {
+        self.check()?;
+        self.list_page(chain, after, max)
+    }
+
+    fn extents(&self, key: ChunkKey) -> Result<(Option<Header>, Vec<Extent>), StoreError> {
+        self.check()?;
+        let _shared = self.read_lock(key);
+        let Some(header) = self.header_of(key)? else { return Ok((None, Vec::new())) };
+        let mut out: Vec<Extent> = Vec::new();
+        for (block, _) in self.all_slots(key)? {
+            let offset = block * BLOCK_U32;
+            let len = BLOCK_U32.min(header.len.saturating_sub(offset));
+            match out.last_mut() {
+                Some(last) if last.offset + last.len == offset => last.len += len,
+                _ if len > 0 => out.push(Extent { offset, len }),
+                _ => {}
+            }
+        }
+        Ok((Some(header), out))
+    }
+
+    fn verify(&self, key: ChunkKey) -> Result<([u8; 32], u32), StoreError> {
+        self.check()?;
+        let _shared = self.read_lock(key);
+        let mut hasher = blake3::Hasher::new();
+        let mut corrupt = 0;
+        let len = self.header_of(key)?.map_or(0, |h| h.len);
+        let mut bytes = vec![0; (VERIFY_BLOCKS * BLOCK_U32).min(len.next_multiple_of(BLOCK_U32)) as usize];
+        let mut block = 0;
+        while block * BLOCK_U32 < len {
+            let last = (block + VERIFY_BLOCKS - 1).min((len - 1) / BLOCK_U32);
+            let slots = self.slots(key, block, last)?;
+            let end = slots.len() * BLOCK;
+            corrupt += self.read_slots(&slots, &mut bytes[..end])?.len() as u32;
+            let end = end.min((len - block * BLOCK_U32) as usize);
+            hasher.update(&bytes[..end]);
+            block = last + 1;
+        }
+        Ok((*hasher.finalize().as_bytes(), corrupt))
+    }
+
+    fn commit(&self) -> Result<(), StoreError> {
+        self.commit_all()
+    }
+
+    fn pressure(&self) -> Pressure {
+        self.pressure_now()
+    }
+
+    fn usage(&self) -> Usage {
+        self.usage_now()
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        self.has_free(bytes)
+    }
+
+    fn failure(&self) -> Option<String> {
+        Engine::failure(self)
+    }
+
+    fn fail(&self, why: String) {
+        let _ = Engine::fail(self, why);
+    }
+}

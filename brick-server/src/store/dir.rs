@@ -1,0 +1,361 @@
+//! A brick's directory: whose it is, and that one process has it.
+//!
+//! 1. A directory of another cluster, brick or a newer format, or with parts missing, is
+//!    refused with one line, and nothing in it is changed (`other_directories_are_refused`).
+//! 2. Two processes never serve one directory (`a_second_holder_is_refused_by_name`).
+//! 3. Formatting never touches data that is there (`formatting_spares_what_is_there`).
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+use wire::id::{BrickId, ClusterId, StoreId};
+
+use super::StoreError;
+use super::engine::{Engine, Limits};
+use super::file_disk::{FileDisk, file_name};
+use super::index::IndexError;
+use super::lease::lock;
+use super::rocks::RocksIndex;
+
+/// Version of the directory's format.
+///
+/// | version | since | why |
+/// |---|---|---|
+/// | 1 | 0.1.0 | the first |
+pub const FORMAT_VERSION: u32 = 1;
+/// The file that says what the directory is.
+pub const IDENTITY_FILE: &str = "brick.json";
+const LOCK_FILE: &str = "lock";
+const INDEX_DIR: &str = "index";
+const MAGIC: &str = "brickyard brick";
+
+/// Why a directory is not served, or not formatted. One line each.
+#[derive(Debug, thiserror::Error)]
+pub enum DirError {
+    /// There is no brick in it.
+    #[error("{dir} holds no brick (no {IDENTITY_FILE}); format it first, or look whether the right disk is mounted", dir = dir.display())]
+    NoBrick {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// What `brick.json` says makes no sense.
+    #[error("{file} is damaged: {detail}", file = file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Written by a newer version.
+    #[error("{dir} has format {found}, this program knows {FORMAT_VERSION}; use a newer brickyard", dir = dir.display())]
+    NewerFormat {
+        /// The directory.
+        dir: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// It belongs to another cluster.
+    #[error("{dir} belongs to cluster {found}, this is cluster {ours}", dir = dir.display())]
+    OtherCluster {
+        /// The directory.
+        dir: PathBuf,
+        /// Its cluster.
+        found: ClusterId,
+        /// The one it was to be used for.
+        ours: ClusterId,
+    },
+    /// It is another brick.
+    #[error("{dir} is brick {found}, not brick {wanted}", dir = dir.display())]
+    OtherBrick {
+        /// The directory.
+        dir: PathBuf,
+        /// What it is.
+        found: BrickId,
+        /// What it was taken for.
+        wanted: BrickId,
+    },
+    /// A part of it is gone.
+    #[error("{dir} is incomplete: {part} is missing", dir = dir.display())]
+    Missing {
+        /// The directory.
+        dir: PathBuf,
+        /// Which part.
+        part: String,
+    },
+    /// Another process serves it.
+    #[error("{dir} is in use by process {holder}", dir = dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// The process' number, as it wrote it.
+        holder: String,
+    },
+    /// There is something in it already.
+    #[error("{dir} can't be formatted: it holds {what}", dir = dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+        /// What is there.
+        what: String,
+    },
+    /// The operating system says no.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What it says.
+        source: io::Error,
+    },
+    /// The index can't be opened.
+    #[error("{dir}: {source}", dir = dir.display())]
+    Index {
+        /// The directory.
+        dir: PathBuf,
+        /// What it says.
+        source: IndexError,
+    },
+    /// The store can't be opened.
+    #[error("{dir}: {source}", dir = dir.display())]
+    Store {
+        /// The directory.
+        dir: PathBuf,
+        /// What it says.
+        source: StoreError,
+    },
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> DirError + '_ {
+    move |source| DirError::Io { path: path.to_owned(), source }
+}
+
+/// What `brick.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct IdentityFile {
+    magic: String,
+    format: u32,
+    cluster: String,
+    brick: u32,
+    store: String,
+}
+
+/// Whose directory it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The brick.
+    pub brick: BrickId,
+    /// Drawn when it was formatted.
+    pub store: StoreId,
+}
+
+/// Random bytes from the operating system.
+///
+/// # Errors
+/// If it has none to give.
+pub fn random<const N: usize>() -> Result<[u8; N], DirError> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; N];
+    File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(at(path))?;
+    Ok(bytes)
+}
+
+/// Makes a brick directory. One whose formatting was interrupted is begun anew.
+///
+/// # Errors
+/// [`DirError::NotEmpty`] if there is anything in it that is not from formatting.
+pub fn format(dir: &Path, cluster: ClusterId, brick: BrickId) -> Result<StoreId, DirError> {
+    fs::create_dir_all(dir).map_err(at(dir))?;
+    let _held = hold(dir)?;
+    for entry in fs::read_dir(dir).map_err(at(dir))? {
+        let entry = entry.map_err(at(dir))?;
+        let name = entry.file_name();
+        let metadata = entry.metadata().map_err(at(&entry.path()))?;
+        let ours = match name.to_str() {
+            Some(LOCK_FILE | INDEX_DIR | "lost+found" | "brick.json.new") => true,
+            // Until there is an identity nothing was ever written.
+            Some(name) => name == file_name(0) && metadata.len() == 0,
+            None => false,
+        };
+        if !ours {
+            return Err(DirError::NotEmpty { dir: dir.to_owned(), what: name.display().to_string() });
+        }
+    }
+    let index = dir.join(INDEX_DIR);
+    if index.exists() {
+        fs::remove_dir_all(&index).map_err(at(&index))?;
+    }
+    drop(RocksIndex::create(&index).map_err(|source| DirError::Index { dir: dir.to_owned(), source })?);
+    let data = dir.join(file_name(0));
+    File::create(&data).and_then(|file| file.sync_all()).map_err(at(&data))?;
+    let store = StoreId(random()?);
+    let identity = IdentityFile {
+        magic: MAGIC.to_owned(),
+        format: FORMAT_VERSION,
+        cluster: cluster.to_string(),
+        brick: brick.0,
+        store: store.to_string(),
+    };
+    let file = dir.join(IDENTITY_FILE);
+    let new = dir.join("brick.json.new");
+    let text = serde_json::to_string_pretty(&identity)
+        .map_err(|e| DirError::Damaged { file: file.clone(), detail: e.to_string() })?;
+    let write = || {
+        let mut out = File::create(&new)?;
+        out.write_all(text.as_bytes())?;
+        out.write_all(b"\n")?;
+        out.sync_all()?;
+        fs::rename(&new, &file)?;
+        File::open(dir)?.sync_all()?;
+        // The directory itself, in the one above it.
+        match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    write().map_err(at(&file))?;
+    Ok(store)
+}
+
+/// Whose directory it is.
+///
+/// # Errors
+/// [`DirError::NoBrick`], [`DirError::Damaged`], [`DirError::NewerFormat`], [`DirError::Io`].
+pub fn identify(dir: &Path) -> Result<Identity, DirError> {
+    let file = dir.join(IDENTITY_FILE);
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(DirError::NoBrick { dir: dir.to_owned() }),
+        Err(e) => return Err(at(&file)(e)),
+    };
+    let damaged = |detail: String| DirError::Damaged { file: file.clone(), detail };
+    // The format first: a newer one may say anything else in another way.
+    let any: serde_json::Value = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+    if any.get("magic").and_then(|m| m.as_str()) != Some(MAGIC) {
+        return Err(damaged("it is no brick's identity".to_owned()));
+    }
+    match any.get("format").and_then(serde_json::Value::as_u64) {
+        Some(found) if found > u64::from(FORMAT_VERSION) => {
+            return Err(DirError::NewerFormat { dir: dir.to_owned(), found: found.try_into().unwrap_or(u32::MAX) });
+        }
+        Some(found) if found == u64::from(FORMAT_VERSION) => {}
+        _ => return Err(damaged("it has no format this program knows".to_owned())),
+    }
+    let parsed: IdentityFile = serde_json::from_value(any).map_err(|e| damaged(e.to_string()))?;
+    Ok(Identity {
+        cluster: parsed.cluster.parse().map_err(|e| damaged(format!("{e}")))?,
+        brick: BrickId(parsed.brick),
+        store: parsed.store.parse().map_err(|e| damaged(format!("{e}")))?,
+    })
+}
+
+/// Locks a directory for this process.
+fn hold(dir: &Path) -> Result<File, DirError> {
+    let path = dir.join(LOCK_FILE);
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.map_err(at(&path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // Whatever the holder wrote is better than nothing.
+            let _ = file.read_to_string(&mut holder);
+            let holder = Some(holder.trim().to_owned()).filter(|h| !h.is_empty());
+            return Err(DirError::InUse {
+                dir: dir.to_owned(),
+                holder: holder.unwrap_or_else(|| "unknown".to_owned()),
+            });
+        }
+        Err(fs::TryLockError::Error(source)) => return Err(at(&path)(source)),
+    }
+    let write = |file: &mut File| {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write(&mut file).map_err(at(&path))?;
+    Ok(file)
+}
+
+/// Counts the open bricks of this process on each filesystem: they share what is left of it.
+#[derive(Debug)]
+struct Sharing {
+    count: Arc<AtomicU64>,
+}
+
+impl Sharing {
+    fn join(device: u64) -> Sharing {
+        static BRICKS: Mutex<Option<HashMap<u64, Arc<AtomicU64>>>> = Mutex::new(None);
+        let mut bricks = lock(&BRICKS);
+        let count = bricks.get_or_insert_default().entry(device).or_default().clone();
+        count.fetch_add(1, Ordering::Relaxed);
+        Sharing { count }
+    }
+}
+
+impl Drop for Sharing {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A brick directory that this process serves; it is free for others when dropped.
+#[derive(Debug)]
+pub struct Held {
+    /// Whose it is.
+    pub identity: Identity,
+    dir: PathBuf,
+    _lock: File,
+    sharing: Sharing,
+}
+
+/// The engine over real files.
+pub type FileStore = Engine<FileDisk, RocksIndex>;
+
+impl Held {
+    /// Takes a directory, if it is the one that is meant and all of it is there.
+    ///
+    /// # Errors
+    /// See [`DirError`]; nothing was changed.
+    pub fn take(dir: &Path, cluster: ClusterId, brick: Option<BrickId>) -> Result<Held, DirError> {
+        let identity = identify(dir)?;
+        if identity.cluster != cluster {
+            return Err(DirError::OtherCluster { dir: dir.to_owned(), found: identity.cluster, ours: cluster });
+        }
+        if let Some(wanted) = brick.filter(|wanted| *wanted != identity.brick) {
+            return Err(DirError::OtherBrick { dir: dir.to_owned(), found: identity.brick, wanted });
+        }
+        let device = fs::metadata(dir).map_err(at(dir))?.dev();
+        for part in [file_name(0), INDEX_DIR.to_owned(), format!("{INDEX_DIR}/CURRENT")] {
+            if !dir.join(&part).exists() {
+                return Err(DirError::Missing { dir: dir.to_owned(), part });
+            }
+        }
+        let lock = hold(dir)?;
+        Ok(Held { identity, dir: dir.to_owned(), _lock: lock, sharing: Sharing::join(device) })
+    }
+
+    /// Opens the store in it.
+    ///
+    /// # Errors
+    /// [`DirError::Io`], [`DirError::Index`], [`DirError::Store`].
+    pub fn open(&self, limits: Limits) -> Result<FileStore, DirError> {
+        let dir = self.dir.clone();
+        let disk = FileDisk::open(&dir).map_err(at(&dir))?;
+        let index = RocksIndex::open(&dir.join(INDEX_DIR))
+            .map_err(|source| DirError::Index { dir: dir.clone(), source })?;
+        Engine::open(disk, index, limits, self.sharing.count.clone())
+            .map_err(|source| DirError::Store { dir, source })
+    }
+
+    /// Whether the directory is still the one that was taken.
+    pub fn is_there(&self) -> bool {
+        identify(&self.dir).is_ok_and(|found| found == self.identity)
+    }
+}

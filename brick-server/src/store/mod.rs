@@ -1,0 +1,254 @@
+//! The chunk store: chunks of bytes with versions and checksums on one disk.
+//!
+//! ```text
+//! DIR/brick.json    whose directory this is, and in which format (see `dir`)
+//! DIR/lock          locked by the process that serves it; holds its number
+//! DIR/data.N        4 KiB blocks, in no order (see `disk`, `alloc`)
+//! DIR/index/        RocksDB: chunk -> version, length, blocks, checksums (see `record`)
+//! ```
+//!
+//! Nothing is ever written in place: a change goes to fresh blocks, is then pointed to by an
+//! index entry in memory (*unstable*), and becomes durable with the next commit: first the
+//! data, then the index, in one batch.
+//!
+//! 1. After a crash each chunk is at a version between the last committed and the last
+//!    acknowledged one, with exactly that version's bytes (`crashes_keep_what_was_committed`).
+//! 2. No bytes are returned that fail their checksum (`flipped_bits_are_found`).
+//! 3. A block is reused only when neither a durable index nor a reader can look at it, and no
+//!    block is lost for good (`crashes_keep_what_was_committed`).
+//! 4. Bytes of a block beyond the chunk's length are zeros (`random_changes_match_the_model`).
+//! 5. A full disk refuses new data and nothing else (`a_full_disk_refuses_new_data_only`).
+//!
+//! The store knows nothing of files, chains, members or the network.
+
+mod alloc;
+mod chunks;
+pub mod dir;
+pub mod disk;
+mod edit;
+mod engine;
+#[cfg(test)]
+mod faulty;
+pub mod file_disk;
+pub mod index;
+mod lease;
+mod overlay;
+pub mod record;
+pub mod rocks;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use wire::brick::{Change, Extent, WriterId};
+use wire::chunk::ChunkKey;
+use wire::id::{ChainId, ChunkVersion};
+
+pub use edit::{Prepared, Staged};
+pub use engine::{Engine, Limits};
+pub use record::Header;
+
+/// What a store could not do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// There is no room for new data. Nothing has changed.
+    #[error("no space left on the brick")]
+    NoSpace,
+    /// These blocks of the chunk fail their checksum. Nothing has changed.
+    #[error("blocks {blocks:?} of chunk {key} fail their checksum")]
+    Corrupt {
+        /// The chunk.
+        key: ChunkKey,
+        /// Its version.
+        version: ChunkVersion,
+        /// Numbers of the blocks in the chunk.
+        blocks: Vec<u32>,
+    },
+    /// The chunk has another version than the caller builds on. Nothing has changed.
+    #[error("the chunk is at version {0}")]
+    Version(ChunkVersion),
+    /// A range that is outside of what a chunk can be.
+    #[error("a range no chunk has")]
+    Range,
+    /// The disk or the index failed; the store serves no more.
+    #[error("the brick's disk failed: {0}")]
+    Failed(String),
+}
+
+/// Bytes of a chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadBytes {
+    /// Version they were read at; 0: there is no such chunk.
+    pub version: ChunkVersion,
+    /// The bytes; they end where the chunk ends.
+    pub data: Bytes,
+}
+
+/// How full a store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes of blocks in use.
+    pub used_bytes: u64,
+    /// Bytes it can still take.
+    pub free_bytes: u64,
+    /// Chunks.
+    pub chunks: u64,
+}
+
+/// How much waits for a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// Nothing does.
+    Clean,
+    /// Something does.
+    Some,
+    /// A commit should begin now.
+    Much,
+    /// Writers should wait for one.
+    TooMuch,
+}
+
+/// Part of the answer to a cut: what it did to a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shrunk {
+    /// The chunk's header before.
+    pub before: Header,
+    /// Blocks that became free.
+    pub freed_blocks: u32,
+}
+
+/// Chunks on one disk. Calls block, and may come from many threads; changes of one chunk must
+/// come one after another, or those that lose get [`StoreError::Version`].
+pub trait ChunkStore: Send + Sync + 'static {
+    /// What is known of a chunk, if it exists.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    fn chunk(&self, key: ChunkKey) -> Result<Option<Header>, StoreError>;
+
+    /// Up to `len` bytes from `offset`, verified.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Failed`].
+    fn read(&self, key: ChunkKey, offset: u32, len: u32) -> Result<ReadBytes, StoreError>;
+
+    /// Does all of a change that can fail, without anyone seeing it. `base` is the version it
+    /// builds on.
+    ///
+    /// # Errors
+    /// Every [`StoreError`]; nothing has changed then.
+    fn prepare(
+        &self,
+        key: ChunkKey,
+        base: ChunkVersion,
+        change: Change,
+        data: &Bytes,
+    ) -> Result<Prepared, StoreError>;
+
+    /// Makes a prepared change visible as the next version.
+    ///
+    /// # Errors
+    /// [`StoreError::Version`], [`StoreError::Failed`]; what was prepared is dropped then.
+    fn publish(
+        &self,
+        prepared: Prepared,
+        chain: ChainId,
+        writer: Option<WriterId>,
+    ) -> Result<Header, StoreError>;
+
+    /// Writes a part of a chunk's future content, block-aligned, after what was staged before.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], [`StoreError::Range`], [`StoreError::Failed`].
+    fn stage(&self, staged: &mut Staged, offset: u32, data: &Bytes) -> Result<(), StoreError>;
+
+    /// Makes what was staged the whole content of a chunk.
+    ///
+    /// # Errors
+    /// [`StoreError::Range`], [`StoreError::Failed`].
+    fn switch(
+        &self,
+        key: ChunkKey,
+        chain: ChainId,
+        version: ChunkVersion,
+        len: u32,
+        staged: Staged,
+    ) -> Result<(), StoreError>;
+
+    /// Gives a chunk another version, with the bytes it has.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    fn set_version(&self, key: ChunkKey, chain: ChainId, version: ChunkVersion) -> Result<(), StoreError>;
+
+    /// Removes a chunk unless it is newer than `up_to`.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    fn remove(&self, key: ChunkKey, up_to: ChunkVersion) -> Result<Option<Shrunk>, StoreError>;
+
+    /// Shortens a chunk to `len`, if it is longer; its version grows by one then.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::NoSpace`], [`StoreError::Failed`].
+    fn cut(&self, key: ChunkKey, len: u32) -> Result<Option<Shrunk>, StoreError>;
+
+    /// Puts a block right that fails its checksum: `data`, padded with zeros, must be exactly
+    /// what the checksum was made of. Says whether it was.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], [`StoreError::Failed`].
+    fn repair(
+        &self,
+        key: ChunkKey,
+        version: ChunkVersion,
+        block: u32,
+        data: &[u8],
+    ) -> Result<bool, StoreError>;
+
+    /// Up to `max` chunks in order, after `after`, of one chain or all; and whether that was
+    /// the last one.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    #[allow(clippy::type_complexity)]
+    fn list(
+        &self,
+        chain: Option<ChainId>,
+        after: Option<ChunkKey>,
+        max: usize,
+    ) -> Result<(Vec<(ChunkKey, Header)>, bool), StoreError>;
+
+    /// Where a chunk holds data, in order, not touching; and its header, if it exists.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    fn extents(&self, key: ChunkKey) -> Result<(Option<Header>, Vec<Extent>), StoreError>;
+
+    /// BLAKE3 of a chunk's content, and how many of its blocks fail their checksum.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    fn verify(&self, key: ChunkKey) -> Result<([u8; 32], u32), StoreError>;
+
+    /// Makes everything published durable.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] if the index finds no room: nothing is lost, and a later commit
+    /// may succeed. [`StoreError::Failed`].
+    fn commit(&self) -> Result<(), StoreError>;
+
+    /// How much waits for a commit.
+    fn pressure(&self) -> Pressure;
+
+    /// How full it is.
+    fn usage(&self) -> Usage;
+
+    /// Whether `bytes` can be taken without a second thought.
+    fn has_room(&self, bytes: u64) -> bool;
+
+    /// Why it serves no more, if so.
+    fn failure(&self) -> Option<String>;
+
+    /// Declares it failed: every later call is refused.
+    fn fail(&self, why: String);
+}

@@ -1,0 +1,194 @@
+//! The index in RocksDB. Its own write-ahead log makes a batch atomic and durable.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, LogLevel, Options,
+    ReadOptions, WriteBatch, WriteOptions,
+};
+use wire::chunk::ChunkKey;
+
+use super::index::{Index, IndexChange, IndexError};
+use super::record::{
+    Group, Header, RecordError, group_key, header_key, parse_group_key, parse_header_key,
+};
+
+/// Cache of index blocks shared by all bricks of a process, in bytes.
+const CACHE_BYTES: usize = 32 << 20;
+/// One memtable, in bytes; there are at most two a brick.
+const WRITE_BUFFER_BYTES: usize = 4 << 20;
+/// Write-ahead logs are flushed away beyond this, in bytes.
+const WAL_BYTES: u64 = 16 << 20;
+/// Open table files a brick.
+const OPEN_FILES: i32 = 128;
+
+/// See the module's head.
+pub struct RocksIndex {
+    db: DB,
+    durable: WriteOptions,
+}
+
+impl std::fmt::Debug for RocksIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RocksIndex").field("path", &self.db.path()).finish_non_exhaustive()
+    }
+}
+
+fn failed(error: &rocksdb::Error) -> IndexError {
+    let text = error.to_string();
+    // The binding hands on neither subcode nor errno, only the message.
+    if text.contains("No space left") || text.contains("NoSpace") {
+        IndexError::NoSpace(text)
+    } else {
+        IndexError::Failed(text)
+    }
+}
+
+fn unreadable(error: RecordError) -> IndexError {
+    IndexError::Failed(error.to_string())
+}
+
+fn options() -> Options {
+    static CACHE: OnceLock<Cache> = OnceLock::new();
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(CACHE.get_or_init(|| Cache::new_lru_cache(CACHE_BYTES)));
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_bloom_filter(10.0, false);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_write_buffer_number(2);
+    options.set_max_total_wal_size(WAL_BYTES);
+    options.set_max_open_files(OPEN_FILES);
+    options.set_max_background_jobs(2);
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+impl RocksIndex {
+    /// Makes an empty index.
+    ///
+    /// # Errors
+    /// See [`IndexError`].
+    pub fn create(path: &Path) -> Result<RocksIndex, IndexError> {
+        let mut options = options();
+        options.create_if_missing(true);
+        RocksIndex::with(&options, path)
+    }
+
+    /// Opens one that exists.
+    ///
+    /// # Errors
+    /// See [`IndexError`].
+    pub fn open(path: &Path) -> Result<RocksIndex, IndexError> {
+        RocksIndex::with(&options(), path)
+    }
+
+    fn with(options: &Options, path: &Path) -> Result<RocksIndex, IndexError> {
+        let db = DB::open(options, path).map_err(|e| failed(&e))?;
+        let mut durable = WriteOptions::default();
+        durable.set_sync(true);
+        Ok(RocksIndex { db, durable })
+    }
+
+    fn groups_from(
+        &self,
+        from: &[u8],
+        beyond: &[u8],
+        fill_cache: bool,
+        see: &mut dyn FnMut(ChunkKey, u32, &Group) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        let mut read = ReadOptions::default();
+        read.set_iterate_upper_bound(beyond);
+        read.fill_cache(fill_cache);
+        for entry in self.db.iterator_opt(IteratorMode::From(from, Direction::Forward), read) {
+            let (key, value) = entry.map_err(|e| failed(&e))?;
+            let malformed = || unreadable(RecordError::Malformed { what: "key of a group" });
+            let (key, group) = parse_group_key(&key).ok_or_else(malformed)?;
+            see(key, group, &Group::decode(&value).map_err(unreadable)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The first key after all groups of a chunk.
+fn beyond_groups(key: ChunkKey) -> Vec<u8> {
+    let mut beyond = group_key(key, u32::MAX).to_vec();
+    beyond.push(0);
+    beyond
+}
+
+impl Index for RocksIndex {
+    fn header(&self, key: ChunkKey) -> Result<Option<Header>, IndexError> {
+        let found = self.db.get_pinned(header_key(key)).map_err(|e| failed(&e))?;
+        found.map(|bytes| Header::decode(&bytes).map_err(unreadable)).transpose()
+    }
+
+    fn group(&self, key: ChunkKey, group: u32) -> Result<Option<Group>, IndexError> {
+        let found = self.db.get_pinned(group_key(key, group)).map_err(|e| failed(&e))?;
+        found.map(|bytes| Group::decode(&bytes).map_err(unreadable)).transpose()
+    }
+
+    fn groups(&self, key: ChunkKey) -> Result<Vec<(u32, Group)>, IndexError> {
+        let mut out = Vec::new();
+        self.groups_from(&group_key(key, 0), &beyond_groups(key), true, &mut |_, number, group| {
+            out.push((number, *group));
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    fn headers(&self, after: Option<ChunkKey>, max: usize) -> Result<Vec<(ChunkKey, Header)>, IndexError> {
+        let mut from = after.map_or_else(|| vec![b'h'], |key| header_key(key).to_vec());
+        if after.is_some() {
+            from.push(0);
+        }
+        let mut read = ReadOptions::default();
+        read.set_iterate_upper_bound(vec![b'h' + 1]);
+        let mut out = Vec::with_capacity(max.min(4096));
+        for entry in self.db.iterator_opt(IteratorMode::From(&from, Direction::Forward), read).take(max) {
+            let (key, value) = entry.map_err(|e| failed(&e))?;
+            let malformed = || unreadable(RecordError::Malformed { what: "key of a header" });
+            let key = parse_header_key(&key).ok_or_else(malformed)?;
+            out.push((key, Header::decode(&value).map_err(unreadable)?));
+        }
+        Ok(out)
+    }
+
+    fn each_group(&self, see: &mut dyn FnMut(ChunkKey, u32, &Group)) -> Result<(), IndexError> {
+        self.groups_from(b"g", b"h", false, &mut |key, number, group| {
+            see(key, number, group);
+            Ok(())
+        })
+    }
+
+    fn write(&self, changes: &mut dyn Iterator<Item = IndexChange>) -> Result<(), IndexError> {
+        let mut batch = WriteBatch::default();
+        for change in changes {
+            match change {
+                // One by one: tombstones of ranges slow down every later read near them.
+                IndexChange::Wipe(key) => {
+                    let (from, beyond) = (group_key(key, 0), beyond_groups(key));
+                    self.groups_from(&from, &beyond, false, &mut |key, number, _| {
+                        batch.delete(group_key(key, number));
+                        Ok(())
+                    })?;
+                }
+                IndexChange::Header(key, Some(header)) => batch.put(header_key(key), header.encode()),
+                IndexChange::Header(key, None) => batch.delete(header_key(key)),
+                IndexChange::Group(key, number, group) if group.is_empty() => {
+                    batch.delete(group_key(key, number));
+                }
+                IndexChange::Group(key, number, group) => {
+                    batch.put(group_key(key, number), group.encode());
+                }
+            }
+        }
+        self.db.write_opt(batch, &self.durable).map_err(|e| failed(&e))
+    }
+}
