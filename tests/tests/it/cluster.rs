@@ -50,7 +50,6 @@ fn a_second_up_is_refused_by_name_of_the_holder() -> Result<()> {
 #[test]
 fn a_mount_left_by_a_crash_is_replaced() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
-    cluster.allow_log("unclean");
     let path = cluster.mount().join("file");
     std::fs::write(&path, "content")?;
     let file = std::fs::File::open(&path)?;

@@ -26,7 +26,6 @@ fn killed_in_the_middle_of_writes_keeps_every_promise() -> Result<()> {
     let seed = seed::of_this_run()?;
     let mut rng = Rng::new(seed);
     let mut cluster = Cluster::start(Options::default())?;
-    cluster.allow_log("unclean");
     let empty = cluster.status_json()?;
     let root = cluster.dir("crash")?;
     let mut workers = Vec::new();
@@ -108,7 +107,6 @@ fn wait_until_reclaimed(cluster: &Cluster, empty: &serde_json::Value) -> Result<
 #[test]
 fn space_of_open_unlinked_files_returns_after_a_crash() -> Result<()> {
     let mut cluster = Cluster::start(Options::default())?;
-    cluster.allow_log("unclean");
     let empty = cluster.status_json()?;
     let dir = cluster.dir("orphans")?;
     let mut open = Vec::new();

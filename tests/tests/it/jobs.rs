@@ -271,7 +271,6 @@ fn a_job_builds_a_c_library_on_the_mount() -> Result<()> {
 fn no_accepted_job_is_lost_or_run_twice() -> Result<()> {
     const JOBS: usize = 12;
     let mut lab = Lab::start(2)?;
-    lab.cluster.allow_log("unclean");
     lab.cluster.allow_log("lost");
     // Starts are noted on the local disk, which lives on.
     let notes = lab.cluster.workshop().dir("notes")?;

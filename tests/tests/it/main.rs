@@ -4,6 +4,7 @@
 //! directory too (`BRICKYARD_TEST_DIR`), which proves the tests; the others need the product.
 
 mod bad_input;
+mod benchmark;
 mod cluster;
 mod crash;
 mod databases;
