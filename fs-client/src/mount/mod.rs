@@ -59,6 +59,15 @@ impl Mount {
         Ok(Mount { client, place, stop_timeout: config.stop_timeout, ended })
     }
 
+    /// Whether something could be mounted here: what [`Mount::start`] looks at first, for whoever
+    /// has other things to do before. Takes away what a crash left mounted. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::MountPoint`] with what is wrong and what to do.
+    pub fn check(mountpoint: &Path, config: &MountConfig) -> Result<(), Error> {
+        check::prepare(mountpoint, config.allow_non_empty).map(drop)
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.place.path

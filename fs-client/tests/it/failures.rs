@@ -1,0 +1,270 @@
+//! What programs see when something breaks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use brickyard_fs_client::{Error, OpenOptions};
+use rustix::io::Errno;
+use wire::brick::BrickRequest;
+use wire::id::{BrickId, Ino};
+use wire::map::MemberState;
+use wire::meta::{Access, FsRequest, Name, NewInode};
+use wire::status::{FsError, Status};
+
+use crate::cluster::{Cluster, Fault, pattern, read_write, until};
+
+fn is_change(request: &BrickRequest) -> bool {
+    matches!(request, BrickRequest::Change { .. })
+}
+
+/// A full disk comes out of write, fsync or close, once for each handle, with its number.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_is_told_once_to_each_handle() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let first = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let second = client.open(first.ino(), read_write()).await.unwrap();
+    let third = client.open(first.ino(), read_write()).await.unwrap();
+    cluster.world.fault(|_, r| is_change(r).then_some(Fault::Refuse(Status::Fs(FsError::NoSpace))));
+    client.write_at(&first, 0, b"lost").await.unwrap();
+    let number = |result: Result<(), Error>| result.unwrap_err().errno();
+    assert_eq!(number(client.fsync(&first).await), Errno::NOSPC);
+    client.fsync(&first).await.unwrap();
+    cluster.world.heal();
+    assert_eq!(number(client.write_at(&second, 0, b"not taken").await), Errno::NOSPC);
+    client.write_at(&second, 0, b"taken").await.unwrap();
+    client.fsync(&second).await.unwrap();
+    assert_eq!(number(client.release(third).await), Errno::NOSPC);
+    // Somebody heard of it: those who come later do not.
+    let late = client.open(first.ino(), read_write()).await.unwrap();
+    client.fsync(&late).await.unwrap();
+    assert_eq!(&client.read_at(&late, 0, 10).await.unwrap()[..], b"taken");
+    for file in [first, second, late] {
+        client.release(file).await.unwrap();
+    }
+    client.shutdown().await.unwrap();
+}
+
+/// What a restarted brick lost is sent again before fsync returns.
+#[tokio::test(flavor = "multi_thread")]
+async fn data_lost_by_a_restarted_brick_is_sent_again() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let mut data = pattern(1, 3 << 20);
+    client.write_at(&file, 0, &data).await.unwrap();
+    client.flush(&file).await.unwrap();
+    // Overwritten after the restart of one: the old bytes must not come back.
+    cluster.world.restart(BrickId(0));
+    client.write_at(&file, 500_000, &[9; 50_000]).await.unwrap();
+    data[500_000..550_000].fill(9);
+    for brick in 0..3 {
+        cluster.world.restart(BrickId(brick));
+    }
+    client.fsync(&file).await.unwrap();
+    assert!(client.metrics().resends > 0);
+    let attr = cluster.namespace.attr_of(file.ino());
+    assert_eq!(attr.size, 3 << 20);
+    assert!(cluster.world.durable_file(file.ino(), &attr.layout, attr.size) == data);
+    assert!(client.read_at(&file, 0, 4 << 20).await.unwrap() == data);
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// A closed file's unstable data is sent again by itself when the map tells of a restart, and
+/// not if the file was deleted meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_are_noticed_without_fsync() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let data = pattern(1, 100_000);
+    let kept = client.create_path(b"kept", 0o600, read_write()).await.unwrap();
+    let gone = client.create_path(b"gone", 0o600, read_write()).await.unwrap();
+    let (kept_ino, gone_ino) = (kept.ino(), gone.ino());
+    for file in [kept, gone] {
+        client.write_at(&file, 0, &data).await.unwrap();
+        client.release(file).await.unwrap();
+    }
+    client.unlink(Ino::ROOT, Name::new(&b"gone"[..]).unwrap()).await.unwrap();
+    for brick in 0..3 {
+        cluster.world.restart(BrickId(brick));
+    }
+    until("nothing unstable to be left", || client.metrics().uncommitted_bytes_now == 0).await;
+    let layout = cluster.namespace.attr_of(kept_ino).layout;
+    assert!(cluster.world.durable_file(kept_ino, &layout, 100_000) == data);
+    let bricks = cluster.world.bricks.lock().unwrap();
+    assert!(bricks.values().all(|b| b.memory.keys().all(|key| key.ino != gone_ino)));
+    drop(bricks);
+    client.shutdown().await.unwrap();
+}
+
+/// A member that leaves its chain before it committed holds nobody up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_member_does_not_hold_up_fsync() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let data = pattern(2, 3 << 20);
+    client.write_at(&file, 0, &data).await.unwrap();
+    client.flush(&file).await.unwrap();
+    cluster.world.fault(|brick, _| (brick == BrickId(1)).then_some(Fault::Mute));
+    let world = cluster.world.clone();
+    let leave = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.set_state(BrickId(1), MemberState::Offline);
+    });
+    client.fsync(&file).await.unwrap();
+    leave.await.unwrap();
+    // Writing goes on with those that are left.
+    client.write_at(&file, 0, &[5; 1000]).await.unwrap();
+    client.fsync(&file).await.unwrap();
+    let attr = cluster.namespace.attr_of(file.ino());
+    let durable = cluster.world.durable_file(file.ino(), &attr.layout, attr.size);
+    assert!(durable[..1000] == [5; 1000] && durable[1000..] == data[1000..]);
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// Reads go to another member when one is silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_survive_a_dead_member() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let data = pattern(2, 3 << 20);
+    client.write_at(&file, 0, &data).await.unwrap();
+    client.fsync(&file).await.unwrap();
+    cluster.world.fault(|brick, _| (brick == BrickId(2)).then_some(Fault::Mute));
+    for _ in 0..4 {
+        assert!(client.read_at(&file, 0, 4 << 20).await.unwrap() == data);
+    }
+    cluster.world.heal();
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// A damaged copy is read elsewhere; only when every copy is damaged is it an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_copy_is_read_elsewhere() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let data = pattern(2, 3 << 20);
+    client.write_at(&file, 0, &data).await.unwrap();
+    client.fsync(&file).await.unwrap();
+    let is_read = |r: &BrickRequest| matches!(r, BrickRequest::Read { .. });
+    cluster.world.fault(move |brick, r| {
+        (brick == BrickId(0) && is_read(r)).then_some(Fault::Refuse(Status::Corrupt))
+    });
+    for _ in 0..4 {
+        assert!(client.read_at(&file, 0, 4 << 20).await.unwrap() == data);
+    }
+    assert!(client.metrics().bad_copies > 0);
+    cluster.world.fault(move |_, r| is_read(r).then_some(Fault::Refuse(Status::Corrupt)));
+    let error = client.read_at(&file, 0, 100).await.unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert_eq!(error.errno(), Errno::IO);
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// A call whose answer was lost is done once.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_replies_do_not_repeat_changes() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    cluster.namespace.lose_replies.store(1, Ordering::SeqCst);
+    let new = NewInode { mode: 0o755, uid: 0, gid: 0 };
+    client.mkdir(Ino::ROOT, Name::new(&b"d"[..]).unwrap(), new).await.unwrap();
+    cluster.namespace.busy.store(3, Ordering::SeqCst);
+    cluster.namespace.lose_replies.store(2, Ordering::SeqCst);
+    client.rmdir(Ino::ROOT, Name::new(&b"d"[..]).unwrap()).await.unwrap();
+    let log = cluster.namespace.log.lock().unwrap().clone();
+    assert_eq!(log.iter().filter(|r| matches!(r, FsRequest::Mkdir { .. })).count(), 1);
+    assert_eq!(log.iter().filter(|r| matches!(r, FsRequest::Rmdir { .. })).count(), 1);
+    assert!(client.metrics().retries >= 5);
+    client.shutdown().await.unwrap();
+}
+
+/// A session that is gone is replaced, and what was open is open in the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_session_is_replaced() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    client.write_at(&file, 0, b"before").await.unwrap();
+    cluster.namespace.expire_sessions();
+    client.write_at(&file, 6, b" and after").await.unwrap();
+    client.fsync(&file).await.unwrap();
+    assert!(cluster.namespace.is_open(file.ino(), Access::Write));
+    assert_eq!(client.metrics().sessions, 2);
+    // Idle sessions are replaced by the renewal.
+    cluster.namespace.expire_sessions();
+    until("a third session", || client.metrics().sessions == 3).await;
+    until("the file to be open in it", || cluster.namespace.is_open(file.ino(), Access::Write)).await;
+    assert_eq!(&client.read_at(&file, 0, 100).await.unwrap()[..], b"before and after");
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// Nothing waits for ever: an operation that can't be done ends in an I/O error at its
+/// deadline, and can be asked meanwhile what it waits for.
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines_end_in_io_errors() {
+    let cluster = Cluster::start().await;
+    let mut config = cluster.config();
+    config.deadline = Duration::from_secs(3);
+    let client = cluster.client_with(config).await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    client.write_at(&file, 0, &[1; 100]).await.unwrap();
+    client.fsync(&file).await.unwrap();
+    cluster.world.fault(|_, _| Some(Fault::Refuse(Status::Busy)));
+    let begun = Instant::now();
+    let reading = { let (client, file) = (client.clone(), file.clone()); tokio::spawn(async move { client.read_at(&file, 0, 10).await }) };
+    until("the read to be stuck", || client.stuck().iter().any(|s| s.what == "read")).await;
+    let stuck = client.stuck();
+    assert!(stuck.iter().any(|s| s.what == "read" && s.waiting_for.contains("busy")), "{stuck:?}");
+    let error = reading.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error}");
+    assert_eq!(error.errno(), Errno::IO);
+    client.write_at(&file, 0, &[2; 100]).await.unwrap();
+    assert_eq!(client.fsync(&file).await.unwrap_err().errno(), Errno::IO);
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    cluster.world.heal();
+    // What was lost was told; the file works on.
+    client.write_at(&file, 0, &[3; 100]).await.unwrap();
+    client.fsync(&file).await.unwrap();
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// Calls refused since the map moved on are repeated with the new map.
+#[tokio::test(flavor = "multi_thread")]
+async fn map_changes_are_followed() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let refused = Arc::new(AtomicU64::new(0));
+    let data = pattern(3, 2 << 20);
+    for round in 0..5u64 {
+        let state = if round % 2 == 0 { MemberState::Offline } else { MemberState::Serving };
+        if state == MemberState::Serving {
+            // Brought up to date by its chain.
+            let mut bricks = cluster.world.bricks.lock().unwrap();
+            let mut all = bricks[&BrickId(1)].memory.clone();
+            all.extend(bricks[&BrickId(2)].memory.clone());
+            bricks.get_mut(&BrickId(0)).unwrap().memory = all;
+        }
+        cluster.world.set_state(BrickId(0), state);
+        client.write_at(&file, 0, &data).await.unwrap();
+        client.fsync(&file).await.unwrap();
+        assert!(client.read_at(&file, 0, 2 << 20).await.unwrap() == data);
+        refused.fetch_add(1, Ordering::Relaxed);
+    }
+    let reader = client.open(file.ino(), OpenOptions::read_only()).await.unwrap();
+    assert!(client.read_at(&reader, 0, 2 << 20).await.unwrap() == data);
+    client.release(reader).await.unwrap();
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}

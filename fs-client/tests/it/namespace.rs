@@ -1,0 +1,470 @@
+//! A namespace in memory: as much POSIX as the client's tests need.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use wire::id::{CallSeq, DirCookie, Ino, SessionId};
+use wire::layout::{FileLayout, TableVersion};
+use wire::meta::{
+    Access, Attr, ClusterReply, ClusterRequest, DirEntry, FileKind, FsReply, FsRequest, MetaCall, MetaProtocol,
+    MetaReply, MetaRequest, Name, NewInode, RenameMode, SessionGrant, SetTime, StatFs, Timestamp, XattrMode,
+};
+use wire::net::typed::TypedHandler;
+use wire::net::{BoxFuture, Peer};
+use wire::status::{FsError, Status};
+
+use crate::cluster::{CHUNK_BYTES, World};
+
+struct Node {
+    attr: Attr,
+    parent: Ino,
+    entries: BTreeMap<Name, (Ino, u64)>,
+    target: Bytes,
+    xattrs: BTreeMap<Bytes, Bytes>,
+}
+
+#[derive(Default)]
+pub struct Inner {
+    nodes: HashMap<Ino, Node>,
+    next_ino: u64,
+    next_cookie: u64,
+    clock: Timestamp,
+    pub open: BTreeSet<(SessionId, Ino, Access)>,
+    replies: HashMap<(SessionId, CallSeq), Result<FsReply, Status>>,
+    sessions: BTreeSet<SessionId>,
+    next_session: u64,
+}
+
+pub struct FakeNamespace {
+    world: Arc<World>,
+    pub inner: Mutex<Inner>,
+    /// Answers to so many changing calls get lost.
+    pub lose_replies: AtomicU64,
+    /// So many calls are answered with "busy".
+    pub busy: AtomicU64,
+    /// Asks clients to tell what they have open.
+    pub tell_open: AtomicU64,
+    /// Every changing call that was carried out.
+    pub log: Mutex<Vec<FsRequest>>,
+    pub told: Mutex<Vec<(Ino, Access)>>,
+}
+
+type Answer = Result<FsReply, Status>;
+
+fn take_one(counter: &AtomicU64) -> bool {
+    counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
+impl Inner {
+    fn now(&mut self) -> Timestamp {
+        self.clock = self.clock.next().max(Timestamp::now());
+        self.clock
+    }
+
+    fn node(&mut self, ino: Ino) -> Result<&mut Node, Status> {
+        self.nodes.get_mut(&ino).ok_or(FsError::Stale.into())
+    }
+
+    fn dir(&mut self, ino: Ino) -> Result<&mut Node, Status> {
+        match self.node(ino)? {
+            node if node.attr.kind == FileKind::Directory => Ok(node),
+            _ => Err(FsError::NotDirectory.into()),
+        }
+    }
+
+    fn find(&mut self, parent: Ino, name: &Name) -> Result<Ino, Status> {
+        self.dir(parent)?.entries.get(name).map(|(ino, _)| *ino).ok_or(FsError::NotFound.into())
+    }
+
+    fn make(&mut self, parent: Ino, kind: FileKind, new: &NewInode) -> Ino {
+        self.next_ino += 1;
+        let ino = Ino(self.next_ino);
+        let now = self.now();
+        let attr = Attr {
+            ino,
+            kind,
+            mode: new.mode,
+            nlink: if kind == FileKind::Directory { 2 } else { 1 },
+            uid: new.uid,
+            gid: new.gid,
+            rdev: 0,
+            size: 0,
+            allocated_bytes: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            layout: FileLayout { table: TableVersion(1), seed: ino.0 as u32, stripe: 0, chunk_bytes: CHUNK_BYTES },
+            xattrs: 0,
+        };
+        self.nodes.insert(
+            ino,
+            Node { attr, parent, entries: BTreeMap::new(), target: Bytes::new(), xattrs: BTreeMap::new() },
+        );
+        ino
+    }
+
+    fn enter(&mut self, parent: Ino, name: &Name, ino: Ino) {
+        self.next_cookie += 1;
+        let cookie = self.next_cookie;
+        let now = self.now();
+        let dir = self.nodes.get_mut(&parent).unwrap();
+        dir.entries.insert(name.clone(), (ino, cookie));
+        dir.attr.size = dir.entries.len() as u64;
+        dir.attr.mtime = now;
+        dir.attr.ctime = now;
+    }
+
+    fn add(&mut self, parent: Ino, name: &Name, kind: FileKind, new: &NewInode) -> Result<Ino, Status> {
+        if self.dir(parent)?.entries.contains_key(name) {
+            return Err(FsError::Exists.into());
+        }
+        let ino = self.make(parent, kind, new);
+        self.enter(parent, name, ino);
+        Ok(ino)
+    }
+
+    fn attr(&mut self, ino: Ino) -> Answer {
+        Ok(FsReply::Attr(self.node(ino)?.attr.clone()))
+    }
+
+    fn is_open(&self, ino: Ino) -> bool {
+        self.open.iter().any(|(_, open, _)| *open == ino)
+    }
+
+    fn reap(&mut self, world: &World, ino: Ino) {
+        if self.nodes.get(&ino).is_some_and(|n| n.attr.nlink == 0) && !self.is_open(ino) {
+            self.nodes.remove(&ino);
+            world.trim(ino, 0);
+        }
+    }
+
+    fn drop_name(&mut self, world: &World, parent: Ino, name: &Name) -> Result<(), Status> {
+        let ino = self.find(parent, name)?;
+        let now = self.now();
+        self.dir(parent)?.entries.remove(name);
+        let node = self.node(ino)?;
+        node.attr.nlink = if node.attr.kind == FileKind::Directory { 0 } else { node.attr.nlink - 1 };
+        node.attr.ctime = now;
+        self.reap(world, ino);
+        Ok(())
+    }
+
+    fn change(&mut self, world: &World, session: SessionId, request: &FsRequest) -> Answer {
+        match request {
+            FsRequest::SetAttr { ino, changes } => {
+                let now = self.now();
+                let node = self.node(*ino)?;
+                let attr = &mut node.attr;
+                attr.mode = changes.mode.unwrap_or(attr.mode);
+                attr.uid = changes.uid.unwrap_or(attr.uid);
+                attr.gid = changes.gid.unwrap_or(attr.gid);
+                if let Some(size) = changes.size {
+                    attr.size = size;
+                    attr.mtime = now;
+                    world.trim(*ino, size);
+                }
+                let set = |time: Option<SetTime>, old| match time {
+                    None => old,
+                    Some(SetTime::Now) => now,
+                    Some(SetTime::To(time)) => time,
+                };
+                attr.atime = set(changes.atime, attr.atime);
+                attr.mtime = set(changes.mtime, attr.mtime);
+                attr.ctime = now;
+                Ok(FsReply::Attr(attr.clone()))
+            }
+            FsRequest::Create { parent, name, new, exclusive, access } => {
+                let (ino, fresh) = match self.find(*parent, name) {
+                    Ok(_) if *exclusive => return Err(FsError::Exists.into()),
+                    Ok(ino) => (ino, false),
+                    Err(Status::Fs(FsError::NotFound)) => (self.add(*parent, name, FileKind::File, new)?, true),
+                    Err(other) => return Err(other),
+                };
+                self.open.insert((session, ino, *access));
+                Ok(FsReply::Created { attr: self.node(ino)?.attr.clone(), new: fresh })
+            }
+            FsRequest::Mkdir { parent, name, new } => {
+                let ino = self.add(*parent, name, FileKind::Directory, new)?;
+                self.attr(ino)
+            }
+            FsRequest::Mknod { parent, name, new, kind, rdev } => {
+                let ino = self.add(*parent, name, *kind, new)?;
+                self.node(ino)?.attr.rdev = *rdev;
+                self.attr(ino)
+            }
+            FsRequest::Symlink { parent, name, target, new } => {
+                let ino = self.add(*parent, name, FileKind::Symlink, new)?;
+                let node = self.node(ino)?;
+                node.target = target.clone();
+                node.attr.size = target.len() as u64;
+                self.attr(ino)
+            }
+            FsRequest::Link { ino, parent, name } => {
+                if self.dir(*parent)?.entries.contains_key(name) {
+                    return Err(FsError::Exists.into());
+                }
+                let now = self.now();
+                let node = self.node(*ino)?;
+                node.attr.nlink += 1;
+                node.attr.ctime = now;
+                self.enter(*parent, name, *ino);
+                self.attr(*ino)
+            }
+            FsRequest::Unlink { parent, name } => {
+                let ino = self.find(*parent, name)?;
+                if self.node(ino)?.attr.kind == FileKind::Directory {
+                    return Err(FsError::IsDirectory.into());
+                }
+                self.drop_name(world, *parent, name)?;
+                Ok(FsReply::Done)
+            }
+            FsRequest::Rmdir { parent, name } => {
+                let ino = self.find(*parent, name)?;
+                if !self.dir(ino)?.entries.is_empty() {
+                    return Err(FsError::NotEmpty.into());
+                }
+                self.drop_name(world, *parent, name)?;
+                Ok(FsReply::Done)
+            }
+            FsRequest::Rename { parent, name, new_parent, new_name, mode } => {
+                let ino = self.find(*parent, name)?;
+                let target = self.find(*new_parent, new_name).ok();
+                match (mode, target) {
+                    (RenameMode::NoReplace, Some(_)) => return Err(FsError::Exists.into()),
+                    (RenameMode::Exchange, None) => return Err(FsError::NotFound.into()),
+                    (RenameMode::Exchange, Some(other)) => {
+                        self.enter(*parent, name, other);
+                        self.enter(*new_parent, new_name, ino);
+                        return Ok(FsReply::Done);
+                    }
+                    (RenameMode::Replace, Some(other)) if other != ino => {
+                        self.drop_name(world, *new_parent, new_name)?;
+                    }
+                    _ => {}
+                }
+                self.dir(*parent)?.entries.remove(name);
+                self.enter(*new_parent, new_name, ino);
+                self.node(ino)?.parent = *new_parent;
+                Ok(FsReply::Done)
+            }
+            FsRequest::SetXattr { ino, name, value, mode } => {
+                let node = self.node(*ino)?;
+                match (mode, node.xattrs.contains_key(name)) {
+                    (XattrMode::Create, true) => return Err(FsError::Exists.into()),
+                    (XattrMode::Replace, false) => return Err(FsError::NoAttribute.into()),
+                    _ => {}
+                }
+                node.xattrs.insert(name.clone(), value.clone());
+                node.attr.xattrs = node.xattrs.len() as u32;
+                node.attr.ctime = node.attr.ctime.next();
+                Ok(FsReply::Done)
+            }
+            FsRequest::RemoveXattr { ino, name } => {
+                let node = self.node(*ino)?;
+                node.xattrs.remove(name).ok_or(FsError::NoAttribute)?;
+                node.attr.xattrs = node.xattrs.len() as u32;
+                Ok(FsReply::Done)
+            }
+            FsRequest::Open { ino, access } => {
+                self.node(*ino)?;
+                self.open.insert((session, *ino, *access));
+                self.attr(*ino)
+            }
+            FsRequest::Close { ino, access } => {
+                self.open.remove(&(session, *ino, *access));
+                self.reap(world, *ino);
+                Ok(FsReply::Done)
+            }
+            FsRequest::ReportWrite { ino, report, closes } => {
+                let now = self.now();
+                let attr = &mut self.node(*ino)?.attr;
+                attr.size = attr.size.max(report.end);
+                attr.mtime = attr.mtime.next().max(report.mtime);
+                attr.ctime = now;
+                attr.allocated_bytes = attr.allocated_bytes.saturating_add_signed(report.allocated_delta_bytes);
+                let attr = attr.clone();
+                if *closes {
+                    self.open.remove(&(session, *ino, Access::Write));
+                    self.reap(world, *ino);
+                }
+                Ok(FsReply::Attr(attr))
+            }
+            _ => Err(Status::Malformed),
+        }
+    }
+
+    fn look(&mut self, request: &FsRequest) -> Answer {
+        match request {
+            FsRequest::Lookup { parent, name } => {
+                let ino = self.find(*parent, name)?;
+                self.attr(ino)
+            }
+            FsRequest::LookupParent { ino } => {
+                let parent = self.dir(*ino)?.parent;
+                self.attr(parent)
+            }
+            FsRequest::GetAttr { ino } => self.attr(*ino),
+            FsRequest::Readlink { ino } => Ok(FsReply::Target(self.node(*ino)?.target.clone())),
+            FsRequest::ReadDir { ino, after, max, with_attrs } => {
+                let mut found: Vec<(u64, Name, Ino)> = self
+                    .dir(*ino)?
+                    .entries
+                    .iter()
+                    .filter(|(_, (_, cookie))| *cookie > after.0)
+                    .map(|(name, (ino, cookie))| (*cookie, name.clone(), *ino))
+                    .collect();
+                found.sort();
+                let end = found.len() <= *max as usize;
+                found.truncate(*max as usize);
+                let entries = found
+                    .into_iter()
+                    .map(|(cookie, name, ino)| {
+                        let attr = self.nodes[&ino].attr.clone();
+                        DirEntry {
+                            name,
+                            ino,
+                            kind: attr.kind,
+                            cookie: DirCookie(cookie),
+                            attr: with_attrs.then_some(attr),
+                        }
+                    })
+                    .collect();
+                Ok(FsReply::Entries { entries, end })
+            }
+            FsRequest::GetXattr { ino, name } => {
+                Ok(FsReply::Value(self.node(*ino)?.xattrs.get(name).cloned().ok_or(FsError::NoAttribute)?))
+            }
+            FsRequest::ListXattr { ino } => Ok(FsReply::Names(self.node(*ino)?.xattrs.keys().cloned().collect())),
+            FsRequest::StatFs => Ok(FsReply::StatFs(StatFs {
+                total_bytes: 1 << 40,
+                free_bytes: 1 << 39,
+                inodes: self.nodes.len() as u64,
+            })),
+            _ => Err(Status::Malformed),
+        }
+    }
+}
+
+impl FakeNamespace {
+    pub fn new(world: Arc<World>) -> Self {
+        let mut inner = Inner { next_cookie: 10, ..Inner::default() };
+        let root = inner.make(Ino::ROOT, FileKind::Directory, &NewInode { mode: 0o755, uid: 0, gid: 0 });
+        assert_eq!(root, Ino::ROOT);
+        Self {
+            world,
+            inner: Mutex::new(inner),
+            lose_replies: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+            tell_open: AtomicU64::new(0),
+            log: Mutex::default(),
+            told: Mutex::default(),
+        }
+    }
+
+    /// Forgets every session.
+    pub fn expire_sessions(&self) {
+        let mut inner = self.inner.lock().unwrap();
+        inner.sessions.clear();
+        inner.open.clear();
+    }
+
+    pub fn is_open(&self, ino: Ino, access: Access) -> bool {
+        self.inner.lock().unwrap().open.iter().any(|(_, i, a)| *i == ino && *a == access)
+    }
+
+    pub fn size_of(&self, ino: Ino) -> u64 {
+        self.inner.lock().unwrap().nodes[&ino].attr.size
+    }
+
+    pub fn attr_of(&self, ino: Ino) -> Attr {
+        self.inner.lock().unwrap().nodes[&ino].attr.clone()
+    }
+
+    fn fs(&self, call: &MetaCall, request: &FsRequest) -> Answer {
+        let mut inner = self.inner.lock().unwrap();
+        let session = call.session.filter(|s| inner.sessions.contains(s)).ok_or(Status::SessionGone)?;
+        if !request.is_change() {
+            return match request {
+                FsRequest::Open { .. } | FsRequest::Close { .. } => inner.change(&self.world, session, request),
+                _ => inner.look(request),
+            };
+        }
+        assert!(call.seq >= call.answered_below, "a call below what was said to be answered");
+        if let Some(known) = inner.replies.get(&(session, call.seq)) {
+            return known.clone();
+        }
+        let answer = inner.change(&self.world, session, request);
+        inner.replies.insert((session, call.seq), answer.clone());
+        inner.replies.retain(|(s, seq), _| *s != session || *seq >= call.answered_below);
+        self.log.lock().unwrap().push(request.clone());
+        answer
+    }
+
+    async fn cluster(&self, call: &MetaCall, request: &ClusterRequest) -> Result<ClusterReply, Status> {
+        match request {
+            ClusterRequest::OpenSession { .. } => {
+                let mut inner = self.inner.lock().unwrap();
+                inner.next_session += 1;
+                let session = SessionId(inner.next_session);
+                inner.sessions.insert(session);
+                let map = self.world.map.borrow().clone();
+                Ok(ClusterReply::Session(SessionGrant { session, ttl_ms: 1000, renew_ms: 50, map }))
+            }
+            ClusterRequest::Renew { open, .. } => {
+                let inner = self.inner.lock().unwrap();
+                call.session.filter(|s| inner.sessions.contains(s)).ok_or(Status::SessionGone)?;
+                if let Some(open) = open {
+                    *self.told.lock().unwrap() = open.clone();
+                }
+                let map = self.world.map.borrow().epoch;
+                Ok(ClusterReply::Renewed { map, tell_open: take_one(&self.tell_open) })
+            }
+            ClusterRequest::GetMap { after, wait_ms } => {
+                let mut changes = self.world.map.subscribe();
+                let wait = Duration::from_millis(u64::from(*wait_ms));
+                let _ = tokio::time::timeout(wait, changes.wait_for(|map| map.epoch > *after)).await;
+                Ok(ClusterReply::Map(self.world.map.borrow().clone()))
+            }
+            ClusterRequest::CloseSession => {
+                let mut inner = self.inner.lock().unwrap();
+                if let Some(session) = call.session {
+                    inner.sessions.remove(&session);
+                    inner.open.retain(|(s, _, _)| *s != session);
+                }
+                Ok(ClusterReply::Done)
+            }
+            _ => Err(Status::Malformed),
+        }
+    }
+}
+
+impl TypedHandler<MetaProtocol> for FakeNamespace {
+    fn handle(
+        self: Arc<Self>,
+        _peer: Arc<Peer>,
+        call: MetaCall,
+        _payload: Bytes,
+    ) -> BoxFuture<'static, (Result<MetaReply, Status>, Bytes)> {
+        Box::pin(async move {
+            let answer = match &call.request {
+                MetaRequest::Fs(request) => {
+                    if take_one(&self.busy) {
+                        return (Err(Status::Busy), Bytes::new());
+                    }
+                    let answer = self.fs(&call, request);
+                    if request.is_change() && take_one(&self.lose_replies) {
+                        tokio::time::sleep(Duration::from_secs(3600)).await;
+                    }
+                    answer.map(MetaReply::Fs)
+                }
+                MetaRequest::Cluster(request) => self.cluster(&call, request).await.map(MetaReply::Cluster),
+                MetaRequest::Check(_) => Err(Status::Malformed),
+            };
+            (answer, Bytes::new())
+        })
+    }
+}
