@@ -1,0 +1,98 @@
+//! The commands users type. Each is a `main` that takes the arguments behind the command's name and gives the exit code.
+//!
+//! They find the control directory by the variable `BRICKYARD_ROOT` (a mount point or the directory itself), or else by looking for
+//! a mounted Brickyard filesystem. They ask no server: handing in is a rename into `jobs/incoming`, asking is reading the
+//! snapshot and the journal's tail.
+
+mod find;
+mod local_time;
+pub mod options;
+pub mod qacct;
+pub mod qdel;
+pub mod qhold;
+pub mod qmod;
+pub mod qrls;
+pub mod qstat;
+pub mod qsub;
+mod rows;
+mod select;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::error::{Error, Result};
+use crate::layout::Layout;
+use crate::store::disk::{self, Disk};
+use crate::store::message::{COMMAND, COMMAND_PREFIX, Command};
+use crate::store::sealed;
+
+/// Why a command ends with an exit code that isn't 0.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// What to tell, one clear line (Grid Engine's own messages may have two); empty when all was told.
+    pub text: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+impl Failure {
+    pub fn new(text: impl Into<String>) -> Failure {
+        Failure { text: text.into(), code: 1 }
+    }
+
+    pub fn silent(code: u8) -> Failure {
+        Failure { text: String::new(), code }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Failure::new(e.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(e: std::io::Error) -> Self {
+        // The reader of our output went away, as `head` does: nothing to tell anybody.
+        if e.kind() == std::io::ErrorKind::BrokenPipe {
+            return Failure::silent(0);
+        }
+        Failure::new(format!("can't write the output: {e}"))
+    }
+}
+
+/// Runs a command's body and turns its result into text and exit code.
+pub(crate) fn finish(name: &str, result: std::result::Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.text.is_empty() {
+                // Nowhere to tell it if stderr is closed: the exit code still says it.
+                let _told = writeln!(std::io::stderr(), "{name}: {}", failure.text);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// The arguments as text; Grid Engine's formats have no place for other bytes.
+pub(crate) fn text_args(args: Vec<OsString>) -> std::result::Result<Vec<String>, Failure> {
+    args.into_iter()
+        .map(|a| a.into_string().map_err(|a| Failure::new(format!("argument {a:?} isn't UTF-8 text"))))
+        .collect()
+}
+
+/// Does the user ask for help?
+pub(crate) fn wants_help(args: &[String]) -> bool {
+    args.iter().any(|a| a == "--help" || a == "-help")
+}
+
+/// Hands a command to the master, durably.
+pub(crate) fn hand_in(layout: &Layout, command: &Command) -> Result<()> {
+    let disk = Disk::default();
+    let incoming = layout.incoming();
+    let name = format!("{COMMAND_PREFIX}{}", disk::unique());
+    disk.publish(&incoming, &name, &sealed::seal_json(COMMAND, command)?, 0o600)?;
+    disk.sync_dir(&incoming)
+}

@@ -1,0 +1,54 @@
+//! All processes of a job. The supervisor is the reaper of its descendants, so whatever a job's processes do (double forks, new sessions), they stay
+//! below it in the process tree.
+
+use std::collections::BTreeMap;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Parent of a process, from the text of `/proc/PID/stat`.
+fn parent(stat: &str) -> Option<i32> {
+    // The name in parentheses may hold anything, also blanks and parentheses.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// All descendants of this process.
+pub(crate) fn descendants() -> Vec<Pid> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    for entry in entries.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        if let Some(up) = std::fs::read_to_string(entry.path().join("stat")).ok().and_then(|s| parent(&s)) {
+            children.entry(up).or_default().push(pid);
+        }
+    }
+    let mut found = Vec::new();
+    let mut open = vec![rustix::process::getpid().as_raw_nonzero().get()];
+    while let Some(pid) = open.pop() {
+        for child in children.remove(&pid).unwrap_or_default() {
+            open.push(child);
+            found.extend(Pid::from_raw(child));
+        }
+    }
+    found
+}
+
+/// Sends SIGKILL to all descendants.
+pub(crate) fn kill_all() {
+    for pid in descendants() {
+        // Gone meanwhile, or (when not root) another user's: the caller looks again.
+        let _looked_at_again = kill_process(pid, Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_process_name_hides_nothing() {
+        assert_eq!(parent("12 (sh) S 7 12 12 0"), Some(7));
+        assert_eq!(parent("12 (a) S 1 (b) S 7 12 12 0"), Some(7));
+        assert_eq!(parent("12"), None);
+    }
+}
