@@ -19,6 +19,7 @@ pub mod bricks;
 pub mod command;
 pub mod dirs;
 pub mod files;
+pub mod looks;
 pub mod rename;
 pub mod sessions;
 pub mod trims;

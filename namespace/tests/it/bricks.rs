@@ -1,0 +1,208 @@
+//! Bricks, chains and cuts, as the state machine sees them.
+
+use std::collections::BTreeSet;
+
+use namespace::machine::command::{Op, TrimAck};
+use namespace::machine::txn::load;
+use namespace::store::keys;
+use namespace::store::records::Trim;
+use wire::id::{BootId, BrickId, Ino, StoreId};
+use wire::map::MemberState;
+use wire::meta::{Access, FsRequest};
+use wire::net::Endpoint;
+
+use crate::harness::{ROOT, World, name, registration};
+
+fn with_bricks(count: u32) -> World {
+    let mut world = World::new();
+    let bricks = (0..count).map(|id| registration(id, 1, Endpoint::Memory(1))).collect();
+    world.op(Op::AddBricks(bricks)).unwrap();
+    world
+}
+
+fn dead(world: &mut World, id: u32, boot: u64) {
+    world.op(Op::BrickDead { brick: BrickId(id), boot: BootId(boot) }).unwrap();
+}
+
+fn register(world: &mut World, id: u32, boot: u64, stayed: &[u32]) {
+    let brick = registration(id, boot, Endpoint::Memory(1));
+    let stayed = stayed.iter().copied().map(BrickId).collect();
+    world.op(Op::RegisterBrick { brick, stayed }).unwrap();
+}
+
+fn states(world: &World, id: u32) -> BTreeSet<MemberState> {
+    let map = world.machine.map();
+    map.verify().unwrap();
+    map.chains_of(BrickId(id)).filter_map(|c| c.state_of(BrickId(id))).collect()
+}
+
+fn owed(world: &World, ino: Ino) -> Vec<(u32, u64)> {
+    let trim: Option<Trim> = load(&**world.machine.store(), &keys::trim(ino)).unwrap();
+    trim.map(|t| t.owed.iter().map(|(b, s)| (b.0, *s)).collect()).unwrap_or_default()
+}
+
+fn ack(world: &mut World, ino: Ino, brick: u32, size: u64) {
+    world.op(Op::TrimsDone(vec![TrimAck { ino, brick: BrickId(brick), size }])).unwrap();
+}
+
+/// Bricks are added once and make chains; new files are laid out by the newest table.
+#[test]
+fn bricks_make_chains_once() {
+    let mut world = with_bricks(6);
+    let map = world.machine.map();
+    assert_eq!(map.bricks.len(), 6);
+    assert!(map.chains.len() >= 12 && map.tables.len() == 1);
+    let again = (0..6).map(|id| registration(id, 5, Endpoint::Memory(2))).collect();
+    world.op(Op::AddBricks(again)).unwrap();
+    assert_eq!(world.machine.map(), map);
+    let file = world.file(ROOT, "f");
+    let layout = world.attr(file).layout;
+    assert!(layout.chain(&map, 0).is_some());
+    world.op(Op::AddBricks(vec![registration(6, 1, Endpoint::Memory(1))])).unwrap();
+    let grown = world.machine.map();
+    assert_eq!(grown.tables.len(), 2);
+    for (id, chain) in &map.chains {
+        assert_eq!(grown.chains[id].members, chain.members);
+    }
+    let newer = world.file(ROOT, "g");
+    assert!(world.attr(newer).layout.table > layout.table);
+    world.reopen();
+    assert_eq!(world.machine.map(), grown);
+    world.sound();
+}
+
+/// Death, return and sync of a brick, with growing epochs.
+#[test]
+fn a_brick_goes_and_comes_back() {
+    let mut world = with_bricks(3);
+    let before = world.machine.map();
+    dead(&mut world, 0, 7);
+    assert_eq!(world.machine.map(), before, "another life was meant");
+    dead(&mut world, 0, 1);
+    let map = world.machine.map();
+    assert_eq!(map.epoch.0, before.epoch.0 + 1);
+    assert_eq!(states(&world, 0), BTreeSet::from([MemberState::Offline]));
+    register(&mut world, 0, 2, &[]);
+    assert_eq!(states(&world, 0), BTreeSet::from([MemberState::Syncing]));
+    let chains: Vec<_> = world.machine.map().chains_of(BrickId(0)).map(|c| (c.id, c.epoch)).collect();
+    for (chain, epoch) in chains {
+        assert!(epoch > before.chains[&chain].epoch);
+        world.op(Op::SyncDone { chain, epoch, brick: BrickId(0) }).unwrap();
+        world.op(Op::SyncDone { chain, epoch, brick: BrickId(0) }).unwrap();
+    }
+    assert_eq!(states(&world, 0), BTreeSet::from([MemberState::Serving]));
+    register(&mut world, 0, 3, &[1, 2]);
+    assert_eq!(states(&world, 0), BTreeSet::from([MemberState::Syncing]));
+    world.sound();
+}
+
+/// Another disk under an old number starts empty; if it was the last one, nobody serves.
+#[test]
+fn a_replaced_disk_is_synced_or_missed() {
+    let mut world = with_bricks(2);
+    let mut other = registration(0, 2, Endpoint::Memory(1));
+    other.store = StoreId([99; 16]);
+    world.op(Op::RegisterBrick { brick: other.clone(), stayed: BTreeSet::new() }).unwrap();
+    assert_eq!(states(&world, 0), BTreeSet::from([MemberState::Syncing]));
+    dead(&mut world, 1, 1);
+    assert_eq!(states(&world, 1), BTreeSet::from([MemberState::LastServing]));
+    let mut last = registration(1, 2, Endpoint::Memory(1));
+    last.store = StoreId([98; 16]);
+    let at = world.at();
+    let op = Op::RegisterBrick { brick: last, stayed: BTreeSet::new() };
+    let applied = world.batch(vec![namespace::machine::command::Command { at, who: None, op }]);
+    assert!(!applied.effects.lost.is_empty());
+    let map = world.machine.map();
+    assert!(map.chains.values().all(|c| c.head().is_none()));
+    world.sound();
+}
+
+/// A cut is owed by the bricks that may have the bytes, and settled by each for itself.
+#[test]
+fn cuts_are_owed_where_bytes_are() {
+    let mut world = with_bricks(6);
+    let small = world.written_file(ROOT, "small", 10);
+    world.set_size(small, 0);
+    assert_eq!(owed(&world, small).len(), 2, "one chunk, two copies");
+    let empty = world.file(ROOT, "empty");
+    world.unlink(ROOT, "empty").unwrap();
+    world.op(Op::Reclaim(vec![empty])).unwrap();
+    assert!(owed(&world, empty).is_empty());
+    let open = world.written_file(ROOT, "open", 10);
+    world.fs(FsRequest::Open { ino: open, access: Access::Write }).unwrap();
+    world.set_size(open, 5);
+    assert_eq!(owed(&world, open).len(), 6, "a writer may have written anywhere");
+    world.set_size(open, 3);
+    assert!(owed(&world, open).iter().all(|(_, size)| *size == 3));
+    ack(&mut world, open, 0, 5);
+    assert_eq!(owed(&world, open).len(), 6, "an old acknowledgement settles nothing");
+    for brick in 0..6 {
+        ack(&mut world, open, brick, 3);
+    }
+    assert!(owed(&world, open).is_empty());
+    let (brick, size) = owed(&world, small)[0];
+    ack(&mut world, small, brick, size);
+    assert_eq!(owed(&world, small).len(), 1);
+    world.sound();
+}
+
+/// A brick that was dead when something was cut does it before it is in a chain again, though
+/// others have gone on.
+#[test]
+fn a_dead_brick_cuts_before_it_is_back() {
+    let mut world = with_bricks(2);
+    let file = world.written_file(ROOT, "f", 100);
+    dead(&mut world, 0, 1);
+    world.set_size(file, 50);
+    ack(&mut world, file, 1, 50);
+    world.set_size(file, 1000);
+    assert_eq!(owed(&world, file), [(0, 50)]);
+    register(&mut world, 0, 2, &[]);
+    assert_eq!(states(&world, 0), BTreeSet::from([MemberState::Offline]));
+    assert!(world.machine.map().bricks[&BrickId(0)].alive);
+    ack(&mut world, file, 0, 50);
+    assert_eq!(states(&world, 0), BTreeSet::from([MemberState::Syncing]));
+    world.sound();
+}
+
+/// What writers that died may have left is cut: at once, or when the last writer closes.
+#[test]
+fn dead_writers_leave_no_tail() {
+    let mut world = with_bricks(2);
+    let alone = world.written_file(ROOT, "alone", 100);
+    let shared = world.written_file(ROOT, "shared", 100);
+    let living = world.open_session(7);
+    for ino in [alone, shared] {
+        world.fs(FsRequest::Open { ino, access: Access::Write }).unwrap();
+    }
+    let dying = std::mem::replace(&mut world.session, living);
+    world.fs(FsRequest::Open { ino: shared, access: Access::Write }).unwrap();
+    world.op(Op::EndSession { session: dying, clean: false }).unwrap();
+    assert_eq!(owed(&world, alone), [(0, 100), (1, 100)]);
+    assert!(owed(&world, shared).is_empty());
+    world.sound();
+    world.fs(FsRequest::Close { ino: shared, access: Access::Write }).unwrap();
+    assert_eq!(owed(&world, shared), [(0, 100), (1, 100)]);
+    // A clean end cuts nothing.
+    let clean = world.written_file(ROOT, "clean", 100);
+    world.fs(FsRequest::Open { ino: clean, access: Access::Write }).unwrap();
+    world.op(Op::EndSession { session: living, clean: true }).unwrap();
+    assert!(owed(&world, clean).is_empty());
+    world.sound();
+}
+
+/// A writer keeps a removed file; then it is freed and its chunks are cut.
+#[test]
+fn a_writer_keeps_a_removed_file() {
+    let mut world = with_bricks(2);
+    let file = world.written_file(ROOT, "f", 100);
+    world.fs(FsRequest::Open { ino: file, access: Access::Write }).unwrap();
+    world.fs(FsRequest::Unlink { parent: ROOT, name: name("f") }).unwrap();
+    world.op(Op::Reclaim(vec![file])).unwrap();
+    assert_eq!(world.attr(file).nlink, 0);
+    world.fs(FsRequest::Close { ino: file, access: Access::Write }).unwrap();
+    world.op(Op::Reclaim(vec![file])).unwrap();
+    assert!(world.fs(FsRequest::GetAttr { ino: file }).is_err());
+    assert_eq!(owed(&world, file), [(0, 0), (1, 0)]);
+    world.sound();
+}

@@ -1,0 +1,15 @@
+//! The metadata service from outside: its state machine against a model, its service over the net.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+// The crate as its users call it.
+extern crate brickyard_namespace as namespace;
+
+mod bricks;
+mod cluster;
+mod harness;
+mod listing;
+mod model;
+mod posix;
+mod random;
+mod service;
+mod store;

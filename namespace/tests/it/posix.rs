@@ -1,0 +1,328 @@
+//! Verbs to the letter, one story each.
+
+use bytes::Bytes;
+use wire::chunk::MAX_FILE_BYTES;
+use wire::id::Ino;
+use wire::meta::*;
+use wire::status::{FsError, Status};
+
+use crate::harness::{ROOT, World, name, new};
+
+fn changes() -> AttrChanges {
+    AttrChanges::default()
+}
+
+/// Making and removing moves the times of the directory and the links of inodes as POSIX says.
+#[test]
+fn times_and_links_move_together() {
+    let mut world = World::new();
+    let dir = world.mkdir(ROOT, "dir");
+    let before = world.attr(dir);
+    let file = world.file(dir, "f");
+    let after = world.attr(dir);
+    assert!(after.mtime > before.mtime && after.ctime == after.mtime && after.nlink == 2);
+    let made = world.attr(file);
+    world.fs(FsRequest::Link { ino: file, parent: dir, name: name("g") }).unwrap();
+    let linked = world.attr(file);
+    assert_eq!((linked.nlink, linked.mtime), (2, made.mtime));
+    assert!(linked.ctime > made.ctime);
+    world.unlink(dir, "f").unwrap();
+    assert!(world.attr(file).ctime > linked.ctime);
+    world.mkdir(dir, "sub");
+    assert_eq!(world.attr(dir).nlink, 3);
+    let old = world.attr(file);
+    world.rename((dir, "g"), (dir, "h"), RenameMode::Replace).unwrap();
+    let moved = world.attr(file);
+    assert!(moved.ctime > old.ctime && moved.mtime == old.mtime);
+    world.sound();
+}
+
+/// Times of one inode grow strictly even when the clock goes back, but for `mtime` set by hand.
+#[test]
+fn times_grow_strictly() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "f");
+    let mut last = world.attr(file);
+    for _ in 0..5 {
+        world.now -= 50;
+        let now = world.set_size(file, 0);
+        assert!(now.ctime > last.ctime && now.mtime > last.mtime);
+        last = now;
+    }
+    let old = Timestamp { secs: -5, nanos: 1 };
+    let set = world.attr_of(FsRequest::SetAttr {
+        ino: file,
+        changes: AttrChanges { mtime: Some(SetTime::To(old)), atime: Some(SetTime::To(old)), ..changes() },
+    });
+    assert_eq!((set.mtime, set.atime), (old, old));
+    assert!(set.ctime > last.ctime);
+    let bad = Timestamp { secs: 0, nanos: 1_000_000_000 };
+    let changes = AttrChanges { mtime: Some(SetTime::To(bad)), ..changes() };
+    assert_eq!(world.err(FsRequest::SetAttr { ino: file, changes }), FsError::Invalid);
+}
+
+/// `cp -p`: the time set by hand outlives reports of writes before it, and not those after.
+#[test]
+fn late_reports_keep_the_time_set_by_hand() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "f");
+    world.fs(FsRequest::Open { ino: file, access: Access::Write }).unwrap();
+    let written = Timestamp { secs: world.now, nanos: 500 };
+    let by_hand = Timestamp { secs: 17, nanos: 0 };
+    let changes = AttrChanges { mtime: Some(SetTime::To(by_hand)), ..changes() };
+    world.attr_of(FsRequest::SetAttr { ino: file, changes });
+    let report = WriteReport { end: 10, mtime: written, allocated_delta_bytes: 4096 };
+    let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, closes: false });
+    assert_eq!((attr.mtime, attr.size, attr.allocated_bytes), (by_hand, 10, 4096));
+    world.now += 10;
+    let later = Timestamp { secs: world.now, nanos: 500 };
+    let report = WriteReport { end: 5, mtime: later, allocated_delta_bytes: 0 };
+    let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, closes: false });
+    assert_eq!((attr.mtime, attr.size), (later, 10));
+    // Said twice, nothing changes.
+    let again = world.attr_of(FsRequest::ReportWrite { ino: file, report, closes: true });
+    assert_eq!(again, attr);
+    world.sound();
+}
+
+/// A set-group-id directory gives its group to all, and the bit to directories.
+#[test]
+fn set_group_id_directories_pass_it_on() {
+    let mut world = World::new();
+    let dir = world.mkdir(ROOT, "dir");
+    let changes = AttrChanges { mode: Some(0o2775), gid: Some(77), ..changes() };
+    world.attr_of(FsRequest::SetAttr { ino: dir, changes });
+    let sub = world.mkdir(dir, "sub");
+    let sub = world.attr(sub);
+    assert_eq!((sub.gid, sub.mode, sub.uid), (77, 0o2755, 10));
+    let file = world.file(dir, "f");
+    let file = world.attr(file);
+    assert_eq!((file.gid, file.mode), (77, 0o644));
+    let deeper = world.file(sub.ino, "g");
+    assert_eq!(world.attr(deeper).gid, 77);
+}
+
+/// What can't be: each refusal with its reason.
+#[test]
+fn refusals_have_their_reason() {
+    let mut world = World::new();
+    let dir = world.mkdir(ROOT, "dir");
+    let file = world.file(ROOT, "file");
+    let n = || name("x");
+    let (parent, gone) = (file, Ino(999));
+    assert_eq!(world.err(FsRequest::Mkdir { parent, name: n(), new: new(0) }), FsError::NotDirectory);
+    assert_eq!(world.err(FsRequest::Mkdir { parent: gone, name: n(), new: new(0) }), FsError::Stale);
+    assert_eq!(world.err(FsRequest::Lookup { parent, name: n() }), FsError::NotDirectory);
+    assert_eq!(world.err(FsRequest::Lookup { parent: gone, name: n() }), FsError::Stale);
+    assert_eq!(world.err(FsRequest::Lookup { parent: ROOT, name: n() }), FsError::NotFound);
+    assert_eq!(world.err(FsRequest::GetAttr { ino: gone }), FsError::Stale);
+    assert_eq!(world.err(FsRequest::Readlink { ino: file }), FsError::Invalid);
+    assert_eq!(world.err(FsRequest::Link { ino: dir, parent: ROOT, name: n() }), FsError::NotPermitted);
+    assert_eq!(world.err(FsRequest::Unlink { parent: ROOT, name: name("dir") }), FsError::IsDirectory);
+    assert_eq!(world.err(FsRequest::Rmdir { parent: ROOT, name: name("file") }), FsError::NotDirectory);
+    world.file(dir, "in");
+    assert_eq!(world.err(FsRequest::Rmdir { parent: ROOT, name: name("dir") }), FsError::NotEmpty);
+    assert_eq!(
+        world.err(FsRequest::Mknod { parent: ROOT, name: n(), new: new(0), kind: FileKind::Directory, rdev: 0 }),
+        FsError::Invalid
+    );
+    let size = |size| AttrChanges { size: Some(size), ..AttrChanges::default() };
+    assert_eq!(world.err(FsRequest::SetAttr { ino: dir, changes: size(0) }), FsError::IsDirectory);
+    assert_eq!(
+        world.err(FsRequest::SetAttr { ino: file, changes: size(MAX_FILE_BYTES + 1) }),
+        FsError::TooLarge
+    );
+    let long = Bytes::from(vec![b'x'; MAX_SYMLINK_BYTES + 1]);
+    assert_eq!(
+        world.err(FsRequest::Symlink { parent: ROOT, name: n(), target: long, new: new(0) }),
+        FsError::NameTooLong
+    );
+    world.sound();
+}
+
+/// A removed directory that is still open somewhere is empty and takes nothing.
+#[test]
+fn a_removed_directory_takes_nothing() {
+    let mut world = World::new();
+    let dir = world.mkdir(ROOT, "dir");
+    world.fs(FsRequest::Rmdir { parent: ROOT, name: name("dir") }).unwrap();
+    assert_eq!(world.attr(dir).nlink, 0);
+    assert_eq!(
+        world.err(FsRequest::Mkdir { parent: dir, name: name("x"), new: new(0) }),
+        FsError::NotFound
+    );
+    let file = world.file(ROOT, "f");
+    assert_eq!(world.err(FsRequest::Link { ino: file, parent: dir, name: name("x") }), FsError::NotFound);
+    let moved = world.rename((ROOT, "f"), (dir, "f"), RenameMode::Replace);
+    assert_eq!(moved, Err(Status::Fs(FsError::NotFound)));
+    assert_eq!(world.page(dir, wire::id::DirCookie(0), 10), (Vec::new(), true));
+    world.unlink(ROOT, "f").unwrap();
+    assert_eq!(world.err(FsRequest::Link { ino: file, parent: ROOT, name: name("y") }), FsError::NotFound);
+    world.sound();
+}
+
+/// Directories move with their `..`, never into themselves, and exchange across parents.
+#[test]
+fn directories_move_whole() {
+    let mut world = World::new();
+    let (a, b) = (world.mkdir(ROOT, "a"), world.mkdir(ROOT, "b"));
+    let sub = world.mkdir(a, "sub");
+    let deep = world.mkdir(sub, "deep");
+    for to in [sub, deep] {
+        let moved = world.rename((a, "sub"), (to, "x"), RenameMode::Replace);
+        assert_eq!(moved, Err(Status::Fs(FsError::Invalid)));
+    }
+    // Over an ancestor: that one is never empty.
+    let moved = world.rename((sub, "deep"), (ROOT, "a"), RenameMode::Replace);
+    assert_eq!(moved, Err(Status::Fs(FsError::NotEmpty)));
+    let moved = world.rename((sub, "deep"), (ROOT, "a"), RenameMode::Exchange);
+    assert_eq!(moved, Err(Status::Fs(FsError::Invalid)));
+    world.rename((a, "sub"), (b, "sub"), RenameMode::Replace).unwrap();
+    assert_eq!(world.attr_of(FsRequest::LookupParent { ino: sub }).ino, b);
+    assert_eq!((world.attr(a).nlink, world.attr(b).nlink), (2, 3));
+    let file = world.file(a, "f");
+    world.rename((a, "f"), (b, "sub"), RenameMode::Exchange).unwrap();
+    assert_eq!(world.lookup(a, "f").unwrap().ino, sub);
+    assert_eq!(world.lookup(b, "sub").unwrap().ino, file);
+    assert_eq!(world.attr_of(FsRequest::LookupParent { ino: sub }).ino, a);
+    assert_eq!((world.attr(a).nlink, world.attr(b).nlink), (3, 2));
+    world.sound();
+}
+
+/// Two names of one file: renaming one over the other does nothing.
+#[test]
+fn renaming_a_name_over_its_twin_does_nothing() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "f");
+    world.fs(FsRequest::Link { ino: file, parent: ROOT, name: name("g") }).unwrap();
+    let before = world.attr(file);
+    world.rename((ROOT, "f"), (ROOT, "g"), RenameMode::Replace).unwrap();
+    assert_eq!(world.attr(file), before);
+    assert!(world.lookup(ROOT, "f").is_ok() && world.lookup(ROOT, "g").is_ok());
+    let moved = world.rename((ROOT, "f"), (ROOT, "g"), RenameMode::NoReplace);
+    assert_eq!(moved, Err(Status::Fs(FsError::Exists)));
+}
+
+/// Links end at their limit.
+#[test]
+fn links_are_limited() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "f");
+    let mut commands = Vec::new();
+    for i in 1..MAX_LINKS {
+        let link = FsRequest::Link { ino: file, parent: ROOT, name: name(&format!("l{i}")) };
+        let mut command = world.command(link);
+        let who = command.who.as_mut().unwrap();
+        who.answered_below = who.seq;
+        commands.push(command);
+    }
+    for some in commands.chunks(1000) {
+        assert!(world.batch(some.to_vec()).answers.iter().all(Result::is_ok));
+    }
+    assert_eq!(world.attr(file).nlink, MAX_LINKS);
+    let mut one_more = world.command(FsRequest::Link { ino: file, parent: ROOT, name: name("x") });
+    one_more.who.as_mut().unwrap().answered_below = one_more.who.unwrap().seq;
+    assert_eq!(world.batch(vec![one_more]).answers, [Err(FsError::TooManyLinks.into())]);
+}
+
+/// Extended attributes have their names, sizes and modes.
+#[test]
+fn extended_attributes_have_limits() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "f");
+    for good in ["user.a", "trusted.b", "security.selinux", "system.c"] {
+        world.set_xattr(file, good, b"v").unwrap();
+    }
+    assert_eq!(world.attr(file).xattrs, 4);
+    let rule = |error: FsError| Err(Status::Fs(error));
+    assert_eq!(world.set_xattr(file, "other.a", b"v"), rule(FsError::NotSupported));
+    assert_eq!(world.set_xattr(file, "user.", b"v"), rule(FsError::Invalid));
+    let large = vec![0; MAX_XATTR_VALUE_BYTES + 1];
+    assert_eq!(world.set_xattr(file, "user.big", &large), rule(FsError::AttributeTooLarge));
+    world.set_xattr(file, "user.big", &large[1..]).unwrap();
+    let ino = file;
+    let value = FsRequest::GetXattr { ino, name: Bytes::from_static(b"user.a") };
+    assert_eq!(world.fs(value), Ok(FsReply::Value(Bytes::from_static(b"v"))));
+    let missing = Bytes::from_static(b"user.none");
+    assert_eq!(world.err(FsRequest::GetXattr { ino, name: missing.clone() }), FsError::NoAttribute);
+    assert_eq!(world.err(FsRequest::RemoveXattr { ino, name: missing }), FsError::NoAttribute);
+    let mut list = MAX_XATTR_LIST_BYTES;
+    let mut i = 0;
+    let refused = loop {
+        let text = format!("user.{i:0>240}");
+        i += 1;
+        match world.set_xattr(file, &text, b"") {
+            Ok(()) => list -= text.len() + 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, Status::Fs(FsError::AttributeTooLarge));
+    assert!(list < 300);
+    world.unlink(ROOT, "f").unwrap();
+    world.op(namespace::machine::command::Op::Reclaim(vec![file])).unwrap();
+    assert!(!world.machine.store().dump().keys().any(|k| k[0] == b'X'));
+    world.sound();
+}
+
+/// A shrunk file counts no more space than it can have.
+#[test]
+fn shrinking_gives_space_back() {
+    let mut world = World::new();
+    let file = world.written_file(ROOT, "f", 100_000);
+    assert_eq!(world.attr(file).allocated_bytes, 100_000);
+    assert_eq!(world.set_size(file, 5000).allocated_bytes, 8192);
+    assert_eq!(world.set_size(file, 1 << 40).allocated_bytes, 8192);
+    assert_eq!(world.set_size(file, 0).allocated_bytes, 0);
+}
+
+/// Invariant 5 of the machine.
+#[test]
+fn inode_numbers_are_never_reused() {
+    let mut world = World::new();
+    let mut last = Ino::ROOT;
+    for _ in 0..5 {
+        let file = world.file(ROOT, "f");
+        assert!(file > last);
+        last = file;
+        world.unlink(ROOT, "f").unwrap();
+        world.op(namespace::machine::command::Op::Reclaim(vec![file])).unwrap();
+        world.reopen();
+    }
+    world.sound();
+}
+
+/// The check finds what is wrong: a lost inode, listing, orphan record, a wrong count.
+#[test]
+fn the_check_finds_damage() {
+    use namespace::store::keys;
+    use namespace::verify::verify;
+    let mut world = World::new();
+    let dir = world.mkdir(ROOT, "dir");
+    let file = world.file(dir, "f");
+    let removed = world.file(ROOT, "g");
+    world.unlink(ROOT, "g").unwrap();
+    world.sound();
+    let whole = world.machine.store().dump();
+    let damages = [
+        keys::inode(file),
+        keys::inode(dir),
+        keys::entry(dir, &name("f")),
+        keys::listed(dir, wire::id::DirCookie(16)),
+        keys::orphan(removed),
+        keys::session(world.session),
+        keys::COUNTERS.to_vec(),
+        keys::MAP.to_vec(),
+    ];
+    let store = world.machine.store().clone();
+    for key in damages {
+        store.spoil(&key, None);
+        let missing = verify(&*store).unwrap();
+        assert!(!missing.problems.is_empty(), "{}", key.escape_ascii());
+        store.spoil(&key, Some(vec![1, 0xff]));
+        let broken = verify(&*store).unwrap();
+        let holds_nothing = matches!(key[0], b'O' | b'S');
+        assert!(holds_nothing || !broken.problems.is_empty(), "{}", key.escape_ascii());
+        store.spoil(&key, Some(whole[&key].clone()));
+        world.sound();
+    }
+}

@@ -1,0 +1,314 @@
+//! The service over the net: what callers, bricks and operators see.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use namespace::machine::Machine;
+use namespace::store::db::Db;
+use namespace::verify::verify;
+use namespace::{Config, Error, start};
+use tokio::time::timeout;
+use wire::id::{BrickId, ClusterId, Ino, MapEpoch};
+use wire::map::MemberState;
+use wire::meta::*;
+use wire::net::{Authority, Endpoint, MemoryHub, Role};
+use wire::status::{FsError, Status};
+
+use crate::cluster::{Client, Cluster, LONG, call, copy_dir, net, until};
+use crate::harness::{CLUSTER, name, new};
+
+fn mkdir(text: &str) -> FsRequest {
+    FsRequest::Mkdir { parent: Ino::ROOT, name: name(text), new: new(0o755) }
+}
+
+async fn exists(client: &Client, ino: Ino) -> bool {
+    match client.fs(FsRequest::GetAttr { ino }).await {
+        Ok(_) => true,
+        Err(Status::Fs(FsError::Stale)) => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn gone(client: &Client, ino: Ino) {
+    until("a removed file is freed", async || (!exists(client, ino).await).then_some(())).await;
+}
+
+/// Invariant 1 of the room: the directory at the moment of an answer has what was answered,
+/// and many callers share a flush.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_survive_a_crash() {
+    let cluster = Cluster::new(2, |_| {}).await;
+    let client = Arc::new(cluster.client(1).await);
+    let mut calls = tokio::task::JoinSet::new();
+    for i in 0..200 {
+        let client = client.clone();
+        calls.spawn(async move { client.fs(mkdir(&format!("d{i}"))).await.unwrap() });
+    }
+    assert_eq!(calls.join_all().await.len(), 200);
+    let image = cluster.dir.path().join("image");
+    copy_dir(&cluster.config.dir, &image);
+    let db = Arc::new(Db::open(&image).unwrap());
+    let report = verify(&*db).unwrap();
+    assert_eq!((report.problems, report.entries), (Vec::new(), 200));
+    Machine::open(db, CLUSTER, 2, Timestamp::now()).unwrap();
+    let metrics = cluster.running.as_ref().unwrap().metrics();
+    assert!(metrics.commands >= 200 && metrics.batches < metrics.commands, "{metrics:?}");
+    cluster.sound().await;
+}
+
+/// The same call arriving many times, also while the first is under way, is one call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_is_carried_out_once() {
+    let mut cluster = Cluster::new(0, |_| {}).await;
+    let client = Arc::new(cluster.client(1).await);
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let client = client.clone();
+        calls.spawn(async move { client.fs_as(7, mkdir("d")).await });
+    }
+    let answers = calls.join_all().await;
+    assert!(answers[0].is_ok() && answers.iter().all(|a| *a == answers[0]));
+    cluster.restart().await;
+    assert_eq!(client.fs_as(7, mkdir("d")).await, answers[0]);
+    assert_eq!(client.fs(mkdir("d")).await, Err(Status::Fs(FsError::Exists)));
+}
+
+/// Invariant 2 of the room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unlinked_files_live_while_open() {
+    let cluster = Cluster::new(2, |_| {}).await;
+    let (one, two) = (cluster.client(1).await, cluster.client(2).await);
+    let kept = one.file("kept", 100).await;
+    let other = one.file("other", 100).await;
+    two.fs(FsRequest::Open { ino: kept, access: Access::Read }).await.unwrap();
+    one.unlink("kept").await;
+    one.unlink("other").await;
+    gone(&one, other).await;
+    assert_eq!(one.attr(FsRequest::GetAttr { ino: kept }).await.unwrap().nlink, 0);
+    assert_eq!(cluster.status().await.orphans, 1);
+    two.fs(FsRequest::Close { ino: kept, access: Access::Read }).await.unwrap();
+    gone(&one, kept).await;
+    until("chunks are cut", async || (cluster.cut_by(kept, 0).len() == 2).then_some(())).await;
+    until("nothing is owed", async || (cluster.status().await.trims == 0).then_some(())).await;
+    assert_eq!(two.fs(FsRequest::Open { ino: kept, access: Access::Read }).await, Err(FsError::Stale.into()));
+    // A session that ends lets go of what it had.
+    let held = two.create("held", Access::Read).await;
+    one.unlink("held").await;
+    assert!(exists(&one, held).await);
+    two.cluster(ClusterRequest::CloseSession).await.unwrap();
+    gone(&one, held).await;
+    cluster.sound().await;
+}
+
+/// After a restart nothing is freed before every session has said what it has open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_files_survive_a_restart() {
+    let mut cluster = Cluster::new(2, |_| {}).await;
+    let (one, two) = (cluster.client(1).await, cluster.client(2).await);
+    let kept = one.create("kept", Access::Read).await;
+    let other = two.create("other", Access::Read).await;
+    one.unlink("kept").await;
+    one.unlink("other").await;
+    cluster.restart().await;
+    assert!(one.renew(None).await.unwrap(), "it is asked");
+    assert!(!one.renew(Some(vec![(kept, Access::Read)])).await.unwrap());
+    assert!(exists(&one, other).await, "the second was not heard yet");
+    assert!(!two.renew(Some(Vec::new())).await.unwrap());
+    gone(&one, other).await;
+    assert!(exists(&one, kept).await);
+    one.fs(FsRequest::Close { ino: kept, access: Access::Read }).await.unwrap();
+    gone(&one, kept).await;
+    cluster.sound().await;
+}
+
+/// A mount that is not heard any more is over: blocked, its tails cut, its files let go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_session_expires() {
+    let cluster = Cluster::new(2, |config| config.session_ttl = Duration::from_secs(1)).await;
+    let silent = cluster.client(1).await;
+    let written = silent.file("written", 100).await;
+    silent.fs(FsRequest::Open { ino: written, access: Access::Write }).await.unwrap();
+    let before = cluster.map().await.epoch;
+    let waited = cluster.ask(ClusterRequest::GetMap { after: before, wait_ms: 20_000 }).await.unwrap();
+    let ClusterReply::Map(map) = waited else { panic!("{waited:?}") };
+    assert!(map.epoch > before && map.blocked.contains_key(&silent.session));
+    assert_eq!(silent.fs(mkdir("d")).await, Err(Status::SessionGone));
+    assert_eq!(silent.renew(None).await, Err(Status::SessionGone));
+    until("the tail is cut", async || (cluster.cut_by(written, 100).len() == 2).then_some(())).await;
+    let again = cluster.client(1).await;
+    assert!(again.session > silent.session);
+    assert!(exists(&again, written).await);
+    cluster.sound().await;
+}
+
+/// A mount that comes up again under its name ends its earlier session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_session_ends_the_earlier_one() {
+    let cluster = Cluster::new(0, |_| {}).await;
+    let (first, other) = (cluster.client(1).await, cluster.client(2).await);
+    let second = cluster.client(1).await;
+    assert_eq!(first.fs(mkdir("a")).await, Err(Status::SessionGone));
+    second.fs(mkdir("a")).await.unwrap();
+    other.fs(mkdir("b")).await.unwrap();
+    let sessions = cluster.status().await.sessions;
+    assert_eq!(sessions.iter().map(|s| s.host.as_str()).collect::<Vec<_>>(), ["host2", "host1"]);
+}
+
+/// Invariant 3 of the room: a shrink is answered when the bricks have done it; growing and opening
+/// wait for it too; a dead brick is not waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_is_answered_when_it_is_done() {
+    let cluster = Cluster::new(2, |_| {}).await;
+    let client = Arc::new(cluster.client(1).await);
+    let file = client.file("f", 10_000).await;
+    cluster.bricks[1].gate.send_replace(false);
+    let spawn = |size| {
+        let client = client.clone();
+        tokio::spawn(async move { client.set_size(file, size).await })
+    };
+    let shrink = spawn(10);
+    until("one brick has cut", async || (!cluster.cut_by(file, 10).is_empty()).then_some(())).await;
+    let grow = spawn(500);
+    let opener = {
+        let client = client.clone();
+        tokio::spawn(async move { client.attr(FsRequest::Open { ino: file, access: Access::Write }).await })
+    };
+    assert_eq!(client.attr(FsRequest::GetAttr { ino: file }).await.unwrap().size, 10);
+    assert!(!shrink.is_finished() && !grow.is_finished() && !opener.is_finished());
+    cluster.bricks[1].gate.send_replace(true);
+    assert_eq!(shrink.await.unwrap().unwrap().size, 10);
+    assert_eq!(grow.await.unwrap().unwrap().size, 500);
+    assert!(opener.await.unwrap().is_ok());
+    assert_eq!(cluster.cut_by(file, 10).len(), 2);
+    // A brick that neither answers nor beats is waited for until it counts as dead.
+    cluster.bricks[1].gate.send_replace(false);
+    cluster.bricks[1].beats.store(false, Ordering::SeqCst);
+    let cut = timeout(LONG, client.set_size(file, 5)).await.unwrap();
+    assert_eq!(cut.unwrap().size, 5);
+    assert!(!cluster.map().await.bricks[&BrickId(1)].alive);
+    assert_eq!(cluster.status().await.trims, 1);
+    cluster.sound().await;
+}
+
+/// A brick that is silent is dead; when it is back it first cuts what it owes, then is synced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_brick_is_dead_until_it_is_back() {
+    let cluster = Cluster::new(2, |_| {}).await;
+    let client = cluster.client(1).await;
+    let file = client.file("f", 10_000).await;
+    cluster.bricks[0].beats.store(false, Ordering::SeqCst);
+    let dead = async || {
+        let map = cluster.map().await;
+        (!map.bricks[&BrickId(0)].alive).then_some(map)
+    };
+    let map = until("a silent brick is dead", dead).await;
+    let state = |map: &wire::map::ClusterMap| map.chains.values().next().unwrap().state_of(BrickId(0));
+    assert_eq!(state(&map), Some(MemberState::Offline));
+    client.set_size(file, 10).await.unwrap();
+    cluster.bricks[0].beats.store(true, Ordering::SeqCst);
+    cluster.reboot(0, 2).await.unwrap();
+    let syncing = async || (state(&cluster.map().await) == Some(MemberState::Syncing)).then_some(());
+    until("it is synced", syncing).await;
+    assert!(cluster.cut_by(file, 10).contains(&0));
+    let chain = cluster.map().await.chains.values().next().unwrap().clone();
+    let done = ClusterRequest::SyncDone { chain: chain.id, epoch: chain.epoch, brick: BrickId(0) };
+    let Ok(ClusterReply::Map(map)) = cluster.ask(done).await else { panic!("no map") };
+    assert_eq!(state(&map), Some(MemberState::Serving));
+    cluster.sound().await;
+}
+
+/// One brick that restarts is synced from the other, which stayed; when both restart, both
+/// go on serving.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_alone_is_told_from_a_restart_of_all() {
+    let cluster = Cluster::new(2, |_| {}).await;
+    let (a, b) = tokio::join!(cluster.reboot(0, 2), cluster.reboot(1, 2));
+    assert!(a.is_ok() && b.is_ok());
+    let map = cluster.map().await;
+    assert!(map.chains.values().all(|c| c.serving().count() == 2), "{map:?}");
+    cluster.reboot(0, 3).await.unwrap();
+    let map = cluster.map().await;
+    for chain in map.chains.values() {
+        assert_eq!(chain.state_of(BrickId(0)), Some(MemberState::Syncing));
+        assert_eq!(chain.state_of(BrickId(1)), Some(MemberState::Serving));
+    }
+    // A life nobody registered is told to.
+    cluster.bricks[1].beats.store(false, Ordering::SeqCst);
+    let boot = wire::id::BootId(9);
+    let (brick, map, report) = (BrickId(1), MapEpoch(0), BrickReport::default());
+    let beat = cluster.ask(ClusterRequest::Heartbeat { brick, boot, map, report }).await;
+    assert!(matches!(beat, Ok(ClusterReply::Heartbeat { register: true, .. })));
+}
+
+/// A brick whose disk failed is out at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_disk_is_out_at_once() {
+    let cluster = Cluster::new(2, |config| config.brick_dead_after = LONG).await;
+    cluster.bricks[0].beats.store(false, Ordering::SeqCst);
+    let report = BrickReport { failed: true, ..BrickReport::default() };
+    let (brick, boot, map) = (BrickId(0), wire::id::BootId(1), MapEpoch(0));
+    for _ in 0..2 {
+        let beat = cluster.ask(ClusterRequest::Heartbeat { brick, boot, map, report }).await;
+        assert!(matches!(beat, Ok(ClusterReply::Heartbeat { register: false, .. })));
+    }
+    assert!(!cluster.map().await.bricks[&brick].alive);
+}
+
+/// Everybody keeps to the calls of its role.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_keep_to_their_calls() {
+    let cluster = Cluster::new(0, |_| {}).await;
+    let look = || MetaRequest::Fs(FsRequest::GetAttr { ino: Ino::ROOT });
+    let (brick, client) = (cluster.net(Role::Brick, 1), cluster.net(Role::Client, 2));
+    let to = cluster.endpoint();
+    assert_eq!(call(&brick, to, None, 0, look()).await, Err(Status::Forbidden));
+    assert!(call(&client, to, None, 0, look()).await.is_ok());
+    let add = MetaRequest::Cluster(ClusterRequest::AddBricks(Vec::new()));
+    assert_eq!(call(&client, to, None, 0, add).await, Err(Status::Forbidden));
+    assert_eq!(call(&client, to, None, 0, MetaRequest::Fs(mkdir("d"))).await, Err(Status::Malformed));
+}
+
+/// Space is what bricks report, for one copy; pages of files tell what a check needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn space_and_files_are_told() {
+    let cluster = Cluster::new(4, |_| {}).await;
+    let client = cluster.client(1).await;
+    let told = async || match client.fs(FsRequest::StatFs).await {
+        Ok(FsReply::StatFs(told)) if told.total_bytes == 2000 => Some(told),
+        _ => None,
+    };
+    let told = until("four bricks have reported", told).await;
+    assert_eq!((told.free_bytes, told.inodes), (1000, 1));
+    let open = client.create("open", Access::Write).await;
+    let closed = client.file("closed", 5).await;
+    client.fs(mkdir("d")).await.unwrap();
+    let page = async |after, max| {
+        let request = MetaRequest::Check(CheckRequest::Files { after, max });
+        match call(&cluster.admin, cluster.endpoint(), None, 0, request).await {
+            Ok(MetaReply::Check(CheckReply::Inodes { inodes, end })) => (inodes, end),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (all, end) = page(Ino(0), 10).await;
+    assert!(end);
+    let brief: Vec<_> = all.iter().map(|i| (i.ino, i.size, i.open_for_write)).collect();
+    assert_eq!(brief, [(open, 0, true), (closed, 5, false)]);
+    let (first, end) = page(Ino(0), 1).await;
+    assert_eq!((first.len(), end), (1, false));
+    assert_eq!(page(first[0].ino, 1).await.0[0].ino, closed);
+    assert_eq!(page(closed, 1).await, (Vec::new(), true));
+}
+
+/// A directory of another cluster, or one in use, is refused by name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_peoples_directories_are_refused() {
+    let cluster = Cluster::new(0, |_| {}).await;
+    let hub = MemoryHub::new();
+    let config = Config::new(&cluster.config.dir, Endpoint::Memory(1));
+    let stranger = Authority::create(ClusterId([3; 16])).unwrap();
+    let refused = start(config.clone(), net(&stranger, &hub, Role::Namespace, 1)).await;
+    assert!(matches!(refused.err(), Some(Error::OtherCluster { .. })));
+    let refused = start(config, net(&cluster.authority, &hub, Role::Namespace, 1)).await;
+    assert!(matches!(refused.err(), Some(Error::InUse { .. })));
+}
