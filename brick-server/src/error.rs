@@ -1,5 +1,6 @@
 //! The room's error, and what callers are told.
 
+use wire::id::BrickId;
 use wire::net::NetError;
 use wire::status::{FsError, Status};
 
@@ -24,6 +25,9 @@ pub enum Error {
     /// What was acknowledged could not be made durable when stopping.
     #[error("the last commit failed: {0}")]
     Commit(StoreError),
+    /// A call that was given up still runs; the directory is free when it ends.
+    #[error("brick {0} is still held by a call that does not end")]
+    Lingering(BrickId),
 }
 
 /// What a caller is told of a failure of the store.

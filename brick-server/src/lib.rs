@@ -28,7 +28,7 @@ mod server;
 pub mod store;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -53,6 +53,8 @@ use store::dir::{self, Held};
 
 /// How long calls under way may take to end when a server stops.
 const DRAIN: Duration = Duration::from_secs(3);
+/// How long calls that were given up may hold a brick after that.
+const LINGER: Duration = Duration::from_secs(20);
 
 /// Makes an empty brick directory.
 ///
@@ -73,6 +75,7 @@ pub fn identify(dir: &Path) -> Result<dir::Identity, Error> {
 /// Bricks that are served. To be stopped: dropping it leaves its tasks running.
 pub struct Running {
     serving: Serving,
+    door: Arc<Door>,
     bricks: Vec<Arc<Brick>>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -147,7 +150,7 @@ pub async fn start_all(configs: Vec<Config>, net: Net) -> Result<Running, Error>
         bricks.push(brick);
     }
     door.open(Server::new(bricks.iter().cloned()));
-    Ok(Running { serving, bricks, stop, tasks })
+    Ok(Running { serving, door, bricks, stop, tasks })
 }
 
 impl Running {
@@ -179,57 +182,79 @@ impl Running {
     /// Ends calls under way, makes everything durable and gives the directories free.
     ///
     /// # Errors
-    /// [`Error::Commit`] if something acknowledged could not be made durable.
-    pub async fn stop(mut self) -> Result<(), Error> {
-        self.serving.stop(DRAIN).await;
+    /// [`Error::Commit`] if something acknowledged could not be made durable,
+    /// [`Error::Lingering`] if something still holds a brick.
+    pub async fn stop(self) -> Result<(), Error> {
+        self.end(DRAIN, false).await
+    }
+
+    /// Ends without a commit or a farewell, as a crash would: what was not committed is lost.
+    /// For tests.
+    ///
+    /// # Errors
+    /// [`Error::Lingering`] if something still holds a brick.
+    pub async fn crash(self) -> Result<(), Error> {
+        match self.end(Duration::ZERO, true).await {
+            // The last commit is refused, which is the point.
+            Err(Error::Commit(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn end(mut self, patience: Duration, crash: bool) -> Result<(), Error> {
+        if crash {
+            for brick in &self.bricks {
+                brick.store.fail("crashed on purpose".to_owned());
+            }
+        }
+        self.serving.stop(patience).await;
+        // Connections that others still hold keep the door, and must not keep the bricks.
+        self.door.close();
         // The receivers may all be gone.
         let _ = self.stop.send(true);
         while self.tasks.join_next().await.is_some() {}
         let mut done = Ok(());
         for brick in self.bricks.drain(..) {
-            let closing = tokio::task::spawn_blocking(move || {
-                brick.pool.close();
-                let closed = brick.committer.close();
-                tracing::info!(brick = %brick.id, "stopped");
-                closed
-            });
-            match closing.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => done = Err(Error::Commit(error)),
-                Err(error) => done = Err(Error::Thread(std::io::Error::other(error))),
+            if let Err(error) = close(brick).await {
+                done = Err(error);
             }
         }
         done
     }
-
-    /// Ends without a commit or a farewell, as a crash would: what was not committed is lost.
-    /// For tests.
-    pub async fn crash(mut self) {
-        self.serving.stop(Duration::ZERO).await;
-        self.tasks.abort_all();
-        while self.tasks.join_next().await.is_some() {}
-        for brick in self.bricks.drain(..) {
-            brick.store.fail("crashed on purpose".to_owned());
-            let closing = tokio::task::spawn_blocking(move || {
-                brick.pool.close();
-                brick.committer.close()
-            });
-            // The last commit is refused, which is the point.
-            let _ = closing.await;
-        }
-    }
 }
 
-/// Answers "busy" until the server behind it is there.
+/// Commits, ends the threads and closes the files.
+async fn close(brick: Arc<Brick>) -> Result<(), Error> {
+    let id = brick.id;
+    // Calls that were given up still run to their end.
+    let begun = tokio::time::Instant::now();
+    while Arc::strong_count(&brick) > 1 && begun.elapsed() < LINGER {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let closing = tokio::task::spawn_blocking(move || {
+        brick.pool.close();
+        let closed = brick.committer.close();
+        (closed, Arc::into_inner(brick).is_some())
+    });
+    let (closed, gone) = closing.await.map_err(|e| Error::Thread(std::io::Error::other(e)))?;
+    tracing::info!(brick = %id, "stopped");
+    closed.map_err(Error::Commit)?;
+    if gone { Ok(()) } else { Err(Error::Lingering(id)) }
+}
+
+/// Answers "busy" while no server is behind it.
 #[derive(Default)]
 struct Door {
-    server: std::sync::OnceLock<Arc<Server>>,
+    server: RwLock<Option<Arc<Server>>>,
 }
 
 impl Door {
     fn open(&self, server: Server) {
-        // It is opened once, by the one who made it.
-        let _ = self.server.set(Arc::new(server));
+        *self.server.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(server));
+    }
+
+    fn close(&self) {
+        *self.server.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -240,8 +265,9 @@ impl wire::net::TypedHandler<BrickProtocol> for Door {
         request: wire::brick::BrickCall,
         payload: bytes::Bytes,
     ) -> wire::net::BoxFuture<'static, (Result<wire::brick::BrickReply, wire::status::Status>, bytes::Bytes)> {
-        match self.server.get() {
-            Some(server) => server.clone().handle(peer, request, payload),
+        let server = self.server.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match server {
+            Some(server) => server.handle(peer, request, payload),
             None => Box::pin(async { (Err(wire::status::Status::Busy), bytes::Bytes::new()) }),
         }
     }

@@ -1,0 +1,11 @@
+//! Bricks on real directories over the transport in memory, with a namespace that does what
+//! the test says.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+extern crate brickyard_brick_server as brick_server;
+
+mod chains;
+mod failures;
+mod races;
+mod refusals;
+mod support;

@@ -1,0 +1,120 @@
+//! Directories that are not what they should be are refused with one line, untouched.
+
+use std::path::Path;
+
+use wire::id::{BrickId, ClusterId};
+
+use brick_server::store::dir::Held;
+use brick_server::store::{ChunkStore, Limits};
+
+use crate::support::{CLUSTER, key};
+
+fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_file() && name != "lock" {
+            out.push((name, std::fs::read(entry.path()).unwrap()));
+        }
+    }
+    out.sort();
+    out
+}
+
+fn refusal(dir: &Path) -> String {
+    let before = tree(dir);
+    let refused = Held::take(dir, CLUSTER, Some(BrickId(3))).unwrap_err().to_string();
+    assert_eq!(tree(dir), before, "the refused directory was changed");
+    assert!(!refused.contains('\n'), "{refused}");
+    refused.replace(&dir.display().to_string(), "DIR")
+}
+
+/// Another cluster's, another brick's, a newer, a damaged or an incomplete directory.
+#[test]
+fn other_directories_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("brick");
+    assert!(refusal_of_nothing(&dir).contains("holds no brick"));
+    brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap();
+    drop(Held::take(&dir, CLUSTER, Some(BrickId(3))).unwrap().open(Limits::default()).unwrap());
+    let other = Held::take(&dir, ClusterId([8; 16]), Some(BrickId(3))).unwrap_err();
+    assert_eq!(
+        other.to_string(),
+        format!("{} belongs to cluster {CLUSTER}, this is cluster {}", dir.display(), ClusterId([8; 16]))
+    );
+    let other = Held::take(&dir, CLUSTER, Some(BrickId(4))).unwrap_err().to_string();
+    assert!(other.ends_with("is brick 3, not brick 4"), "{other}");
+    let identity = dir.join("brick.json");
+    let good = std::fs::read_to_string(&identity).unwrap();
+    std::fs::write(&identity, good.replace("\"format\": 1", "\"format\": 2, \"new\": []")).unwrap();
+    assert_eq!(refusal(&dir), "DIR has format 2, this program knows 1; use a newer brickyard");
+    std::fs::write(&identity, &good[..20]).unwrap();
+    assert!(refusal(&dir).starts_with("DIR/brick.json is damaged"));
+    std::fs::write(&identity, &good).unwrap();
+    for part in ["data.0", "index"] {
+        let aside = root.path().join("aside");
+        std::fs::rename(dir.join(part), &aside).unwrap();
+        assert_eq!(refusal(&dir), format!("DIR is incomplete: {part} is missing"));
+        std::fs::rename(&aside, dir.join(part)).unwrap();
+    }
+    Held::take(&dir, CLUSTER, None).unwrap();
+}
+
+fn refusal_of_nothing(dir: &Path) -> String {
+    Held::take(dir, CLUSTER, None).unwrap_err().to_string()
+}
+
+/// A data file that was cut short is found before anything is served.
+#[test]
+fn a_short_data_file_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("brick");
+    brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap();
+    let held = Held::take(&dir, CLUSTER, None).unwrap();
+    let store = held.open(Limits::default()).unwrap();
+    let change = wire::brick::Change::Write { offset: 0 };
+    let prepared = store.prepare(key(1, 0), wire::id::ChunkVersion(0), change, &vec![1; 50_000].into()).unwrap();
+    store.publish(prepared, wire::id::ChainId(1), None).unwrap();
+    store.commit().unwrap();
+    drop(store);
+    std::fs::OpenOptions::new().write(true).open(dir.join("data.0")).unwrap().set_len(8192).unwrap();
+    let refused = held.open(Limits::default()).unwrap_err().to_string();
+    assert!(refused.contains("beyond the end of the data files"), "{refused}");
+}
+
+/// The second one learns who has it; afterwards it is free.
+#[test]
+fn a_second_holder_is_refused_by_name() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("brick");
+    brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap();
+    let first = Held::take(&dir, CLUSTER, None).unwrap();
+    assert_eq!(refusal(&dir), format!("DIR is in use by process {}", std::process::id()));
+    drop(first);
+    Held::take(&dir, CLUSTER, None).unwrap();
+}
+
+/// A brick, or a stranger's files, are never formatted over; a formatting that was
+/// interrupted can be done again.
+#[test]
+fn formatting_spares_what_is_there() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("brick");
+    let first = brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap();
+    let again = brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap_err().to_string();
+    assert!(again.ends_with("can't be formatted: it holds brick.json"), "{again}");
+    std::fs::remove_file(dir.join("brick.json")).unwrap();
+    let second = brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap();
+    assert_ne!(first, second);
+    std::fs::remove_file(dir.join("brick.json")).unwrap();
+    std::fs::write(dir.join("data.0"), b"bytes of somebody").unwrap();
+    let spared = brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap_err().to_string();
+    assert!(spared.ends_with("can't be formatted: it holds data.0"), "{spared}");
+    let mine = root.path().join("mine");
+    std::fs::create_dir(&mine).unwrap();
+    std::fs::write(mine.join("thesis.tex"), b"...").unwrap();
+    let spared = brick_server::format(&mine, CLUSTER, BrickId(3)).unwrap_err().to_string();
+    assert!(spared.ends_with("can't be formatted: it holds thesis.tex"), "{spared}");
+    assert_eq!(std::fs::read(mine.join("thesis.tex")).unwrap(), b"...");
+}
