@@ -166,7 +166,12 @@ impl Gather {
         }
         taken
             .into_iter()
-            .map(|(offset, bytes, generation)| Taken { offset, bytes: bytes.freeze(), generation })
+            .map(|(offset, bytes, generation)| {
+                // Kept until it is durable: not with room to grow.
+                let roomy = bytes.capacity() > bytes.len() + bytes.len() / 4;
+                let bytes = if roomy { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() };
+                Taken { offset, bytes, generation }
+            })
             .collect()
     }
 

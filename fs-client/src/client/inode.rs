@@ -215,7 +215,7 @@ impl State {
     }
 
     /// Adds to what is to be reported.
-    pub(crate) fn to_report(&mut self, end: u64, mtime: Timestamp, allocated_delta_bytes: i64) {
+    pub(crate) fn add_report(&mut self, end: u64, mtime: Timestamp, allocated_delta_bytes: i64) {
         let new = WriteReport { end, mtime, allocated_delta_bytes };
         self.unreported = Some(match self.unreported {
             None => new,

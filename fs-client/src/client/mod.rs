@@ -150,7 +150,6 @@ impl Client {
                 task.abort();
             }
         }
-        shared.outside.net.disconnect();
         synced.and(closed)
     }
 

@@ -12,6 +12,7 @@ use wire::meta::{
     Attr, AttrChanges, DirEntry, FileKind, FsReply, FsRequest, Name, NewInode, RenameMode, StatFs, XattrMode,
 };
 
+use super::inode::OpenInode;
 use super::{Client, Shared};
 use crate::error::Error;
 use crate::locked;
@@ -64,13 +65,25 @@ impl Shared {
         let Some(inode) = orders.then(|| self.in_use(ino)).flatten() else {
             return self.attr_of(request).await;
         };
+        // Goes on when the caller does not wait: what it cuts here and there belongs together.
+        let shared = self.clone();
+        let work = async move { shared.set_attr_in_order(&inode, request, changes.size).await };
+        self.runtime.spawn(work).await.map_err(|_| Error::Stopping)?
+    }
+
+    async fn set_attr_in_order(
+        self: &Arc<Self>,
+        inode: &Arc<OpenInode>,
+        request: FsRequest,
+        size: Option<u64>,
+    ) -> Result<Attr, Error> {
         // Writes before it must not come after it, in bytes as in times.
         let _alone = inode.order.write().await;
-        self.flush_inode(&inode).await;
-        self.report(&inode).await?;
+        self.flush_inode(inode).await;
+        self.report(inode).await?;
         let FsReply::Attr(attr) = self.fs(request).await? else { return Err(wrong("attributes")) };
         let mut state = locked(&inode.state);
-        if let Some(size) = changes.size {
+        if let Some(size) = size {
             let kept = state.held.cost();
             state.held.cut(size, u64::MAX);
             self.account_held(kept, state.held.cost());

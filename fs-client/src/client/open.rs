@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use wire::id::Ino;
-use wire::meta::{Access, Attr, AttrChanges, FileKind, FsReply, FsRequest, Name, NewInode};
+use wire::meta::{Access, Attr, AttrChanges, FileKind, FsReply, FsRequest, Name, NewInode, WriteReport};
 use wire::status::FsError;
 
 use super::inode::{OpenInode, State, Told};
@@ -168,12 +168,9 @@ impl Client {
 
 impl Shared {
     async fn open(self: &Arc<Self>, ino: Ino, options: OpenOptions) -> Result<Arc<File>, Error> {
-        let inode = self.enter(ino);
-        let opened = self.open_entered(&inode, options).await;
-        if opened.is_err() {
-            self.leave(&inode);
-        }
-        let file = opened?;
+        let user = User::enter(self, ino);
+        let file = self.open_entered(&user.inode, options).await?;
+        user.keep();
         if options.truncate
             && let Err(error) = self.set_attr(ino, AttrChanges { size: Some(0), ..AttrChanges::default() }).await
         {
@@ -249,7 +246,8 @@ impl Shared {
                 _ => FsError::Exists.into(),
             });
         }
-        let inode = self.enter(attr.ino);
+        let user = User::enter(self, attr.ino);
+        let inode = user.inode.clone();
         let file = {
             let mut told = inode.gate.lock().await;
             let closed = creation.end(attr.ino);
@@ -261,14 +259,9 @@ impl Shared {
                 locked(&inode.state).absorb(&attr);
                 Ok(())
             };
-            match result {
-                Ok(()) => self.handle(&inode, options),
-                Err(error) => {
-                    drop(told);
-                    self.leave(&inode);
-                    return Err(error);
-                }
-            }
+            result?;
+            user.keep();
+            self.handle(&inode, options)
         };
         if options.truncate
             && !new
@@ -291,20 +284,13 @@ impl Shared {
     }
 
     async fn release(self: &Arc<Self>, file: Arc<File>) -> Result<(), Error> {
-        let inode = file.inode.clone();
+        let mut closing = Closing { shared: self, file: &file, counted: true };
         if file.options.write {
-            self.flush_inode(&inode).await;
+            self.flush_inode(&file.inode).await;
         }
-        {
-            let mut state = locked(&inode.state);
-            match file.options.access() {
-                Access::Read => state.readers -= 1,
-                Access::Write => state.writers -= 1,
-            }
-        }
-        let closed = self.tell_closed(&inode).await;
+        closing.uncount();
+        let closed = self.tell_closed(&file.inode).await;
         let failed = self.take_failure(&file);
-        self.leave(&inode);
         failed.and(closed)
     }
 
@@ -346,12 +332,12 @@ impl Shared {
     async fn report_gated(&self, inode: &OpenInode, told: &mut Told, closes: bool) -> Result<(), Error> {
         let closes = closes && told.write;
         let ino = inode.ino;
-        let (report, writes) = {
+        let (mut untold, writes) = {
             let mut state = locked(&inode.state);
             state.unreported_since = None;
-            (state.unreported.take(), state.writes)
+            (Untold { inode, report: state.unreported.take() }, state.writes)
         };
-        let request = match report {
+        let request = match untold.report {
             Some(report) => FsRequest::ReportWrite { ino, report, closes },
             None if closes => FsRequest::Close { ino, access: Access::Write },
             None => return Ok(()),
@@ -360,6 +346,7 @@ impl Shared {
         let mut state = locked(&inode.state);
         match answer {
             Ok(reply) => {
+                untold.report = None;
                 if let FsReply::Attr(attr) = &reply {
                     state.absorb(attr);
                 }
@@ -369,14 +356,14 @@ impl Shared {
             }
             // An inode that is gone has no size to be told.
             Err(error) if error.is_gone() => {
+                untold.report = None;
                 told.write &= !closes;
                 state.settle_pending(writes);
                 Err(error)
             }
             Err(error) => {
-                if let Some(report) = report {
-                    state.to_report(report.end, report.mtime, report.allocated_delta_bytes);
-                }
+                // Not with the lock held: what is untold goes back.
+                drop(state);
                 Err(error)
             }
         }
@@ -459,8 +446,88 @@ fn forget_if_idle(inodes: &mut HashMap<Ino, Arc<OpenInode>>, inode: &Arc<OpenIno
     }
     let state = locked(&inode.state);
     let untold = state.failure.as_ref().is_some_and(|failure| !failure.told);
-    if state.is_clean() && (!untold || inodes.len() > MOST_UNTOLD) {
+    // One that is still in the list of dirty inodes goes when it is swept from there.
+    if state.is_clean() && !state.listed && (!untold || inodes.len() > MOST_UNTOLD) {
         inodes.remove(&inode.ino);
+    }
+}
+
+/// Something uses an inode until this is dropped, or for good if kept.
+struct User<'a> {
+    shared: &'a Shared,
+    inode: Arc<OpenInode>,
+    kept: bool,
+}
+
+impl<'a> User<'a> {
+    fn enter(shared: &'a Shared, ino: Ino) -> Self {
+        Self { shared, inode: shared.enter(ino), kept: false }
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for User<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.shared.leave(&self.inode);
+        }
+    }
+}
+
+/// A handle being closed: whatever interrupts that, it is closed afterwards, and what could
+/// not be told is told in the background.
+struct Closing<'a> {
+    shared: &'a Shared,
+    file: &'a File,
+    counted: bool,
+}
+
+impl Closing<'_> {
+    fn uncount(&mut self) {
+        if !std::mem::replace(&mut self.counted, false) {
+            return;
+        }
+        let mut state = locked(&self.file.inode.state);
+        match self.file.options.access() {
+            Access::Read => state.readers -= 1,
+            Access::Write => state.writers -= 1,
+        }
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.uncount();
+        let inode = &self.file.inode;
+        let untold = {
+            let mut state = locked(&inode.state);
+            let unused = state.readers + state.writers == 0;
+            let untold = unused && inode.told_any.load(Ordering::Relaxed);
+            state.listed |= untold;
+            untold
+        };
+        if untold {
+            self.shared.note_dirty(inode);
+        }
+        self.shared.leave(inode);
+    }
+}
+
+/// A report on its way; it goes back to the inode unless it was told.
+struct Untold<'a> {
+    inode: &'a OpenInode,
+    report: Option<WriteReport>,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        if let Some(report) = self.report.take() {
+            let mut state = locked(&self.inode.state);
+            state.add_report(report.end, report.mtime, report.allocated_delta_bytes);
+        }
     }
 }
 

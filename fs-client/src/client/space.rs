@@ -168,7 +168,7 @@ impl Shared {
             state.pending_end = Some(end);
             state.pending_mtime = Some(now);
             state.writes += 1;
-            state.to_report(end, now, 0);
+            state.add_report(end, now, 0);
             state.listed = true;
         }
         self.note_dirty(inode);

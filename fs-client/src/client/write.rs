@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use wire::chunk::MAX_FILE_BYTES;
 use wire::meta::Timestamp;
@@ -74,8 +75,8 @@ impl Shared {
         {
             return None;
         }
-        self.window.try_acquire_many(data.len() as u32).ok()?.forget();
-        Some(self.put(file, offset, data).map(|_| ()))
+        let room = self.window.try_acquire_many(data.len() as u32).ok()?;
+        Some(self.put(file, offset, data, room).map(|_| ()))
     }
 
     pub(crate) async fn write(self: &Arc<Self>, file: &File, offset: u64, data: &[u8]) -> Result<(), Error> {
@@ -112,15 +113,15 @@ impl Shared {
     ) -> Result<(), Error> {
         let mut at = offset;
         for part in data.chunks(PIECE_BYTES as usize) {
-            self.reserve(&file.inode, part.len()).await?;
+            let room = self.reserve(&file.inode, part.len()).await?;
             let _order = if ordered { Some(file.inode.order.read().await) } else { None };
-            at = self.put(file, at, part)?;
+            at = self.put(file, at, part, room)?;
         }
         Ok(())
     }
 
     /// Waits for room in every window, and takes it in the mount's.
-    async fn reserve(self: &Arc<Self>, inode: &Arc<OpenInode>, len: usize) -> Result<(), Error> {
+    async fn reserve(self: &Arc<Self>, inode: &Arc<OpenInode>, len: usize) -> Result<SemaphorePermit<'_>, Error> {
         let begun = Instant::now();
         let deadline = begun + self.outside.config.deadline * 2;
         let late = |what: &str| {
@@ -152,22 +153,25 @@ impl Shared {
             }
             timeout_at(deadline, committed).await.map_err(|_| late("the bricks to commit"))?;
         }
-        match self.window.try_acquire_many(len as u32) {
-            Ok(permit) => permit.forget(),
-            Err(_) => {
-                self.send_everything();
-                match timeout_at(deadline, self.window.acquire_many(len as u32)).await {
-                    Ok(Ok(permit)) => permit.forget(),
-                    Ok(Err(_)) => return Err(Error::Stopping),
-                    Err(_) => return Err(late("room in the mount's window")),
-                }
-            }
+        if let Ok(room) = self.window.try_acquire_many(len as u32) {
+            return Ok(room);
         }
-        Ok(())
+        self.send_everything();
+        match timeout_at(deadline, self.window.acquire_many(len as u32)).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_)) => Err(Error::Stopping),
+            Err(_) => Err(late("room in the mount's window")),
+        }
     }
 
     /// Takes data in for which the window has room; returns where it ends.
-    fn put(self: &Arc<Self>, file: &File, offset: u64, data: &[u8]) -> Result<u64, Error> {
+    fn put(
+        self: &Arc<Self>,
+        file: &File,
+        offset: u64,
+        data: &[u8],
+        room: SemaphorePermit<'_>,
+    ) -> Result<u64, Error> {
         let inode = &file.inode;
         let len = data.len() as u64;
         let tight = self.window.available_permits() < self.outside.config.window_bytes / 4;
@@ -175,11 +179,12 @@ impl Shared {
         let offset = if file.options.append { state.size() } else { offset };
         let end = offset.saturating_add(len);
         if end > MAX_FILE_BYTES {
-            self.window.add_permits(data.len());
             return Err(FsError::TooLarge.into());
         }
         let generation = state.generation;
         let grown = state.gather.insert(offset, data, generation, Instant::now());
+        // Given back when the bricks have it; what replaced gathered bytes takes no room.
+        room.forget();
         self.window.add_permits((len - grown) as usize);
         state.pending_end = Some(state.pending_end.map_or(end, |known| known.max(end)));
         state.pending_mtime = Some(Timestamp::now());
@@ -264,7 +269,7 @@ impl Shared {
                         Content::Data(bytes) => offset + bytes.len() as u64,
                         Content::Zeros(_) => 0,
                     };
-                    state.to_report(end, mtime, changed.allocated_delta_bytes);
+                    state.add_report(end, mtime, changed.allocated_delta_bytes);
                 }
                 let stamp = self.stamps.fetch_add(1, Ordering::SeqCst) + 1;
                 let since = Instant::now();

@@ -61,7 +61,7 @@ fn parse(line: &str) -> Option<Listed> {
 /// What is mounted at a path; the topmost one.
 fn mounted_at(path: &Path) -> Option<Listed> {
     let list = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    list.lines().filter_map(parse).filter(|listed| listed.path == path).next_back()
+    list.lines().filter_map(parse).rfind(|listed| listed.path == path)
 }
 
 /// The absolute path, found without asking the last part, which may not answer.

@@ -194,7 +194,7 @@ async fn overlapping_writes_keep_their_order() {
     let turn = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     cluster.world.fault(move |_, _| {
         // Every other call overtakes the one before it.
-        let slow = turn.fetch_add(1, Ordering::Relaxed) % 2 == 0;
+        let slow = turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
         Some(Fault::Slow(Duration::from_millis(if slow { 30 } else { 1 })))
     });
     let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();

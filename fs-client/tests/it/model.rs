@@ -147,11 +147,12 @@ async fn run(steps: Vec<Step>) {
                 client.flush(&file).await.unwrap();
                 assert_eq!(cluster.namespace.size_of(file.ino()), model.len() as u64);
             }
-            // The other member keeps what this one lost, which is as it was after a commit.
+            // What it lost is sent again.
             Step::Restart(brick) => {
+                client.flush(&file).await.unwrap();
+                cluster.world.restart(BrickId(brick));
                 client.fsync(&file).await.unwrap();
                 synced = true;
-                cluster.world.restart(BrickId(brick));
             }
             Step::Stat => {
                 assert_eq!(client.getattr(file.ino()).await.unwrap().size, model.len() as u64);
