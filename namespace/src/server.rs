@@ -1,6 +1,6 @@
 //! Starting, dispatching, stopping.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -86,7 +86,7 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
     let listen = config.listen;
     let namespace =
         Arc::new(Namespace { config, net: net.clone(), db, log: solo.clone(), watchers, metrics });
-    let handler = Typed::<MetaProtocol, _>::handler(namespace.clone());
+    let handler = Typed::<MetaProtocol, _>::handler(Arc::new(Door(Arc::downgrade(&namespace))));
     let serving = net.serve(&listen, Service::Namespace, handler).await?;
     let (stop, stopped) = watch::channel(false);
     let mut loops = JoinSet::new();
@@ -141,14 +141,25 @@ impl Running {
     }
 }
 
-impl TypedHandler<MetaProtocol> for Namespace {
+/// Where calls come in. It does not own the service: connections may outlive it, and its
+/// directory is to be free when it has stopped.
+struct Door(Weak<Namespace>);
+
+impl TypedHandler<MetaProtocol> for Door {
     fn handle(
         self: Arc<Self>,
         peer: Arc<Peer>,
         request: MetaCall,
         _payload: Bytes,
     ) -> BoxFuture<'static, (Result<MetaReply, Status>, Bytes)> {
-        Box::pin(async move { (self.answer(&peer, request).await, Bytes::new()) })
+        let namespace = self.0.upgrade();
+        Box::pin(async move {
+            let answer = match namespace {
+                Some(namespace) => namespace.answer(&peer, request).await,
+                None => Err(Status::Busy),
+            };
+            (answer, Bytes::new())
+        })
     }
 }
 

@@ -29,6 +29,8 @@ pub struct FakeBrick {
     pub id: u32,
     pub boot: AtomicU64,
     pub beats: AtomicBool,
+    /// The last life the namespace took a beat of.
+    pub heard: AtomicU64,
     pub gate: watch::Sender<bool>,
     pub cuts: Mutex<Vec<(Ino, u64)>>,
 }
@@ -100,6 +102,7 @@ impl Cluster {
                 id,
                 boot: AtomicU64::new(1),
                 beats: AtomicBool::new(true),
+                heard: AtomicU64::new(0),
                 gate: watch::Sender::new(true),
                 cuts: Mutex::new(Vec::new()),
             });
@@ -212,15 +215,19 @@ pub async fn call(
 async fn beat(brick: Arc<FakeBrick>, net: Net, to: Endpoint) {
     loop {
         if brick.beats.load(Ordering::SeqCst) {
+            let boot = brick.boot.load(Ordering::SeqCst);
             let request = MetaRequest::Cluster(ClusterRequest::Heartbeat {
                 brick: BrickId(brick.id),
-                boot: BootId(brick.boot.load(Ordering::SeqCst)),
+                boot: BootId(boot),
                 map: MapEpoch(0),
                 report: BrickReport { total_bytes: 1000, free_bytes: 500, ..BrickReport::default() },
             });
             let call = MetaCall { session: None, seq: CallSeq(0), answered_below: CallSeq(0), request };
             // The namespace may be down for a moment.
-            let _ = net.request::<MetaProtocol>(&to, &call, Bytes::new(), Instant::now() + LONG).await;
+            let beat = net.request::<MetaProtocol>(&to, &call, Bytes::new(), Instant::now() + LONG).await;
+            if let Ok((MetaReply::Cluster(ClusterReply::Heartbeat { register: false, .. }), _)) = beat {
+                brick.heard.store(boot, Ordering::SeqCst);
+            }
         }
         sleep(Duration::from_millis(20)).await;
     }
