@@ -202,7 +202,7 @@ mod tests {
     const SPACE: usize = 3 << 20;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(24))]
         /// Whatever is written in whatever order, what is read and what is taken out equals a
         /// plain buffer, in pieces that respect the borders.
         #[test]

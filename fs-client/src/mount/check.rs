@@ -1,6 +1,7 @@
 //! Where a filesystem is mounted, and whether it may be.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -147,10 +148,20 @@ impl Place {
         }
     }
 
-    /// Makes the kernel drop the connection, whoever uses the mount.
+    /// Makes the kernel drop the connection, whoever uses the mount. Its control files are
+    /// reached through a mount of our own that nobody sees: they need not be mounted already.
     pub(crate) fn abort(&self) -> io::Result<()> {
+        use rustix::fs::{Mode, OFlags};
+        use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
         let minor = self.device.rsplit(':').next().unwrap_or_default();
-        std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")
+        let context = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_create(context.as_fd())?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let control = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let abort = rustix::fs::openat(&control, format!("{minor}/abort"), flags, Mode::empty())?;
+        rustix::io::write(&abort, b"1")?;
+        Ok(())
     }
 
     /// Asks the kernel to read ahead so far; it does well enough without.

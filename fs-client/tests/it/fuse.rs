@@ -263,17 +263,16 @@ async fn dead_mounts_are_replaced_and_live_ones_kept() {
         other => panic!("{other:?}"),
     }
     // A daemon that died leaves its mount behind without a connection.
-    let minor = m.run(|dir| rustix::fs::minor(fs::metadata(dir).unwrap().dev())).await;
-    let abort = format!("/sys/fs/fuse/connections/{minor}/abort");
-    if Path::new(&abort).exists() {
-        fs::write(abort, "1").unwrap();
-        m.mount.wait().await;
-        let dead = m.run(|dir| fs::metadata(dir).map(drop)).await;
-        assert_eq!(dead.unwrap_err().raw_os_error(), Some(107));
-        let new = Mount::start(m.client.clone(), &m.dir.path(), config()).await.unwrap();
-        m.run(|dir| fs::write(dir.join("alive"), "yes").unwrap()).await;
-        new.stop().await.unwrap();
-    }
+    let used = m.run(|dir| fs::File::open(dir).unwrap()).await;
+    let busy = m.run(|dir| rustix::mount::unmount(dir, UnmountFlags::FORCE)).await;
+    assert_eq!(busy.unwrap_err(), Errno::BUSY);
+    m.mount.wait().await;
+    let dead = m.run(|dir| fs::metadata(dir).map(drop)).await;
+    assert_eq!(dead.unwrap_err().raw_os_error(), Some(107));
+    let new = Mount::start(m.client.clone(), &m.dir.path(), config()).await.unwrap();
+    m.run(|dir| fs::write(dir.join("alive"), "yes").unwrap()).await;
+    new.stop().await.unwrap();
+    drop(used);
     m.end().await;
 }
 
@@ -300,6 +299,8 @@ async fn stopping_ends_though_a_file_is_open() {
     let begun = Instant::now();
     m.mount.stop().await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(15));
+    // The kernel's threads are gone, too: the connection was cut off.
+    tokio::time::timeout(Duration::from_secs(1), m.mount.wait()).await.expect("still serving");
     assert!(!list_of_mounts().contains(&*m.dir.path().to_string_lossy()));
     let attr = m.client.resolve(b"f", true).await.unwrap();
     assert_eq!(attr.size, 4);
