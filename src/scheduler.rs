@@ -100,7 +100,7 @@ pub fn run_master(options: MasterOptions) -> Result<ExitCode> {
     control::layout::init(&options.root)
         .with_context(|| format!("cannot make the control directory {}", options.root.display()))?;
     let stop = stop_on_signal()?;
-    control::master::run(control::MasterConfig::new(&options.root), stop)?;
+    control::master::run(&control::MasterConfig::new(&options.root), &stop)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -113,7 +113,7 @@ pub fn run_agent(options: AgentOptions) -> Result<ExitCode> {
     let stop = stop_on_signal()?;
     let mut config = control::AgentConfig::new(&options.root, &options.spool);
     config.slots = options.slots;
-    control::agent::run(config, stop)?;
+    control::agent::run(&config, &stop)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,13 +1,15 @@
 //! The scheduler's processes: started, watched, started again, ended.
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use fs_client::Client;
 use tokio::process::{Child, Command};
+use wire::id::Ino;
+use wire::status::FsError;
 
-use super::home::Home;
+use super::storage::Storage;
 use crate::cli::{LogFormat, LogOptions, UpOptions};
 
 /// Longest wait for one to end when asked to, before it is killed.
@@ -30,6 +32,8 @@ struct Role {
 #[derive(Default)]
 pub struct Children {
     roles: Vec<Role>,
+    /// What an earlier life of the scheduler left as signs of life.
+    before: [Option<Ino>; 2],
 }
 
 impl Children {
@@ -37,7 +41,8 @@ impl Children {
     ///
     /// # Errors
     /// If a process cannot be started.
-    pub fn start(&mut self, options: &UpOptions, log: &LogOptions, home: &Home) -> Result<()> {
+    pub async fn start(&mut self, options: &UpOptions, log: &LogOptions, storage: &Storage) -> Result<()> {
+        self.before = signs_of_life(storage.client()).await?;
         let root = options.mount.join(".cluster");
         let mut log_args: Vec<OsString> = vec!["--log".into(), log.log.clone().into()];
         if log.log_format == LogFormat::Json {
@@ -46,7 +51,7 @@ impl Children {
         let mut master: Vec<OsString> = vec!["master".into(), "--root".into(), root.clone().into()];
         master.extend(log_args.iter().cloned());
         let mut agent: Vec<OsString> =
-            vec!["agent".into(), "--root".into(), root.into(), "--spool".into(), home.join("agent").into()];
+            vec!["agent".into(), "--root".into(), root.into(), "--spool".into(), storage.home().join("agent").into()];
         if let Some(slots) = options.slots {
             agent.extend(["--slots".into(), slots.to_string().into()]);
         }
@@ -64,7 +69,11 @@ impl Children {
     /// If one of them ends, or it takes too long.
     pub async fn ready(&mut self, client: &Client, deadline: Duration) -> Result<()> {
         let until = Instant::now() + deadline;
-        while !published(client).await? {
+        loop {
+            let now = signs_of_life(client).await?;
+            if now.iter().zip(&self.before).all(|(now, before)| now.is_some() && now != before) {
+                return Ok(());
+            }
             for role in &mut self.roles {
                 if let Some(status) = role.child.try_wait()? {
                     bail!("the {} ended while starting ({status}); its log is above", role.name);
@@ -75,7 +84,6 @@ impl Children {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(())
     }
 
     /// Starts again what ends; comes back only when one ends over and over.
@@ -145,17 +153,19 @@ async fn select_first<T>(mut waits: Vec<std::pin::Pin<Box<impl Future<Output = T
     .await
 }
 
-/// Whether a master and a host have published themselves. Asked on a thread of its own: this
-/// process serves the mount it looks at.
-async fn published(root: &Path) -> bool {
-    let root = root.to_owned();
-    tokio::task::spawn_blocking(move || {
-        let host = std::fs::read_dir(root.join("hosts"))
-            .is_ok_and(|mut hosts| hosts.any(|h| h.is_ok_and(|h| h.path().join("status").exists())));
-        host && root.join("master/active").exists()
-    })
-    .await
-    .unwrap_or(false)
+/// The files by which master and agent of this machine tell that they live: a new file, by
+/// rename, from each life. Asked through the library: this process opens nothing on its own mount.
+async fn signs_of_life(client: &Client) -> Result<[Option<Ino>; 2]> {
+    let agent = format!(".cluster/hosts/{}/status", control::config::hostname());
+    let mut signs = [None, None];
+    for (sign, path) in signs.iter_mut().zip([".cluster/master/active", agent.as_str()]) {
+        *sign = match client.resolve(path.as_bytes(), true).await {
+            Ok(attr) => Some(attr.ino),
+            Err(fs_client::Error::Fs(FsError::NotFound)) => None,
+            Err(error) => return Err(error).context("cannot look whether the scheduler is up"),
+        };
+    }
+    Ok(signs)
 }
 
 fn spawn(args: &[OsString]) -> Result<Child> {

@@ -67,8 +67,6 @@ pub struct Home {
     dir: PathBuf,
     /// Who it is.
     pub identity: Identity,
-    /// Whether this process made it.
-    pub new: bool,
     lock: File,
 }
 
@@ -106,10 +104,10 @@ impl Home {
             );
         }
         let lock = lock(dir)?;
-        let (identity, new) = match read_identity(&cluster_file)? {
+        let identity = match read_identity(&cluster_file)? {
             Some(identity) => {
                 compare(&identity, wanted, dir)?;
-                (identity, false)
+                identity
             }
             None => {
                 let identity = Identity {
@@ -130,12 +128,12 @@ impl Home {
                     );
                 }
                 write_identity(dir, &identity)?;
-                (identity, true)
+                identity
             }
         };
         fs::create_dir_all(dir.join("run")).context("cannot make DIR/run")?;
         write_file(&dir.join("run/up.pid"), format!("{}\n", std::process::id()).as_bytes())?;
-        Ok(Home { dir: dir.to_owned(), identity, new, lock })
+        Ok(Home { dir: dir.to_owned(), identity, lock })
     }
 
     /// Everything was made.
@@ -233,13 +231,14 @@ fn lock(dir: &Path) -> Result<File> {
         }
         Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
-    let pid = || -> std::io::Result<()> {
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())
-    };
-    { pid }().with_context(|| format!("cannot write {}", path.display()))?;
+    write_pid(&mut file).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(file)
+}
+
+fn write_pid(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
 }
 
 fn read_identity(path: &Path) -> Result<Option<Identity>> {
@@ -342,12 +341,11 @@ mod tests {
     fn identity_survives_and_newer_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let mut first = Home::take(dir.path(), Wanted { bricks: Some(4), replicas: Some(2) }).unwrap();
-        assert!(first.new && first.identity.state == State::Creating);
+        assert_eq!(first.identity.state, State::Creating);
         first.set_ready().unwrap();
         let identity = first.identity.clone();
         drop(first);
         let again = Home::take(dir.path(), ANY).unwrap();
-        assert!(!again.new);
         assert_eq!(again.identity, identity);
         drop(again);
         let error = Home::take(dir.path(), Wanted { bricks: Some(6), replicas: None }).unwrap_err().to_string();

@@ -33,7 +33,7 @@ const SCHEDULER_DEADLINE: Duration = Duration::from_secs(30);
 /// # Errors
 /// What keeps the cluster from running, with what to do, in one line.
 pub fn run(options: UpOptions, log: &LogOptions) -> Result<ExitCode> {
-    fs_client::mount::check_mountpoint(&options.mount)?;
+    fs_client::Mount::check(&options.mount, &fs_client::MountConfig::default())?;
     let home = Home::take(&options.data, Wanted { bricks: options.bricks, replicas: options.replicas })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -50,7 +50,7 @@ async fn serve(options: UpOptions, log: &LogOptions, home: Home) -> Result<ExitC
     // Registered first, so that a Ctrl-C while starting ends in an orderly stop, too.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut storage = tokio::select! {
+    let storage = tokio::select! {
         started = Storage::start(&options, home) => started?,
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
@@ -58,8 +58,8 @@ async fn serve(options: UpOptions, log: &LogOptions, home: Home) -> Result<ExitC
     let mut children = Children::default();
     let outcome = async {
         if !options.no_scheduler {
-            children.start(&options, log, storage.home())?;
-            children.ready(&options.mount.join(".cluster"), SCHEDULER_DEADLINE).await?;
+            children.start(&options, log, &storage).await?;
+            children.ready(storage.client(), SCHEDULER_DEADLINE).await?;
         }
         println!("ready: {}", options.mount.display());
         std::io::stdout().flush()?;

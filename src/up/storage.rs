@@ -1,0 +1,271 @@
+//! The storage roles of `up`: namespace, bricks, client, mount.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use brick_server::store::dir::{self, DirError};
+use fs_client::{Client, ClientConfig, Mount, MountConfig};
+use wire::id::{BrickId, CallSeq, ClusterId, NodeId};
+use wire::map::ClusterMap;
+use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
+use wire::net::pki::random_id;
+use wire::net::{Endpoint, Net, Role};
+
+use super::credentials::Credentials;
+use super::home::{Home, State};
+use crate::cli::{TransportKind, UpOptions};
+
+/// Longest wait for every chain to have somebody who serves. A brick is given up 2.5 s after it
+/// was heard last, and compares its copies with the others' before it serves.
+const CHAINS_DEADLINE: Duration = Duration::from_secs(60);
+/// Wait between two looks at the map.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Longest wait for one answer of the namespace.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What runs, in the order it was started.
+pub struct Storage {
+    home: Home,
+    namespace: namespace::Running,
+    bricks: Vec<brick_server::Running>,
+    client: Client,
+    mount: Mount,
+}
+
+impl Storage {
+    /// Starts everything; when it fails, what was started is stopped again.
+    ///
+    /// # Errors
+    /// Why it cannot run, in one line.
+    pub async fn start(options: &UpOptions, mut home: Home) -> Result<Storage> {
+        let cluster: ClusterId = home.identity.cluster.parse().context("cluster.json is damaged")?;
+        let mount_client: NodeId = home.identity.mount_client.parse().context("cluster.json is damaged")?;
+        let node = NodeId(random_id()?);
+        let credentials = Credentials::open(&home, cluster)?;
+        let host = control::config::hostname();
+
+        let listen = match options.transport {
+            TransportKind::Tls => Endpoint::Tls(options.listen),
+            TransportKind::Quic => Endpoint::Quic(options.listen),
+        };
+        let mut config = namespace::Config::new(home.join("namespace"), listen);
+        config.replicas = home.identity.replicas;
+        let namespace = namespace::start(config, credentials.net(Role::Namespace, node)?)
+            .await
+            .context("cannot start the namespace")?;
+        let namespaces = vec![namespace.endpoint()];
+
+        let mut starting = Starting { namespace: Some(namespace), bricks: Vec::new(), client: None };
+        let started = async {
+            let brick_net = credentials.net(Role::Brick, node)?;
+            for number in 0..home.identity.bricks {
+                let dir = home.brick(number);
+                prepare_brick(&home, &dir, cluster, BrickId(number))?;
+                let config = brick_server::Config::new(
+                    dir,
+                    BrickId(number),
+                    cluster,
+                    node,
+                    host.clone(),
+                    Endpoint::Tls(brick_address(options.listen, number)?),
+                    namespaces.clone(),
+                );
+                match brick_server::start(config, brick_net.clone()).await {
+                    Ok(running) => starting.bricks.push(running),
+                    Err(error) if is_loss(&error) => {
+                        tracing::error!(
+                            brick = number, %error,
+                            "a brick is damaged: going on with the copies of its data. Remove its directory and \
+                             start again to have it made anew and refilled"
+                        );
+                    }
+                    Err(error) => return Err(error).with_context(|| format!("cannot start brick {number}")),
+                }
+            }
+            let admin = credentials.net(Role::Admin, node)?;
+            add_bricks(&admin, &namespaces[0], &starting.bricks).await?;
+            home.set_ready()?;
+            wait_for_chains(&admin, &namespaces[0]).await?;
+            home.publish_endpoints(&[namespaces[0].to_string()])?;
+
+            let mut config = ClientConfig::new(mount_client, namespaces.clone());
+            config.host = host.clone();
+            config.mount = options.mount.display().to_string();
+            let client = Client::connect(config, credentials.net(Role::Client, node)?)
+                .await
+                .context("cannot open a session with the namespace")?;
+            starting.client = Some(client.clone());
+            let mount = Mount::start(client.clone(), &options.mount, MountConfig::default()).await?;
+            anyhow::Ok((client, mount))
+        }
+        .await;
+        match (started, starting.namespace.take()) {
+            (Ok((client, mount)), Some(namespace)) => {
+                Ok(Storage { home, namespace, bricks: starting.bricks, client, mount })
+            }
+            (Err(error), namespace) => {
+                starting.namespace = namespace;
+                starting.undo().await;
+                Err(error)
+            }
+            (Ok(_), None) => bail!("the namespace ended while starting"),
+        }
+    }
+
+    /// The data directory.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The library behind the mount.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Returns when somebody has unmounted it from outside.
+    pub async fn unmounted(&self) {
+        self.mount.wait().await;
+    }
+
+    /// Flushes, unmounts, stops the roles.
+    ///
+    /// # Errors
+    /// If data could not be flushed; everything is stopped all the same.
+    pub async fn stop(self) -> Result<()> {
+        let unmounted = self.mount.stop().await.context("data was left unwritten when the mount was stopped");
+        let closed = self.client.shutdown().await.context("data was left unwritten when the session was closed");
+        let committed = stop_bricks(self.bricks).await;
+        self.namespace.stop().await;
+        drop(self.home);
+        unmounted.and(closed).and(committed)
+    }
+}
+
+/// What has been started so far, to be stopped when the rest fails.
+struct Starting {
+    namespace: Option<namespace::Running>,
+    bricks: Vec<brick_server::Running>,
+    client: Option<Client>,
+}
+
+impl Starting {
+    async fn undo(self) {
+        if let Some(client) = self.client
+            && let Err(error) = client.shutdown().await
+        {
+            tracing::warn!(%error, "could not end the session cleanly");
+        }
+        if let Err(error) = stop_bricks(self.bricks).await {
+            tracing::warn!(%error, "could not stop the bricks cleanly");
+        }
+        if let Some(namespace) = self.namespace {
+            namespace.stop().await;
+        }
+    }
+}
+
+/// Stops all, whatever becomes of one.
+async fn stop_bricks(bricks: Vec<brick_server::Running>) -> Result<()> {
+    let mut outcome = Ok(());
+    for brick in bricks {
+        outcome = outcome.and(brick.stop().await.context("a brick could not be closed cleanly"));
+    }
+    outcome
+}
+
+/// Address of brick `number`: the ports after the namespace's, or free ones.
+fn brick_address(listen: SocketAddr, number: u32) -> Result<SocketAddr> {
+    let mut address = listen;
+    if listen.port() != 0 {
+        let port = u32::from(listen.port()) + 1 + number;
+        address.set_port(u16::try_from(port).context("--listen: the ports after it go beyond 65535")?);
+    }
+    Ok(address)
+}
+
+/// Makes the directory of a brick, where there is none.
+fn prepare_brick(home: &Home, path: &Path, cluster: ClusterId, brick: BrickId) -> Result<()> {
+    let empty = match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.all(|e| e.is_ok_and(|e| e.file_name() == "lost+found")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    if !empty {
+        return Ok(());
+    }
+    if home.identity.state == State::Ready {
+        tracing::warn!(
+            %brick, dir = %path.display(),
+            "a brick's directory is gone; it is made anew and refilled from the copies"
+        );
+    }
+    std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+    dir::format(path, cluster, brick).with_context(|| format!("cannot format brick {brick}"))?;
+    Ok(())
+}
+
+/// Whether a brick's disk or content is broken, as opposed to being somebody else's.
+fn is_loss(error: &brick_server::Error) -> bool {
+    matches!(
+        error,
+        brick_server::Error::Dir(
+            DirError::NoBrick { .. }
+                | DirError::Damaged { .. }
+                | DirError::Missing { .. }
+                | DirError::Io { .. }
+                | DirError::Index { .. }
+                | DirError::Store { .. }
+        )
+    )
+}
+
+async fn ask(admin: &Net, namespace: &Endpoint, request: ClusterRequest) -> Result<ClusterMap> {
+    let call = MetaCall {
+        session: None,
+        seq: CallSeq(0),
+        answered_below: CallSeq(0),
+        request: MetaRequest::Cluster(request),
+    };
+    let deadline = tokio::time::Instant::now() + CALL_DEADLINE;
+    let (reply, _) = admin
+        .request::<MetaProtocol>(namespace, &call, Default::default(), deadline)
+        .await
+        .context("the namespace does not answer")?;
+    match reply {
+        MetaReply::Cluster(ClusterReply::Map(map)) => Ok(map),
+        other => bail!("the namespace answered something else than was asked: {other:?}"),
+    }
+}
+
+/// Tells the namespace which bricks there are; those it knows are left as they are.
+async fn add_bricks(admin: &Net, namespace: &Endpoint, bricks: &[brick_server::Running]) -> Result<()> {
+    let registrations = bricks.iter().flat_map(brick_server::Running::registrations).collect();
+    ask(admin, namespace, ClusterRequest::AddBricks(registrations)).await?;
+    Ok(())
+}
+
+/// Returns once every chain that can be served is served.
+async fn wait_for_chains(admin: &Net, namespace: &Endpoint) -> Result<()> {
+    let until = Instant::now() + CHAINS_DEADLINE;
+    loop {
+        let map =
+            ask(admin, namespace, ClusterRequest::GetMap { after: wire::id::MapEpoch(0), wait_ms: 0 }).await?;
+        let answered = |brick: BrickId| map.bricks.get(&brick).is_some_and(|b| b.alive);
+        let settled = map.chains.values().all(|c| {
+            c.head().is_some_and(answered) || c.members.iter().all(|m| !answered(m.brick))
+        });
+        if settled && !map.chains.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let unserved: Vec<_> = map.chains.values().filter(|c| c.head().is_none()).map(|c| c.id.0).collect();
+            bail!(
+                "chains {unserved:?} have nobody who serves them: a brick that held the last copy is missing. \
+                 `brickyard status` names it; put its directory back and start again"
+            );
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
