@@ -53,10 +53,13 @@ pub fn run(config: &AgentConfig, stop: &Stop) -> Result<()> {
     let disk = Disk::default();
     let spool = Spool::open(&disk, &config.spool)?;
     let mut children = Processes { command: config.shepherd_command.clone(), children: BTreeMap::new() };
+    let mut served = false;
     while !stop.is_set() {
-        match serve(config, stop, &disk, &spool, &mut children) {
+        match serve(config, stop, &disk, &spool, &mut children, &mut served) {
             Ok(()) => return Ok(()),
-            Err(error @ (Error::Io { .. } | Error::Fenced { .. })) => {
+            // Once it was there, a control directory that isn't is a mount that is away.
+            Err(error @ Error::Config(_)) if !served => return Err(error),
+            Err(error @ (Error::Io { .. } | Error::Fenced { .. } | Error::Config(_))) => {
                 tracing::warn!(%error, "the agent tries again");
                 stop.wait(RETRY_PAUSE);
             }
@@ -66,9 +69,17 @@ pub fn run(config: &AgentConfig, stop: &Stop) -> Result<()> {
     Ok(())
 }
 
-fn serve(config: &AgentConfig, stop: &Stop, disk: &Disk, spool: &Spool, children: &mut Processes) -> Result<()> {
+fn serve(
+    config: &AgentConfig,
+    stop: &Stop,
+    disk: &Disk,
+    spool: &Spool,
+    children: &mut Processes,
+    served: &mut bool,
+) -> Result<()> {
     let layout = Layout::new(&config.root);
     spool.bind(disk, &layout)?;
+    *served = true;
     let _lock = enroll(disk, &layout, &config.hostname)?;
     let mut watch = Watch::new(stop.clone());
     watch.add(&layout.assign(&config.hostname), ());
@@ -95,7 +106,7 @@ fn serve(config: &AgentConfig, stop: &Stop, disk: &Disk, spool: &Spool, children
 }
 
 /// Makes the host's directories and takes its name.
-fn enroll(disk: &Disk, layout: &Layout, host: &str) -> Result<File> {
+pub(crate) fn enroll(disk: &Disk, layout: &Layout, host: &str) -> Result<File> {
     for dir in [layout.host(host), layout.assign(host), layout.report(host)] {
         disk.make_dir(&dir, 0o755)?;
     }

@@ -27,6 +27,9 @@ use crate::store::disk::{self, Disk};
 use crate::store::message::{COMMAND, COMMAND_PREFIX, Command};
 use crate::store::sealed;
 
+/// Begins Grid Engine's own message when a job isn't accepted; it is followed by a line "Exiting.".
+const UNABLE: &str = "Unable to run job: ";
+
 /// Why a command ends with an exit code that isn't 0.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -69,7 +72,11 @@ pub(crate) fn finish(name: &str, result: std::result::Result<(), Failure>) -> Ex
         Err(failure) => {
             if !failure.text.is_empty() {
                 // Nowhere to tell it if stderr is closed: the exit code still says it.
-                let _told = writeln!(std::io::stderr(), "{name}: {}", failure.text);
+                let _told = if failure.text.starts_with(UNABLE) {
+                    writeln!(std::io::stderr(), "{}.\nExiting.", failure.text)
+                } else {
+                    writeln!(std::io::stderr(), "{name}: {}", failure.text)
+                };
             }
             ExitCode::from(failure.code)
         }

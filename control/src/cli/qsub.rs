@@ -15,9 +15,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::options::{self, Options};
-use super::{Failure, find, finish, hand_in, text_args};
+use super::{Failure, UNABLE, find, finish, hand_in, text_args};
 use crate::clock::now_ms;
 use crate::config::{self, SUBMISSION_MAX, load_queue};
+use crate::error::Error;
 use crate::layout::{Layout, exists};
 use crate::plan::{Finished, JobId, TaskEnd, Verdict};
 use crate::stop::Stop;
@@ -30,8 +31,8 @@ use crate::watch::{POLL, Watch};
 
 /// A claimed number older than this is not used any more: the master gives it up after [`config::CLAIM_AGE_MAX_S`].
 const CLAIM_USE_MAX_S: i64 = 600;
-/// Job numbers tried when the machine stands still between claiming and handing in.
-const CLAIMS_MAX: u32 = 10;
+/// Job numbers tried when the machine stands still between claiming and handing in, or somebody sits on the name.
+const CLAIMS_MAX: u32 = 100;
 
 const HELP: &str = "\
 usage: qsub [options] [script | command] [arguments]
@@ -76,7 +77,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 }
 
 fn unable(reason: impl std::fmt::Display) -> Failure {
-    Failure::new(format!("Unable to run job: {reason}"))
+    Failure::new(format!("{UNABLE}{reason}"))
 }
 
 /// Where the job's text comes from.
@@ -133,7 +134,7 @@ fn qsub(args: Vec<OsString>) -> Result<(), Failure> {
     let sync = options.sync.unwrap_or(false);
     // From here on ^C must not leave a job behind that nobody knows of.
     let signals = if sync { Some(interrupts()?) } else { None };
-    hand_in_job(&layout, &mut spec, &script).map_err(|f| Failure { text: format!("Unable to run job: {}", f.text), ..f })?;
+    hand_in_job(&layout, &mut spec, &script).map_err(|f| unable(f.text))?;
     announce(&spec, options.terse)?;
     match signals {
         Some(signals) => wait_for(&layout, &spec, &signals),
@@ -283,6 +284,12 @@ fn boot_seconds() -> i64 {
     clock_gettime(ClockId::Boottime).tv_sec
 }
 
+/// Is the name taken by another user's file, or by a directory?
+fn sat_upon(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{DirectoryNotEmpty, IsADirectory, NotADirectory, PermissionDenied};
+    matches!(error.kind(), PermissionDenied | IsADirectory | NotADirectory | DirectoryNotEmpty)
+}
+
 fn hand_in_job(layout: &Layout, spec: &mut Spec, script: &[u8]) -> Result<(), Failure> {
     let disk = Disk::default();
     let incoming = layout.incoming();
@@ -299,7 +306,11 @@ fn hand_in_job(layout: &Layout, spec: &mut Spec, script: &[u8]) -> Result<(), Fa
         if boot_seconds() - begin > CLAIM_USE_MAX_S {
             continue;
         }
-        disk.publish(&incoming, &name, &bytes, 0o600)?;
+        match disk.publish(&incoming, &name, &bytes, 0o600) {
+            // Somebody sits on the name: it isn't worth a number, there are others.
+            Err(Error::Io { act: "rename", source, .. }) if sat_upon(&source) => continue,
+            other => other?,
+        }
         disk.sync_dir(&incoming)?;
         if boot_seconds() - begin > CLAIM_USE_MAX_S {
             return Err(Failure::new(format!(
@@ -309,7 +320,10 @@ fn hand_in_job(layout: &Layout, spec: &mut Spec, script: &[u8]) -> Result<(), Fa
         }
         return Ok(());
     }
-    Err(Failure::new("the machine stands still too long at a time to claim a job number"))
+    Err(Failure::new(format!(
+        "no job number out of {CLAIMS_MAX} could be used: the machine stands still, or {} is full of others' files",
+        incoming.display()
+    )))
 }
 
 fn announce(spec: &Spec, terse: bool) -> Result<(), Failure> {

@@ -136,7 +136,8 @@ impl Master {
         let by = users::by_uid(uid)?.map_or_else(|| uid.to_string(), |p| p.name);
         let decided = match &command {
             Command::Delete { job, tasks, force } => {
-                self.queue.delete((uid, &by), *job, tasks.clone(), *force, now_ms())
+                // Forcing frees a slot that may still be in use: not for users.
+                self.queue.delete((uid, &by), *job, tasks.clone(), *force && uid == 0, now_ms())
             }
             Command::Hold { job, hold } => self.queue.hold(uid, *job, *hold),
             Command::Clear { job, tasks } => self.queue.clear(uid, *job, tasks.clone()),

@@ -14,6 +14,9 @@ mod hosts;
 mod intake;
 mod reports;
 
+#[cfg(test)]
+mod simulation;
+
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -60,11 +63,8 @@ pub(crate) enum Look {
 pub fn run(config: &MasterConfig, stop: &Stop) -> Result<()> {
     let layout = Layout::new(&config.root);
     layout.cluster_id()?;
-    let Some(_lock) = lock(&layout, stop)? else { return Ok(()) };
     loop {
-        let mut watch = Watch::new(stop.clone());
-        let result = term(config, &layout, stop, &mut watch);
-        match result {
+        match stand_and_serve(config, &layout, stop) {
             Ok(()) => return Ok(()),
             Err(error @ Error::Io { .. }) => {
                 tracing::error!(%error, "the master begins anew in a second");
@@ -75,6 +75,13 @@ pub fn run(config: &MasterConfig, stop: &Stop) -> Result<()> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// One try: wait for the lock, serve. The lock is taken anew each time, as the mount may be another one by then.
+fn stand_and_serve(config: &MasterConfig, layout: &Layout, stop: &Stop) -> Result<()> {
+    let Some(_lock) = lock(layout, stop)? else { return Ok(()) };
+    let mut watch = Watch::new(stop.clone());
+    term(config, layout, stop, &mut watch)
 }
 
 /// Waits for the lock that makes a master; `None` when stopped meanwhile.

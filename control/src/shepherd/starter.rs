@@ -62,6 +62,10 @@ fn become_job(dir: &Path) -> Result<std::convert::Infallible, Refusal> {
     };
     rustix::process::setsid().map_err(|e| before(format!("no session of its own: {e}")))?;
     become_user(&work).map_err(before)?;
+    // Should the supervisor be killed, nobody would count this job's slot any more: it ends too. (Becoming a user clears this, so
+    // it comes after.)
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|e| before(format!("can't be tied to the supervisor: {e}")))?;
 
     let spec = &work.spec;
     let cwd = spec.cwd.clone().unwrap_or_else(|| work.person.home.clone());
@@ -165,13 +169,11 @@ fn command_line(
         if spec.no_shell {
             return Ok((command.clone(), spec.args.clone(), command));
         }
-        // As Grid Engine does: the words are joined, the shell splits them again.
-        let mut line = command.clone();
-        for arg in &spec.args {
-            line.push(' ');
-            line.push_str(arg);
-        }
-        return Ok((shell(), vec!["-c".into(), line], command));
+        // The command is the shell's to read; the arguments stay the words they were at submission.
+        let line = if spec.args.is_empty() { command.clone() } else { format!("{command} \"$@\"") };
+        let mut args = vec!["-c".to_owned(), line, command.clone()];
+        args.extend(spec.args.iter().cloned());
+        return Ok((shell(), args, command));
     };
     let mut name = script.to_string_lossy().into_owned();
     if File::open(script).is_err() {

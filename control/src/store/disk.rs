@@ -85,7 +85,11 @@ impl Disk {
             return Err(fenced_or(source, "write", &tmp));
         }
         drop(file);
-        self.rename(&tmp, &dir.join(name))
+        let renamed = self.rename(&tmp, &dir.join(name));
+        if matches!(renamed, Err(Error::Io { .. })) {
+            let _the_first_error_counts = std::fs::remove_file(&tmp);
+        }
+        renamed
     }
 
     /// Renames; the target is replaced.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::plan::{Ledger, Queue, Record};
 use crate::store::disk::Disk;
-use crate::store::journal::{self, Part};
+use crate::store::journal;
 use crate::store::snapshot;
 
 /// How often a reader starts over when the master published a new snapshot under its hands.
@@ -23,8 +23,6 @@ pub(crate) struct Recovered {
     pub tail: u64,
     /// Accounting lines of runs that ended behind the snapshot: perhaps not yet in the accounting file.
     pub ledgers: Vec<Ledger>,
-    /// The journal's parts there are.
-    pub parts: Vec<Part>,
 }
 
 /// Reads the queue. Safe beside a working master.
@@ -74,7 +72,7 @@ fn recover(layout: &Layout) -> Result<Recovered> {
         })?;
     }
     let term = parts.last().map_or(0, |p| p.term).max(snapshot.term);
-    Ok(Recovered { queue, seq, term, tail: seq - snapshot.seq, ledgers, parts })
+    Ok(Recovered { queue, seq, term, tail: seq - snapshot.seq, ledgers })
 }
 
 #[cfg(test)]
@@ -82,7 +80,7 @@ fn recover(layout: &Layout) -> Result<Recovered> {
 mod tests {
     use super::*;
     use crate::plan::JobId;
-    use crate::store::journal::Journal;
+    use crate::store::journal::{Journal, Part};
 
     fn abandoned(n: u64) -> Record {
         Record::Abandoned { job: JobId(n) }

@@ -8,6 +8,14 @@ use std::time::{Duration, Instant};
 /// Longest wait for anything.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// uid and gid of the user and group that own nothing.
+pub const NOBODY: u32 = 65534;
+
+/// Only root can be several users; other callers skip what needs that.
+pub fn is_root() -> bool {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
+}
+
 pub fn exe() -> PathBuf {
     std::env::current_exe().unwrap()
 }
@@ -61,6 +69,15 @@ impl Cluster {
         std::fs::create_dir_all(cluster.work()).unwrap();
         let status = Command::new(exe()).arg("init").arg(cluster.root()).status().unwrap();
         assert!(status.success());
+        // Clusters of other tests count their jobs from 1 too: each has its own place for TMPDIR.
+        let tmp = cluster.dir.path().join("tmp");
+        std::fs::create_dir(&tmp).unwrap();
+        for open_to_all in [tmp.clone(), cluster.work()] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+            std::fs::set_permissions(open_to_all, mode).unwrap();
+        }
+        let queue = format!("[[queue]]\nname = \"all.q\"\ntmpdir = {:?}\n", tmp.to_str().unwrap());
+        std::fs::write(cluster.root().join("config/queues.toml"), queue).unwrap();
         cluster
     }
 
@@ -74,6 +91,10 @@ impl Cluster {
 
     pub fn root(&self) -> PathBuf {
         self.dir.path().join(".cluster")
+    }
+
+    pub fn tmp(&self) -> PathBuf {
+        self.dir.path().join("tmp")
     }
 
     pub fn spool(&self) -> PathBuf {
@@ -129,6 +150,15 @@ impl Cluster {
 
     pub fn say(&self, words: &[&str]) -> Said {
         self.command(words).output().unwrap().into()
+    }
+
+    /// A `q` command of the user `nobody`. The kernel's link to this program needs no way through its directories.
+    pub fn say_as_nobody(&self, words: &[&str]) -> Said {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(words).current_dir(self.work()).env("BRICKYARD_ROOT", self.dir.path()).stdin(Stdio::null());
+        std::os::unix::process::CommandExt::uid(&mut command, NOBODY);
+        std::os::unix::process::CommandExt::gid(&mut command, NOBODY);
+        command.output().unwrap().into()
     }
 
     /// A script in the work directory.

@@ -1,1 +1,226 @@
-pub const TESTS: &[(&str, fn())] = &[];
+//! kill -9 of everything, at any moment.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Cluster, DEADLINE, eventually};
+
+pub const TESTS: &[(&str, fn())] = &[
+    ("crash::jobs_are_accepted_without_a_master", jobs_are_accepted_without_a_master),
+    ("crash::a_running_job_outlives_master_and_agent", a_running_job_outlives_master_and_agent),
+    ("crash::killing_master_and_agent_loses_and_doubles_nothing", killing_master_and_agent_loses_and_doubles_nothing),
+    ("crash::a_vanished_supervisor_means_lost", a_vanished_supervisor_means_lost),
+    ("crash::there_is_one_master_and_the_next_takes_over", there_is_one_master_and_the_next_takes_over),
+    ("crash::numbers_are_never_given_out_again", numbers_are_never_given_out_again),
+    ("crash::a_spool_of_another_cluster_is_refused", a_spool_of_another_cluster_is_refused),
+    ("crash::a_job_starts_soon_after_its_submission", a_job_starts_soon_after_its_submission),
+];
+
+fn jobs_are_accepted_without_a_master() {
+    let mut c = Cluster::new(1);
+    let id = c.submit(&["-o", "out"], "echo ran\n");
+    assert_eq!(c.states(id), ["qw"], "shown before any master saw it");
+    let gone = c.submit(&["-o", "gone"], "echo ran\n");
+    assert_eq!(c.say(&["qdel", &gone.to_string()]).code, 0, "deleted before any master saw it");
+    assert!(c.say(&["qstat", "-j", &id.to_string()]).out.contains("not yet taken in"));
+    c.start_master();
+    c.start_agent();
+    c.wait_text("out", "ran\n");
+    c.wait_accounted(id, 1);
+    eventually("nothing is left", || c.say(&["qstat"]).out.is_empty().then_some(()));
+    assert!(c.text("gone").is_none() && c.accounting(gone).is_empty());
+}
+
+fn a_running_job_outlives_master_and_agent() {
+    let mut c = Cluster::running(1);
+    let id = c.submit(&["-o", "out"], "echo begin\nwhile [ ! -e go ]; do sleep 0.02; done\necho end\nexit 5\n");
+    c.wait_text("out", "begin\n");
+    c.kill_agent();
+    c.kill_master();
+    c.script("go", "");
+    // It ends while nobody looks.
+    c.wait_text("out", "begin\nend\n");
+    eventually("its exit is on record", || c.spool().join(format!("runs/{id}.1.1/exit")).exists().then_some(()));
+    c.start_master();
+    c.start_agent();
+    let lines = c.wait_accounted(id, 1);
+    assert_eq!(lines[0][12], "5");
+    // And one that runs on under the next agent, and can be deleted by it.
+    let id = c.submit(&[], "sleep 300\n");
+    c.wait_state(id, "r");
+    c.kill_agent();
+    c.start_agent();
+    assert_eq!(c.say(&["qdel", &id.to_string()]).code, 0);
+    assert_eq!(c.wait_accounted(id, 1)[0][12], "137");
+}
+
+fn killing_master_and_agent_loses_and_doubles_nothing() {
+    let mut c = Cluster::running(2);
+    // Not random at all, so that a failure is the same next time: pauses of 1 to 40 ms.
+    let mut state = 11u64;
+    let mut pause = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis(1 + (state >> 33) % 40));
+    };
+    let mut ids = Vec::new();
+    for round in 0..24 {
+        ids.push(c.submit(&[], "echo $JOB_ID >> ran\n"));
+        if round % 4 == 0 {
+            ids.push(c.submit(&["-t", "1-3"], "echo $JOB_ID >> ran\n"));
+        }
+        pause();
+        if round % 2 == 0 {
+            c.kill_master();
+        }
+        if round % 3 == 0 {
+            c.kill_agent();
+        }
+        pause();
+        if c.master.is_none() {
+            c.start_master();
+        }
+        if c.agent.is_none() {
+            c.start_agent();
+        }
+    }
+    let tasks = |i: usize, ids: &[u64]| {
+        // Arrays were submitted right after every fourth job.
+        let _ = ids;
+        if i % 5 == 1 { 3 } else { 1 }
+    };
+    for (i, id) in ids.iter().enumerate() {
+        c.wait_accounted(*id, tasks(i, &ids));
+    }
+    eventually("nothing is left", || c.say(&["qstat"]).out.is_empty().then_some(()));
+    let ran = c.text("ran").unwrap();
+    for (i, id) in ids.iter().enumerate() {
+        let want = tasks(i, &ids);
+        let times = ran.lines().filter(|l| **l == id.to_string()).count();
+        assert_eq!((times, c.accounting(*id).len()), (want, want), "job {id}: runs and accounting lines\n{}", c.logs());
+        assert!(c.accounting(*id).iter().all(|l| l[11] == "0" && l[12] == "0"), "job {id}");
+    }
+}
+
+/// Ends the supervisor of a run: the process that has its directory as last argument.
+fn kill_supervisor(c: &Cluster, run: &str) {
+    let dir = c.spool().join("runs").join(run).to_string_lossy().into_owned();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<_> = command.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
+        if words.iter().any(|w| *w == dir) && words.iter().any(|w| *w == "shepherd") {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+    }
+}
+
+fn a_vanished_supervisor_means_lost() {
+    let c = Cluster::running(2);
+    let once = c.submit(&["-N", "once"], "echo run >> once\nsleep 300\n");
+    let again = c.submit(&["-N", "again", "-r", "y"], "echo run >> again\n[ $RESTARTED = 1 ] || sleep 300\n");
+    c.wait_state(once, "r");
+    c.wait_state(again, "r");
+    c.wait_text("once", "run\n");
+    c.wait_text("again", "run\n");
+    kill_supervisor(&c, &format!("{once}.1.1"));
+    kill_supervisor(&c, &format!("{again}.1.1"));
+    let lines = c.wait_accounted(once, 1);
+    assert_eq!(lines[0][11], "19", "{lines:?}");
+    let lines = c.wait_accounted(again, 2);
+    assert_eq!((lines[0][11].as_str(), lines[1][11].as_str(), lines[1][12].as_str()), ("19", "0", "0"));
+    c.wait_text("again", "run\nrun\n");
+    c.wait_text("once", "run\n");
+    eventually("only the finished are left", || c.say(&["qstat"]).out.is_empty().then_some(()));
+    let finished = c.say(&["qstat", "-s", "z"]).out;
+    assert!(finished.contains("lost"), "{finished}");
+    let said = c.say(&["qacct", "-j", "once"]);
+    assert!(said.out.contains("failed       19"), "{said:?}");
+}
+
+fn there_is_one_master_and_the_next_takes_over() {
+    let mut c = Cluster::running(1);
+    let id = c.submit(&[], "true\n");
+    c.wait_accounted(id, 1);
+    let first = c.master.take();
+    c.start_master();
+    let term = || std::fs::read_to_string(c.root().join("master/active")).unwrap();
+    let before = term();
+    let id = c.submit(&[], "true\n");
+    c.wait_accounted(id, 1);
+    assert_eq!(before.split("\"term\"").nth(1), term().split("\"term\"").nth(1), "the second one pushed in");
+    let begin = Instant::now();
+    crate::cluster::kill(first);
+    let id = c.submit(&[], "true\n");
+    c.wait_accounted(id, 1);
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert_ne!(before, term());
+    // Two agents of one name: the second is refused with a clear line.
+    let mut second = std::process::Command::new(crate::cluster::exe());
+    let other = c.work().join("other-spool");
+    let out = second.arg("agent").arg(c.root()).arg(other).output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8(out.stderr).unwrap().contains("locked by another process"));
+}
+
+fn numbers_are_never_given_out_again() {
+    let mut c = Cluster::running(2);
+    let mut seen = std::collections::BTreeSet::new();
+    for round in 0..6 {
+        let id = c.submit(&[], "true\n");
+        assert!(seen.insert(id), "{id} twice");
+        if round % 2 == 0 {
+            c.wait_accounted(id, 1);
+            let first = c.root().join("jobs/first-id");
+            eventually("the claim is tidied away", || {
+                let first = std::fs::read_to_string(&first).ok()?.trim().parse::<u64>().ok()?;
+                (first > id && !c.root().join(format!("jobs/ids/{id}")).exists()).then_some(())
+            });
+        }
+        c.kill_master();
+        let id = c.submit(&[], "true\n");
+        assert!(seen.insert(id), "{id} twice");
+        c.start_master();
+    }
+    for id in seen {
+        assert_eq!(c.wait_accounted(id, 1).len(), 1);
+    }
+}
+
+fn a_spool_of_another_cluster_is_refused() {
+    let mut one = Cluster::running(1);
+    let id = one.submit(&[], "true\n");
+    one.wait_accounted(id, 1);
+    one.kill_agent();
+    let two = Cluster::new(1);
+    let out =
+        std::process::Command::new(crate::cluster::exe()).arg("agent").args([two.root(), one.spool()]).output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert!(text.contains("belongs to cluster"), "{text}");
+    let missing = two.work().join("nothing-here");
+    let out =
+        std::process::Command::new(crate::cluster::exe()).arg("agent").args([missing, two.spool()]).output().unwrap();
+    assert!(String::from_utf8(out.stderr).unwrap().contains("is the filesystem mounted?"));
+}
+
+fn a_job_starts_soon_after_its_submission() {
+    let c = Cluster::running(1);
+    let mut best = DEADLINE;
+    for n in 0..10 {
+        let name = format!("started{n}");
+        let script = c.script("job.sh", &format!("echo x > {name}\n"));
+        let begin = Instant::now();
+        let mut command = c.command(&["qsub", "-terse", "-cwd", &script]);
+        assert!(command.stdout(std::process::Stdio::null()).status().unwrap().success());
+        while File::open(c.file(&name)).is_err() {
+            assert!(begin.elapsed() < DEADLINE);
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        best = best.min(begin.elapsed());
+        c.wait_accounted(n + 1, 1);
+    }
+    println!("submission to first instruction, best of 10: {best:?}");
+    // The bound is only there to notice that somebody polls: a second would show.
+    assert!(best < Duration::from_millis(500), "{best:?}");
+}

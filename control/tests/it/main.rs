@@ -43,16 +43,22 @@ fn main() -> ExitCode {
         "qrls" => cli::qrls::main(rest),
         "qmod" => cli::qmod::main(rest),
         "init" => daemon(layout::init(&PathBuf::from(&rest[0]))),
-        "master" => daemon(master::run(&MasterConfig::new(&PathBuf::from(&rest[0])), &Stop::new())),
+        "master" => logged(|| master::run(&MasterConfig::new(&PathBuf::from(&rest[0])), &Stop::new())),
         "agent" => {
             let mut config = AgentConfig::new(&PathBuf::from(&rest[0]), &PathBuf::from(&rest[1]));
             config.hostname = "node1".into();
             config.slots = rest.get(2).and_then(|s| s.to_str()?.parse().ok());
             config.heartbeat_ms = 500;
-            daemon(agent::run(&config, &Stop::new()))
+            logged(|| agent::run(&config, &Stop::new()))
         }
         _ => run_tests(std::env::args().skip(1).collect()),
     }
+}
+
+/// As [`daemon`], with a log on stderr, which the tests read.
+fn logged(run: impl FnOnce() -> brickyard_control::Result<()>) -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
+    daemon(run())
 }
 
 fn daemon(result: brickyard_control::Result<()>) -> ExitCode {
