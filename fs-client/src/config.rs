@@ -64,6 +64,16 @@ impl ClientConfig {
     }
 }
 
+/// Who else changes the files of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody: it is the only mount of its cluster, so the kernel's page cache is always right and kept.
+    Sole,
+    /// Other mounts: the kernel drops its pages at each opening and when the modification time
+    /// it is told is a new one.
+    Shared,
+}
+
 /// Knobs of a [`Mount`](crate::Mount).
 #[derive(Debug, Clone)]
 pub struct MountConfig {
@@ -73,6 +83,8 @@ pub struct MountConfig {
     pub read_only: bool,
     /// A directory with entries may be mounted over. Default false.
     pub allow_non_empty: bool,
+    /// Who else changes the files. Default [`Sharing::Shared`].
+    pub sharing: Sharing,
     /// Threads that take requests from the kernel. Default one a core, 1 to 16.
     pub threads: usize,
     /// Requests of the kernel's own (read-ahead, closing) under way. Default 128.
@@ -91,6 +103,7 @@ impl Default for MountConfig {
             allow_other: true,
             read_only: false,
             allow_non_empty: false,
+            sharing: Sharing::Shared,
             threads: cores.clamp(1, 16),
             max_background: 128,
             kernel_readahead_kib: 4096,

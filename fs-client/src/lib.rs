@@ -19,7 +19,7 @@ mod mount;
 mod stuck;
 
 pub use client::{Client, Created, DirPage, FallocateMode, File, OpenOptions, SyncMode};
-pub use config::{ClientConfig, MountConfig};
+pub use config::{ClientConfig, MountConfig, Sharing};
 pub use error::{Error, MountProblem};
 pub use metrics::{Metrics, Snapshot};
 pub use mount::Mount;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use brick_server::store::dir::{self, DirError};
-use fs_client::{Client, ClientConfig, Mount, MountConfig};
+use fs_client::{Client, ClientConfig, Mount, MountConfig, Sharing};
 use wire::id::{BrickId, CallSeq, ClusterId, NodeId};
 use wire::map::ClusterMap;
 use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
@@ -97,7 +97,8 @@ impl Storage {
                 .await
                 .context("cannot open a session with the namespace")?;
             starting.client = Some(client.clone());
-            let mount = Mount::start(client.clone(), &options.mount, MountConfig::default()).await?;
+            let config = MountConfig { sharing: Sharing::Sole, ..MountConfig::default() };
+            let mount = Mount::start(client.clone(), &options.mount, config).await?;
             anyhow::Ok((client, mount))
         }
         .await;

@@ -23,6 +23,7 @@ use wire::meta::{Attr, AttrChanges, FileKind, MAX_NAME_BYTES, NewInode, RenameMo
 use super::convert::{self, errno, ino, name};
 use super::dir::{DirHandle, Line};
 use crate::client::{Client, FallocateMode, File};
+use crate::config::Sharing;
 use crate::error::Error;
 
 /// Largest request of the kernel, in bytes.
@@ -75,6 +76,7 @@ impl<T> Handles<T> {
 pub(crate) struct Adapter {
     client: Client,
     max_background: u16,
+    sharing: Sharing,
     files: Arc<Handles<File>>,
     dirs: Arc<Handles<DirHandle>>,
 }
@@ -153,7 +155,7 @@ fn is_system(name: &OsStr) -> bool {
 }
 
 /// How the kernel is to treat a handle.
-fn open_flags(file: &File) -> FopenFlags {
+fn open_flags(file: &File, sharing: Sharing) -> FopenFlags {
     let options = file.options();
     let mut flags = FopenFlags::empty();
     if options.direct {
@@ -162,12 +164,15 @@ fn open_flags(file: &File) -> FopenFlags {
     if !options.write {
         flags |= FopenFlags::FOPEN_NOFLUSH;
     }
+    if sharing == Sharing::Sole && !options.direct {
+        flags |= FopenFlags::FOPEN_KEEP_CACHE;
+    }
     flags
 }
 
 impl Adapter {
-    pub(crate) fn new(client: Client, max_background: u16) -> Self {
-        Self { client, max_background, files: Arc::default(), dirs: Arc::default() }
+    pub(crate) fn new(client: Client, max_background: u16, sharing: Sharing) -> Self {
+        Self { client, max_background, sharing, files: Arc::default(), dirs: Arc::default() }
     }
 
     /// Runs a request as a task.
@@ -181,13 +186,16 @@ impl Filesystem for Adapter {
         let wanted = [
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_EXPORT_SUPPORT,
-            InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_PARALLEL_DIROPS,
         ];
-        for flag in wanted {
+        // On a sole mount this would only drop what the kernel itself has just written, and a
+        // page read again while it is being written comes back old: four processes on one
+        // SQLite database with a write-ahead log damaged it.
+        let shared = (self.sharing == Sharing::Shared).then_some(InitFlags::FUSE_AUTO_INVAL_DATA);
+        for flag in wanted.into_iter().chain(shared) {
             if config.add_capabilities(flag).is_err() {
                 tracing::debug!(?flag, "this kernel does not know a flag of FUSE");
             }
@@ -333,11 +341,11 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let files = self.files.clone();
+        let (files, sharing) = (self.files.clone(), self.sharing);
         self.spawn(|client| async move {
             match client.open(ino(number), convert::open_options(flags.0)).await {
                 Ok(file) => {
-                    let flags = open_flags(&file);
+                    let flags = open_flags(&file, sharing);
                     reply.opened(files.insert(file), flags);
                 }
                 Err(error) => reply.error(errno(&error)),
@@ -357,14 +365,14 @@ impl Filesystem for Adapter {
     ) {
         let entry = or_reply!(reply, name(entry));
         let new = new_inode(request, mode);
-        let files = self.files.clone();
+        let (files, sharing) = (self.files.clone(), self.sharing);
         let exclusive =
             rustix::fs::OFlags::from_bits_retain(flags as u32).contains(rustix::fs::OFlags::EXCL);
         self.spawn(|client| async move {
             let options = convert::open_options(flags);
             match client.create(ino(parent), entry, new, exclusive, options).await {
                 Ok(created) => {
-                    let flags = open_flags(&created.file);
+                    let flags = open_flags(&created.file, sharing);
                     let attr = convert::attr(&created.attr);
                     reply.created(&VALID, &attr, GENERATION, files.insert(created.file), flags);
                 }
