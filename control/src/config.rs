@@ -114,14 +114,18 @@ pub(crate) fn load_queue(layout: &Layout) -> Result<QueueConfig> {
 
 fn parse_queues(text: &str, path: &Path) -> Result<QueueConfig> {
     let wrong = |reason: String| Error::Config(format!("{}: {reason}", path.display()));
-    let file: QueuesFile = toml::from_str(text).map_err(|e| wrong(e.to_string().trim_end().replace('\n', " ")))?;
+    let file: QueuesFile =
+        toml::from_str(text).map_err(|e| wrong(e.to_string().trim_end().replace('\n', " ")))?;
     let mut queues = file.queue.into_iter();
     let queue = queues.next().ok_or_else(|| wrong("there is no [[queue]]".into()))?;
     if queues.next().is_some() {
         return Err(wrong("this release serves one [[queue]]; remove the others".into()));
     }
     if !plain_name(&queue.name) {
-        return Err(wrong(format!("queue name {:?} may only have letters, digits, \".\", \"_\" and \"-\"", queue.name)));
+        return Err(wrong(format!(
+            "queue name {:?} may only have letters, digits, \".\", \"_\" and \"-\"",
+            queue.name
+        )));
     }
     for (key, value) in [("shell", &queue.shell), ("tmpdir", &queue.tmpdir)] {
         if !value.starts_with('/') {

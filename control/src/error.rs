@@ -50,7 +50,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// The agent's spool belongs to another cluster than the one mounted here.
-    #[error("{spool} belongs to cluster {theirs}, but {root} is cluster {ours}: give another spool directory or mount the right cluster")]
+    #[error(
+        "{spool} belongs to cluster {theirs}, but {root} is cluster {ours}: give another spool directory or mount the right cluster"
+    )]
     OtherCluster {
         /// The agent's local spool.
         spool: PathBuf,

@@ -1,6 +1,6 @@
 //! Who a uid is: the machine's user database through its name service, so that LDAP or NIS users count too.
 
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Group, Uid, User};
 
 use crate::error::{Error, Result};
 

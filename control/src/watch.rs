@@ -52,7 +52,11 @@ impl<T: Ord + Clone> Watch<T> {
     /// Also watches `dir` for names that appear by rename or vanish, and for new directories. Adding a directory
     /// twice replaces its tag. A directory that can't be watched is covered by the polling.
     pub fn add(&mut self, dir: &Path, tag: T) {
-        self.add_for(dir, tag, WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::CREATE);
+        self.add_for(
+            dir,
+            tag,
+            WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::CREATE,
+        );
     }
 
     /// As [`Watch::add`], and wakes also when a file in `dir` is written to.

@@ -20,7 +20,8 @@ pub(crate) struct Facts {
 
 /// Reads the figures; what can't be read is 0 (cores: 1).
 pub(crate) fn facts() -> Facts {
-    let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    let cores =
+        std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     let load_avg = std::fs::read_to_string("/proc/loadavg")
         .ok()
         .and_then(|t| t.split(' ').next().and_then(|w| w.parse().ok()))
@@ -33,7 +34,12 @@ pub(crate) fn facts() -> Facts {
             .unwrap_or(0)
             * 1024
     };
-    Facts { cores, load_avg, mem_total_bytes: bytes("MemTotal:"), mem_available_bytes: bytes("MemAvailable:") }
+    Facts {
+        cores,
+        load_avg,
+        mem_total_bytes: bytes("MemTotal:"),
+        mem_available_bytes: bytes("MemAvailable:"),
+    }
 }
 
 #[cfg(test)]

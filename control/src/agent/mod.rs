@@ -48,7 +48,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// When another agent has the spool or the host's name, when the spool belongs to another cluster, or when a setting is wrong.
 pub fn run(config: &AgentConfig, stop: &Stop) -> Result<()> {
     if !plain_name(&config.hostname) {
-        return Err(Error::Config(format!("host name {:?} may only have letters, digits, \".\", \"_\" and \"-\"", config.hostname)));
+        return Err(Error::Config(format!(
+            "host name {:?} may only have letters, digits, \".\", \"_\" and \"-\"",
+            config.hostname
+        )));
     }
     let disk = Disk::default();
     let spool = Spool::open(&disk, &config.spool)?;
@@ -142,10 +145,9 @@ struct Processes {
 
 impl Launch for Processes {
     fn launch(&mut self, key: RunKey, dir: &Path) -> std::io::Result<()> {
-        let (program, args) = self
-            .command
-            .split_first()
-            .ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidInput, "the supervisor's command is empty"))?;
+        let (program, args) = self.command.split_first().ok_or_else(|| {
+            std::io::Error::new(std::io::ErrorKind::InvalidInput, "the supervisor's command is empty")
+        })?;
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(dir.join("log"))?;
         let child = Command::new(program)
             .args(args)
@@ -201,7 +203,14 @@ impl Agent {
         if !runs.is_empty() {
             tracing::info!(runs = runs.len(), "runs found in the spool");
         }
-        Ok(Agent { layout: Layout::new(&config.root), config, disk, spool, runs, beat: now_ms().unsigned_abs() })
+        Ok(Agent {
+            layout: Layout::new(&config.root),
+            config,
+            disk,
+            spool,
+            runs,
+            beat: now_ms().unsigned_abs(),
+        })
     }
 
     /// One round: new assignments, kill requests, what supervisors wrote, what the master has taken note of.
@@ -361,7 +370,8 @@ impl Agent {
         }
         let report = self.layout.report(&self.config.hostname);
         let assign = self.layout.assign(&self.config.hostname).join(key.to_string());
-        if local.exit.is_none() && !local.started_told
+        if local.exit.is_none()
+            && !local.started_told
             && let Some(at_ms) = self.spool.started(key)?
         {
             let bytes = sealed::seal_json(REPORT, &Report::Started { key, at_ms })?;

@@ -79,7 +79,14 @@ pub(crate) fn lock_or_held(file: &File, path: &Path, holder: &str) -> Result<()>
 }
 
 fn open_lock(path: &Path) -> Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).at("open", path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .at("open", path)
 }
 
 /// Does a supervisor hold the run's directory?
@@ -210,7 +217,8 @@ pub(crate) fn read_work(dir: &Path) -> Result<(Work, Vec<u8>)> {
     let found = disk::read_bounded(&path, SUBMISSION_MAX + MESSAGE_MAX)?;
     let content = sealed::open(WORK, &found.bytes, &path)?;
     let refuse = |reason: String| Error::Format { path: path.clone(), reason };
-    let end = content.iter().position(|b| *b == b'\n').ok_or_else(|| refuse("it has no script part".into()))?;
+    let end =
+        content.iter().position(|b| *b == b'\n').ok_or_else(|| refuse("it has no script part".into()))?;
     let work = serde_json::from_slice(&content[..end]).map_err(|e| refuse(e.to_string()))?;
     Ok((work, content[end + 1..].to_vec()))
 }

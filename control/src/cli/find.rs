@@ -44,7 +44,9 @@ fn brickyard_mounts(mounts: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for line in mounts.lines() {
         let mut words = line.split(' ');
-        let (Some(source), Some(point), Some(kind)) = (words.next(), words.next(), words.next()) else { continue };
+        let (Some(source), Some(point), Some(kind)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
         if kind == "fuse.brickyard" || (kind == "fuse" && source == "brickyard") {
             found.push(PathBuf::from(unescape(point)));
         }
@@ -83,7 +85,9 @@ pub(crate) fn working_directory() -> Result<String, Failure> {
     // `PWD` keeps the links the user came by, if it is the same place.
     let seen = std::env::var("PWD").ok().map(PathBuf::from).filter(|p| p.is_absolute() && same(p, &real));
     let path = seen.unwrap_or(real);
-    path.into_os_string().into_string().map_err(|p| Failure::new(format!("the working directory {p:?} isn't UTF-8 text")))
+    path.into_os_string()
+        .into_string()
+        .map_err(|p| Failure::new(format!("the working directory {p:?} isn't UTF-8 text")))
 }
 
 fn same(a: &Path, b: &Path) -> bool {

@@ -39,7 +39,9 @@ fn parts(seconds: i64) -> Option<Parts> {
 pub(crate) fn short(ms: i64) -> String {
     parts(ms.div_euclid(1000)).map_or_else(
         || "-".into(),
-        |p| format!("{:02}/{:02}/{:04} {:02}:{:02}:{:02}", p.month, p.day, p.year, p.hour, p.minute, p.second),
+        |p| {
+            format!("{:02}/{:02}/{:04} {:02}:{:02}:{:02}", p.month, p.day, p.year, p.hour, p.minute, p.second)
+        },
     )
 }
 
@@ -74,7 +76,8 @@ mod tests {
 
     #[test]
     fn forms_are_grid_engines() {
-        let (date, time) = short(1_795_334_857_000).split_once(' ').map(|(a, b)| (a.len(), b.len())).unwrap_or_default();
+        let (date, time) =
+            short(1_795_334_857_000).split_once(' ').map(|(a, b)| (a.len(), b.len())).unwrap_or_default();
         assert_eq!((date, time), (10, 8));
         assert!(long(1_795_334_857).ends_with(" 2026"));
     }

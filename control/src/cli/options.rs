@@ -176,7 +176,8 @@ fn parse_nested(words: Vec<String>, depth: u32) -> Result<Parsed, String> {
                 if depth == NESTING_MAX {
                     return Err(format!("option -@ {file}: more than {NESTING_MAX} files name each other"));
                 }
-                let text = std::fs::read_to_string(&file).map_err(|e| format!("option -@: can't read {file}: {e}"))?;
+                let text = std::fs::read_to_string(&file)
+                    .map_err(|e| format!("option -@: can't read {file}: {e}"))?;
                 let inner = parse_nested(file_words(&text).map_err(|e| format!("{file}: {e}"))?, depth + 1)
                     .map_err(|e| format!("{file}: {e}"))?;
                 if let Some(extra) = inner.rest.first() {
@@ -239,7 +240,8 @@ fn interpreter(value: &str) -> Result<String, String> {
 /// # Errors
 /// One clear line.
 pub fn tasks(value: &str) -> Result<TaskRange, String> {
-    let wrong = || format!("\"{value}\" is not a valid range of tasks: n[-m[:s]] with 1 <= n <= m and s >= 1");
+    let wrong =
+        || format!("\"{value}\" is not a valid range of tasks: n[-m[:s]] with 1 <= n <= m and s >= 1");
     let parse = |t: &str| -> Result<u64, String> {
         if t.bytes().all(|b| b.is_ascii_digit()) { t.parse().map_err(|_| wrong()) } else { Err(wrong()) }
     };
@@ -259,7 +261,10 @@ pub fn tasks(value: &str) -> Result<TaskRange, String> {
     };
     let tasks = TaskRange::new(first, last, step).ok_or_else(wrong)?;
     if tasks.count() > ARRAY_TASKS_MAX || last > i32::MAX.cast_unsigned().into() {
-        return Err(format!("job rejected: an array job may have at most {ARRAY_TASKS_MAX} tasks, \"{value}\" has {}", tasks.count()));
+        return Err(format!(
+            "job rejected: an array job may have at most {ARRAY_TASKS_MAX} tasks, \"{value}\" has {}",
+            tasks.count()
+        ));
     }
     Ok(tasks)
 }
@@ -345,7 +350,9 @@ fn file_words(text: &str) -> Result<Vec<String>, String> {
 pub fn from_file(path: &Path) -> Result<Parsed, String> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.kind() == std::io::ErrorKind::NotADirectory => {
+        Err(e)
+            if e.kind() == std::io::ErrorKind::NotFound || e.kind() == std::io::ErrorKind::NotADirectory =>
+        {
             return Ok(Parsed::default());
         }
         Err(e) => return Err(format!("can't read {}: {e}", path.display())),
@@ -401,7 +408,10 @@ mod tests {
         .unwrap();
         let o = p.options;
         assert_eq!(p.rest, ["s.sh", "a", "-N"]);
-        assert_eq!((o.name.as_deref(), o.directory, o.join, o.sync), (Some("x"), Some(None), Some(true), Some(true)));
+        assert_eq!(
+            (o.name.as_deref(), o.directory, o.join, o.sync),
+            (Some("x"), Some(None), Some(true), Some(true))
+        );
         assert_eq!(o.array, TaskRange::new(2, 10, 2));
         assert_eq!(o.variables["A"], None);
         assert_eq!(o.variables["B"].as_deref(), Some("1"));
@@ -460,6 +470,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, format!("-N x\n-@ {}\n", path.display())).unwrap();
-        assert!(parse(vec!["-@".into(), path.to_string_lossy().into_owned()]).unwrap_err().contains("more than"));
+        assert!(
+            parse(vec!["-@".into(), path.to_string_lossy().into_owned()]).unwrap_err().contains("more than")
+        );
     }
 }

@@ -86,9 +86,9 @@ fn parse(args: Vec<String>) -> Result<Asked, Failure> {
                 match arg.as_str() {
                     "-t" => asked.tasks = Some(super::options::tasks(&value).map_err(Failure::new)?),
                     "-d" => {
-                        let days: u32 = value
-                            .parse()
-                            .map_err(|_| Failure::new(format!("option -d takes a number of days, not {value:?}")))?;
+                        let days: u32 = value.parse().map_err(|_| {
+                            Failure::new(format!("option -d takes a number of days, not {value:?}"))
+                        })?;
                         asked.since_s = Some(now_ms() / 1000 - i64::from(days) * 86_400);
                     }
                     _ => asked.file = Some(PathBuf::from(value)),
@@ -125,7 +125,10 @@ fn each(path: &Path, mut take: impl FnMut(Line) -> Result<(), Failure>) -> Resul
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Failure::new(format!("no accounting file {}: no job has finished yet", path.display())));
+            return Err(Failure::new(format!(
+                "no accounting file {}: no job has finished yet",
+                path.display()
+            )));
         }
         Err(e) => return Err(Failure::new(format!("can't read {}: {e}", path.display()))),
     };
@@ -279,11 +282,12 @@ fn show(out: &mut impl Write, line: &Line) -> Result<(), Failure> {
 
 /// Adds up by owner, queue or host, or all together.
 fn totals(out: &mut impl Write, path: &Path, asked: &Asked) -> Result<(), Failure> {
-    let keys: Vec<(&str, usize)> = [("OWNER", &asked.owner, 4), ("CLUSTER QUEUE", &asked.queue, 1), ("HOST", &asked.host, 2)]
-        .into_iter()
-        .filter(|(_, wanted, _)| wanted.is_some())
-        .map(|(title, _, n)| (title, n))
-        .collect();
+    let keys: Vec<(&str, usize)> =
+        [("OWNER", &asked.owner, 4), ("CLUSTER QUEUE", &asked.queue, 1), ("HOST", &asked.host, 2)]
+            .into_iter()
+            .filter(|(_, wanted, _)| wanted.is_some())
+            .map(|(title, _, n)| (title, n))
+            .collect();
     let mut sums: BTreeMap<Vec<String>, [f64; 7]> = BTreeMap::new();
     if keys.is_empty() {
         sums.insert(Vec::new(), [0.0; 7]);

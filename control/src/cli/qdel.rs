@@ -121,16 +121,19 @@ fn delete(
         }
         Err(Refusal::AlreadyDone) => {
             match &tasks {
-                Some(tasks) => writeln!(out, "denied: job-array tasks {id}.{tasks} do not exist or are in deletion")?,
+                Some(tasks) => {
+                    writeln!(out, "denied: job-array tasks {id}.{tasks} do not exist or are in deletion")?
+                }
                 None => writeln!(out, "job {id} is already in deletion")?,
             }
             return Ok(false);
         }
     };
     // What will be waited for: tasks that run on a host, unless forced.
-    let running = queue.jobs.get(&id).is_some_and(|j| {
-        j.runs.keys().any(|t| numbers.as_ref().is_none_or(|n| n.contains(t.0)))
-    });
+    let running = queue
+        .jobs
+        .get(&id)
+        .is_some_and(|j| j.runs.keys().any(|t| numbers.as_ref().is_none_or(|n| n.contains(t.0))));
     hand_in(layout, &Command::Delete { job: id, tasks: numbers, force })?;
     // A second mention of the job in the same command sees what the first did.
     queue.apply(&record).map_err(|c| Failure::new(c.0))?;

@@ -47,7 +47,9 @@ pub(super) fn change(args: Vec<OsString>, help: &str, change: Change) -> Result<
             ("-h", Change::Hold(_)) => {
                 let kind = value()?;
                 if kind != "u" {
-                    return Err(Failure::new(format!("option -h takes u (user hold) in this release, not {kind:?}")));
+                    return Err(Failure::new(format!(
+                        "option -h takes u (user hold) in this release, not {kind:?}"
+                    )));
                 }
             }
             (other, _) if other.starts_with('-') => {
@@ -97,7 +99,9 @@ pub(super) fn change(args: Vec<OsString>, help: &str, change: Change) -> Result<
         match decided {
             Ok(record) => {
                 let (command, text) = match change {
-                    Change::Hold(hold) => (Command::Hold { job: id, hold }, format!("modified hold of job {id}")),
+                    Change::Hold(hold) => {
+                        (Command::Hold { job: id, hold }, format!("modified hold of job {id}"))
+                    }
                     Change::Clear => (
                         Command::Clear { job: id, tasks: numbers },
                         format!("{}@{} cleared error state of job {id}", me.name, config::hostname()),
@@ -113,7 +117,11 @@ pub(super) fn change(args: Vec<OsString>, help: &str, change: Change) -> Result<
             }
             Err(Refusal::NotOwner) => {
                 failed = true;
-                writeln!(out, "{} - you do not have the necessary privileges to modify the job \"{id}\"", me.name)?;
+                writeln!(
+                    out,
+                    "{} - you do not have the necessary privileges to modify the job \"{id}\"",
+                    me.name
+                )?;
             }
             Err(Refusal::AlreadyDone) => match change {
                 Change::Hold(_) => writeln!(out, "modified hold of job {id}")?,

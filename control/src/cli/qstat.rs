@@ -117,8 +117,7 @@ fn wanted(row: &Row, states: Option<&str>) -> bool {
     }
 }
 
-const RULE: &str =
-    "-----------------------------------------------------------------------------------------------------------------";
+const RULE: &str = "-----------------------------------------------------------------------------------------------------------------";
 
 fn list(
     out: &mut impl Write,
@@ -220,7 +219,13 @@ fn job_line(out: &mut impl Write, row: &Row) -> Result<(), Failure> {
     Ok(())
 }
 
-fn by_queue(out: &mut impl Write, layout: &Layout, queue: &Queue, queue_name: &str, rows: &[Row]) -> Result<(), Failure> {
+fn by_queue(
+    out: &mut impl Write,
+    layout: &Layout,
+    queue: &Queue,
+    queue_name: &str,
+    rows: &[Row],
+) -> Result<(), Failure> {
     writeln!(out, "queuename                      qtype resv/used/tot. load_avg arch          states")?;
     for (status, silent) in hosts(layout)? {
         let place = format!("{queue_name}@{}", status.host);
@@ -263,7 +268,13 @@ fn clusters(out: &mut impl Write, layout: &Layout, queue: &Queue, queue_name: &s
     let free = total.saturating_sub(used).saturating_sub(away);
     writeln!(out, "CLUSTER QUEUE                   CQLOAD   USED    RES  AVAIL  TOTAL aoACDS  cdsuE  ")?;
     writeln!(out, "{}", &RULE[..80])?;
-    writeln!(out, "{:<30} {average:>7} {used:>6} {:>6} {free:>6} {total:>6} {:>6} {away:>6} ", cut(queue_name, 30), 0, 0)?;
+    writeln!(
+        out,
+        "{:<30} {average:>7} {used:>6} {:>6} {free:>6} {total:>6} {:>6} {away:>6} ",
+        cut(queue_name, 30),
+        0,
+        0
+    )?;
     Ok(())
 }
 
@@ -368,7 +379,9 @@ fn describe_state(out: &mut impl Write, job: &Job, queue: &Queue) -> Result<(), 
     if !job.waiting.is_empty() {
         let reason = if job.new.hold {
             "held by the user (qrls releases it)".to_owned()
-        } else if job.new.task_limit > 0 && job.runs.len() >= usize::try_from(job.new.task_limit).unwrap_or(usize::MAX) {
+        } else if job.new.task_limit > 0
+            && job.runs.len() >= usize::try_from(job.new.task_limit).unwrap_or(usize::MAX)
+        {
             format!("not more than {} tasks at once (-tc)", job.new.task_limit)
         } else {
             format!("waits for a free slot ({} runs in the cluster)", queue.runs().count())
@@ -399,9 +412,11 @@ pub(super) fn describe_spec(out: &mut impl Write, spec: &Spec) -> Result<(), Fai
     }
     line(out, "notify", "FALSE")?;
     line(out, "job_name", &spec.name)?;
-    for (key, value) in
-        [("stdin_path_list", &spec.stdin), ("stdout_path_list", &spec.stdout), ("stderr_path_list", &spec.stderr)]
-    {
+    for (key, value) in [
+        ("stdin_path_list", &spec.stdin),
+        ("stdout_path_list", &spec.stdout),
+        ("stderr_path_list", &spec.stderr),
+    ] {
         if let Some(value) = value {
             line(out, key, format!("NONE:NONE:{value}"))?;
         }

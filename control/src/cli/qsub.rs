@@ -118,7 +118,9 @@ fn qsub(args: Vec<OsString>) -> Result<(), Failure> {
     }
     options.merge(command_line.options);
     let queue = load_queue(&layout)?;
-    if let Some(unknown) = options.queues.as_ref().and_then(|q| q.split(',').find(|q| !names_queue(q, &queue.name))) {
+    if let Some(unknown) =
+        options.queues.as_ref().and_then(|q| q.split(',').find(|q| !names_queue(q, &queue.name)))
+    {
         return Err(unable(format!("Job was rejected because job requests unknown queue \"{unknown}\"")));
     }
     let (mut spec, script) = build(&options, source, rest.collect(), &me, &here)?;
@@ -200,7 +202,9 @@ fn read_source(word: Option<String>, binary: bool) -> Result<Source, Failure> {
                 .and_then(|f| f.take(limit + 1).read_to_end(&mut bytes))
                 .map_err(|e| cant(&e))?;
             check_size(&bytes)?;
-            let name = Path::new(path).file_name().map_or_else(|| path.to_owned(), |n| n.to_string_lossy().into_owned());
+            let name = Path::new(path)
+                .file_name()
+                .map_or_else(|| path.to_owned(), |n| n.to_string_lossy().into_owned());
             Ok(Source::Script { name, bytes })
         }
     }
@@ -213,7 +217,13 @@ fn check_size(bytes: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn build(options: &Options, source: Source, args: Vec<String>, me: &Person, here: &str) -> Result<(Spec, Vec<u8>), Failure> {
+fn build(
+    options: &Options,
+    source: Source,
+    args: Vec<String>,
+    me: &Person,
+    here: &str,
+) -> Result<(Spec, Vec<u8>), Failure> {
     let (default_name, command, script_file, script) = match source {
         Source::Script { name, bytes } => (name.clone(), None, name, bytes),
         Source::Command(command) => {
@@ -269,7 +279,9 @@ fn build(options: &Options, source: Source, args: Vec<String>, me: &Person, here
 fn environment(options: &Options) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     if options.all_variables {
-        out.extend(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))));
+        out.extend(
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
+        );
     }
     for (name, value) in &options.variables {
         if let Some(value) = value.clone().or_else(|| std::env::var(name).ok()) {
@@ -298,7 +310,10 @@ fn hand_in_job(layout: &Layout, spec: &mut Spec, script: &[u8]) -> Result<(), Fa
         spec.id = claims::claim(layout)?;
         let bytes = submission::encode(spec, script)?;
         if bytes.len() as u64 > SUBMISSION_MAX {
-            return Err(Failure::new(format!("script, arguments and environment have more than {} MiB", SUBMISSION_MAX >> 20)));
+            return Err(Failure::new(format!(
+                "script, arguments and environment have more than {} MiB",
+                SUBMISSION_MAX >> 20
+            )));
         }
         let name = format!("{JOB_PREFIX}{}", spec.id);
         // The claim must be as durable as what it stands for.
@@ -431,7 +446,10 @@ fn report_end(finished: &Finished) -> Result<(), Failure> {
 fn from_accounting(layout: &Layout, spec: &Spec) -> Result<(), Failure> {
     let statuses = super::qacct::exit_statuses(layout, spec.id)?;
     if statuses.is_empty() {
-        return Err(Failure::new(format!("job {} was refused by the master or deleted before it began", spec.id)));
+        return Err(Failure::new(format!(
+            "job {} was refused by the master or deleted before it began",
+            spec.id
+        )));
     }
     match statuses.into_iter().find(|s| *s != 0) {
         None => Ok(()),

@@ -84,12 +84,8 @@ fn of_job(job: &Job, queue: &str, out: &mut Vec<Row>) {
         out.push(row);
     }
     // Tasks that ran before are shown on their own.
-    let again: Vec<u64> = job
-        .attempts
-        .keys()
-        .filter_map(|t| range.index(*t))
-        .filter(|i| job.waiting.contains(*i))
-        .collect();
+    let again: Vec<u64> =
+        job.attempts.keys().filter_map(|t| range.index(*t)).filter(|i| job.waiting.contains(*i)).collect();
     let mut first_time = job.waiting.clone();
     for index in &again {
         first_time.remove(*index);

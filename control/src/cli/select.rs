@@ -105,12 +105,7 @@ pub(crate) fn numbers(range: &TaskRange) -> Ranges {
 
 /// Jobs of these users, in order.
 pub(crate) fn of_users(queue: &Queue, users: &[String]) -> Vec<JobId> {
-    queue
-        .jobs
-        .values()
-        .filter(|j| users.iter().any(|u| matches(u, &j.new.owner)))
-        .map(|j| j.new.id)
-        .collect()
+    queue.jobs.values().filter(|j| users.iter().any(|u| matches(u, &j.new.owner))).map(|j| j.new.id).collect()
 }
 
 /// Jobs whose name matches, in order.

@@ -49,7 +49,11 @@ impl Master {
                     tracing::debug!(%error, host = name, "no status");
                     if exists(&self.layout.report(&name))? {
                         // Its reports count even so.
-                        self.hosts.entry(name).or_insert(HostSeen { beat: 0, alive_at: None, watched: false });
+                        self.hosts.entry(name).or_insert(HostSeen {
+                            beat: 0,
+                            alive_at: None,
+                            watched: false,
+                        });
                     }
                     continue;
                 }

@@ -130,7 +130,9 @@ impl Master {
         let (uid, command) = match read {
             Ok(found) => found,
             Err(e) if e.is_not_found() => return Ok(()),
-            Err(error @ (Error::Format { .. } | Error::Newer { .. })) => return self.reject(name, &error.to_string()),
+            Err(error @ (Error::Format { .. } | Error::Newer { .. })) => {
+                return self.reject(name, &error.to_string());
+            }
             Err(error) => return Err(error),
         };
         let by = users::by_uid(uid)?.map_or_else(|| uid.to_string(), |p| p.name);
@@ -201,7 +203,8 @@ impl Master {
             if id < first {
                 self.remove_foreign(&path)?;
             } else if !self.queue.accepted.contains(id)
-                && claims::claimer(&self.layout, JobId(id))?.is_some_and(|(_, at)| fs_now_s - at > CLAIM_AGE_MAX_S)
+                && claims::claimer(&self.layout, JobId(id))?
+                    .is_some_and(|(_, at)| fs_now_s - at > CLAIM_AGE_MAX_S)
                 && !exists(&self.layout.incoming().join(format!("{JOB_PREFIX}{id}")))?
             {
                 too_old.push(JobId(id));

@@ -268,8 +268,7 @@ impl Master {
     /// Takes a record into the queue; it is journaled with the round's others.
     fn decide(&mut self, record: Record) -> Result<()> {
         self.seq += 1;
-        let effects =
-            self.queue.apply(&record).map_err(|c| Error::Law { seq: self.seq, reason: c.0 })?;
+        let effects = self.queue.apply(&record).map_err(|c| Error::Law { seq: self.seq, reason: c.0 })?;
         self.effects.extend(effects);
         self.batch.push(record);
         Ok(())

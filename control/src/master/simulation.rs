@@ -134,7 +134,10 @@ impl Shepherds {
                     self.live.insert(key, (Life::Running, dir));
                     let running = self.live.iter().filter(|(_, (l, _))| *l == Life::Running);
                     let running: Vec<_> = running.map(|(k, _)| *k).collect();
-                    assert!(running.len() <= usize::try_from(SLOTS).unwrap(), "more jobs than slots: {running:?}");
+                    assert!(
+                        running.len() <= usize::try_from(SLOTS).unwrap(),
+                        "more jobs than slots: {running:?}"
+                    );
                     let tasks: BTreeSet<_> = running.iter().map(|k| (k.job, k.task)).collect();
                     assert_eq!(tasks.len(), running.len(), "a task runs twice at a time: {running:?}");
                 }
@@ -150,7 +153,11 @@ impl Shepherds {
                 }
                 let statuses: &[i32] =
                     if self.healed || key.run > 3 { &[0] } else { &[0, 0, 0, 0, 1, 99, 100] };
-                let status = if killed { 137 } else { statuses[usize::try_from(dice.below(statuses.len() as u64)).unwrap()] };
+                let status = if killed {
+                    137
+                } else {
+                    statuses[usize::try_from(dice.below(statuses.len() as u64)).unwrap()]
+                };
                 let exit = Exit {
                     started_ms: Some(now_ms()),
                     ended_ms: now_ms(),
@@ -364,9 +371,9 @@ impl World {
                 .collect();
             let quiet = queue.jobs.is_empty()
                 && self.shepherds.live.is_empty()
-                && std::fs::read_dir(self.layout.incoming()).unwrap().all(|e| {
-                    e.unwrap().file_name().to_string_lossy().starts_with(".tmp.")
-                })
+                && std::fs::read_dir(self.layout.incoming())
+                    .unwrap()
+                    .all(|e| e.unwrap().file_name().to_string_lossy().starts_with(".tmp."))
                 && std::fs::read_dir(self.dir.path().join("spool/runs")).unwrap().next().is_none();
             if quiet && round > 3 {
                 return;
@@ -385,7 +392,10 @@ impl World {
             for index in 0..range.count() {
                 let task = range.task(index);
                 let over = self.shepherds.done.contains(&(*id, task));
-                assert!(over || self.deleted.contains(id), "task {id}.{task} was accepted and never ran to an end");
+                assert!(
+                    over || self.deleted.contains(id),
+                    "task {id}.{task} was accepted and never ran to an end"
+                );
             }
         }
         let mut lines: BTreeMap<(u64, u64), u32> = BTreeMap::new();
@@ -393,7 +403,9 @@ impl World {
         for line in text.lines() {
             let fields: Vec<&str> = line.split(':').collect();
             assert_eq!(fields.len(), 45, "{line:?}");
-            *lines.entry((fields[5].parse().unwrap(), fields[35].parse::<u64>().unwrap().max(1))).or_default() += 1;
+            *lines
+                .entry((fields[5].parse().unwrap(), fields[35].parse::<u64>().unwrap().max(1)))
+                .or_default() += 1;
         }
         let mut runs: BTreeMap<(u64, u64), u32> = BTreeMap::new();
         for key in self.shepherds.started.keys() {
@@ -434,5 +446,8 @@ fn every_job_ends_once_whatever_crashes_where() {
         crashes += c;
     }
     println!("{jobs} jobs, {runs} runs, {crashes} crashes");
-    assert!(jobs > 400 && runs > 400 && crashes > 400, "too tame: {jobs} jobs, {runs} runs, {crashes} crashes");
+    assert!(
+        jobs > 400 && runs > 400 && crashes > 400,
+        "too tame: {jobs} jobs, {runs} runs, {crashes} crashes"
+    );
 }

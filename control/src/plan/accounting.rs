@@ -1,7 +1,7 @@
 //! One line of the accounting file: 45 fields, separated by colons, as Grid Engine's accounting(5).
 
-use super::record::{Exit, Job};
 use super::ids::TaskId;
+use super::record::{Exit, Job};
 
 /// How many fields a line has.
 pub const FIELDS: usize = 45;

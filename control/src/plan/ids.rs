@@ -122,7 +122,19 @@ mod tests {
         let key: RunKey = "7.3.12".parse().unwrap();
         assert_eq!(key, RunKey { job: JobId(7), task: TaskId(3), run: 12 });
         assert_eq!(key.to_string(), "7.3.12");
-        for bad in ["", "7", "7.3", "7.3.12.1", "07.3.1", "7.3.0", "+7.3.1", "7.-3.1", "7.3.99999999999", "7..1", "a.b.c"] {
+        for bad in [
+            "",
+            "7",
+            "7.3",
+            "7.3.12.1",
+            "07.3.1",
+            "7.3.0",
+            "+7.3.1",
+            "7.-3.1",
+            "7.3.99999999999",
+            "7..1",
+            "a.b.c",
+        ] {
             assert!(bad.parse::<RunKey>().is_err(), "{bad}");
         }
     }
@@ -136,6 +148,10 @@ mod tests {
         assert_eq!(range.index(TaskId(5)), None);
         assert_eq!(range.index(TaskId(12)), None);
         assert_eq!(range.index(TaskId(1)), None);
-        assert!(TaskRange::new(0, 1, 1).is_none() && TaskRange::new(3, 2, 1).is_none() && TaskRange::new(1, 2, 0).is_none());
+        assert!(
+            TaskRange::new(0, 1, 1).is_none()
+                && TaskRange::new(3, 2, 1).is_none()
+                && TaskRange::new(1, 2, 0).is_none()
+        );
     }
 }

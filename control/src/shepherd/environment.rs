@@ -91,7 +91,8 @@ pub(crate) fn build(work: &Work, places: &Places) -> BTreeMap<String, String> {
     set("SGE_CELL", "default");
     set("SGE_ARCH", ARCH);
     set("ARC", ARCH);
-    let binaries = std::env::current_exe().ok().and_then(|p| p.parent().map(|d| d.to_string_lossy().into_owned()));
+    let binaries =
+        std::env::current_exe().ok().and_then(|p| p.parent().map(|d| d.to_string_lossy().into_owned()));
     set("SGE_BINARY_PATH", binaries.as_deref().unwrap_or("/usr/bin"));
     env
 }
@@ -121,7 +122,8 @@ pub(crate) fn expand(path: &str, work: &Work) -> String {
         let tail = &rest[at + 1..];
         let braced = tail.starts_with('{');
         let name_start = &tail[usize::from(braced)..];
-        let len = name_start.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(name_start.len());
+        let len =
+            name_start.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(name_start.len());
         let name = &name_start[..len];
         let closed = !braced || name_start[len..].starts_with('}');
         match known.iter().find(|(k, _)| *k == name).filter(|_| closed) {
@@ -151,7 +153,13 @@ pub(crate) mod tests {
     pub(crate) fn work() -> Work {
         Work {
             key: RunKey { job: JobId(7), task: TaskId(1), run: 1 },
-            person: User { name: "ann".into(), uid: 1000, gid: 100, home: "/home/ann".into(), shell: "/bin/bash".into() },
+            person: User {
+                name: "ann".into(),
+                uid: 1000,
+                gid: 100,
+                home: "/home/ann".into(),
+                shell: "/bin/bash".into(),
+            },
             queue: QueueView {
                 name: "all.q".into(),
                 shell: "/bin/sh".into(),
@@ -188,8 +196,12 @@ pub(crate) mod tests {
     #[test]
     fn a_job_sees_the_documented_variables_and_none_of_the_agents() {
         let mut work = work();
-        work.spec.environment = BTreeMap::from([("MINE".into(), "1".into()), ("JOB_ID".into(), "999".into())]);
-        let env = build(&work, &Places { cwd: "/home/ann".into(), tmpdir: "/tmp/7.1.all.q".into(), ..Places::default() });
+        work.spec.environment =
+            BTreeMap::from([("MINE".into(), "1".into()), ("JOB_ID".into(), "999".into())]);
+        let env = build(
+            &work,
+            &Places { cwd: "/home/ann".into(), tmpdir: "/tmp/7.1.all.q".into(), ..Places::default() },
+        );
         for (key, value) in [
             ("JOB_ID", "7"),
             ("MINE", "1"),

@@ -7,10 +7,8 @@
 #[allow(unsafe_code)]
 pub(super) fn close() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
-    let open: Vec<i32> = entries
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|fd| *fd > 2)
-        .collect();
+    let open: Vec<i32> =
+        entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).filter(|fd| *fd > 2).collect();
     for fd in open {
         // SAFETY: nothing in this process owns a descriptor yet: this runs before any file is opened, the standard library keeps
         // none beyond the standard three, and the one that listed the directory is closed above (closing its number again is

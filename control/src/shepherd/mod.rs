@@ -84,7 +84,8 @@ fn supervise(dir: &Path) -> Result<()> {
     let (work, script) = spool::read_work(dir)?;
     let signals = SigSet::from_iter([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block().at("block signals for", dir)?;
-    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).at("watch signals for", dir)?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .at("watch signals for", dir)?;
     rustix::process::set_child_subreaper(Pid::from_raw(1)).at("become the reaper for", dir)?;
     let mut watch = Watch::new(Stop::new());
     watch.add(dir, ());
@@ -105,8 +106,14 @@ fn supervise(dir: &Path) -> Result<()> {
 /// The lock of the run; `None` when another supervisor has it.
 fn lock(dir: &Path) -> Result<Option<File>> {
     let path = dir.join("lock");
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).at("open", &path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .at("open", &path)?;
     let begin = Instant::now();
     loop {
         match file.try_lock() {
@@ -131,11 +138,25 @@ fn tell(dir: &Path, what: &str) {
 }
 
 fn over(started_ms: i64, failed: u32, reason: String) -> Exit {
-    Exit { started_ms: Some(started_ms), ended_ms: now_ms(), failed, exit_status: 1, reason, ..Exit::default() }
+    Exit {
+        started_ms: Some(started_ms),
+        ended_ms: now_ms(),
+        failed,
+        exit_status: 1,
+        reason,
+        ..Exit::default()
+    }
 }
 
 /// Runs the job to its end, whatever that is.
-fn run(dir: &Path, work: &Work, script: &[u8], signals: &SignalFd, watch: &mut Watch<()>, started_ms: i64) -> Exit {
+fn run(
+    dir: &Path,
+    work: &Work,
+    script: &[u8],
+    signals: &SignalFd,
+    watch: &mut Watch<()>,
+    started_ms: i64,
+) -> Exit {
     let prepared = put_script(dir, work, script).and_then(|()| make_tmpdir(work));
     if let Err(error) = prepared {
         return over(started_ms, failed::BEFORE_JOB, error.to_string());
@@ -155,7 +176,13 @@ fn run(dir: &Path, work: &Work, script: &[u8], signals: &SignalFd, watch: &mut W
         .spawn();
     let child = match child {
         Ok(child) => child,
-        Err(error) => return over(started_ms, failed::BEFORE_JOB, format!("can't start the job's first stage: {error}")),
+        Err(error) => {
+            return over(
+                started_ms,
+                failed::BEFORE_JOB,
+                format!("can't start the job's first stage: {error}"),
+            );
+        }
     };
     tell(dir, "started");
     let Some(job) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
@@ -195,7 +222,13 @@ fn run(dir: &Path, work: &Work, script: &[u8], signals: &SignalFd, watch: &mut W
     let usage = usage();
     match refusal {
         Some(refusal) => Exit { usage, ..over(started_ms, refusal.failed, refusal.reason) },
-        None => Exit { started_ms: Some(started_ms), ended_ms: now_ms(), exit_status: status, usage, ..Exit::default() },
+        None => Exit {
+            started_ms: Some(started_ms),
+            ended_ms: now_ms(),
+            exit_status: status,
+            usage,
+            ..Exit::default()
+        },
     }
 }
 
@@ -260,7 +293,8 @@ fn put_script(dir: &Path, work: &Work, script: &[u8]) -> Result<()> {
 /// Gives a file to the job's user, if we may.
 fn own(path: &Path, person: &User) -> Result<()> {
     if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::lchown(path, Some(person.uid), Some(person.gid)).at("change the owner of", path)?;
+        std::os::unix::fs::lchown(path, Some(person.uid), Some(person.gid))
+            .at("change the owner of", path)?;
     }
     Ok(())
 }

@@ -47,7 +47,8 @@ pub(super) fn main(dir: &Path) -> ExitCode {
     let complain = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 3);
     let Err(refusal) = become_job(dir);
     let text = format!("refused {} {}\n", refusal.failed, refusal.reason.replace('\n', " "));
-    let told = complain.map_err(std::io::Error::from).and_then(|fd| File::from(fd).write_all(text.as_bytes()));
+    let told =
+        complain.map_err(std::io::Error::from).and_then(|fd| File::from(fd).write_all(text.as_bytes()));
     if told.is_ok() { ExitCode::FAILURE } else { ExitCode::from(2) }
 }
 
@@ -57,7 +58,9 @@ fn become_job(dir: &Path) -> Result<std::convert::Infallible, Refusal> {
     let script = work.spec.command.is_none().then(|| super::script_path(dir));
     // Opened while we still may: the spool's parents needn't be open to the user.
     let script_file = match &script {
-        Some(path) => Some(File::open(path).map_err(|e| before(format!("can't open {}: {e}", path.display())))?),
+        Some(path) => {
+            Some(File::open(path).map_err(|e| before(format!("can't open {}: {e}", path.display())))?)
+        }
         None => None,
     };
     rustix::process::setsid().map_err(|e| before(format!("no session of its own: {e}")))?;
@@ -116,9 +119,11 @@ fn become_user(work: &Work) -> Result<(), String> {
         let me = rustix::process::geteuid().as_raw();
         return if me == person.uid { Ok(()) } else { Err(format!("uid {me} can't become {}", person.name)) };
     }
-    let name = CString::new(person.name.as_str()).map_err(|_| "the user's name has a NUL in it".to_owned())?;
+    let name =
+        CString::new(person.name.as_str()).map_err(|_| "the user's name has a NUL in it".to_owned())?;
     let (uid, gid) = (Uid::from_raw(person.uid), Gid::from_raw(person.gid));
-    nix::unistd::initgroups(&name, gid).map_err(|e| format!("can't take the groups of {}: {e}", person.name))?;
+    nix::unistd::initgroups(&name, gid)
+        .map_err(|e| format!("can't take the groups of {}: {e}", person.name))?;
     nix::unistd::setresgid(gid, gid, gid).map_err(|e| format!("can't become group {gid}: {e}"))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(|e| format!("can't become {}: {e}", person.name))?;
     // The one mistake that must never pass unnoticed.
@@ -140,7 +145,12 @@ fn local_part<'a>(list: &'a str, host: &str) -> &'a str {
 }
 
 /// Opens an output file as the user, to append; `letter` is `o` or `e`.
-fn open_output(work: &Work, asked: Option<&str>, letter: char, cwd: &Path) -> Result<(PathBuf, File), Refusal> {
+fn open_output(
+    work: &Work,
+    asked: Option<&str>,
+    letter: char,
+    cwd: &Path,
+) -> Result<(PathBuf, File), Refusal> {
     let spec = &work.spec;
     let mut default = format!("{}.{letter}{}", spec.name, work.key.job);
     if spec.array.is_some() {
@@ -178,7 +188,8 @@ fn command_line(
     let mut name = script.to_string_lossy().into_owned();
     if File::open(script).is_err() {
         // A directory above the spool is closed to the user: the open descriptor still leads there.
-        name = pass_on(&file).map_err(|e| Refusal::new(failed::BEFORE_JOB, format!("can't pass the script on: {e}")))?;
+        name = pass_on(&file)
+            .map_err(|e| Refusal::new(failed::BEFORE_JOB, format!("can't pass the script on: {e}")))?;
         // Lives on in the job.
         let _kept: i32 = std::os::fd::IntoRawFd::into_raw_fd(OwnedFd::from(file));
     }
@@ -236,7 +247,10 @@ mod tests {
     #[test]
     fn the_interpreter_line_is_split_as_the_kernel_does() {
         assert_eq!(interpreter_of("#!/bin/bash"), Some(("/bin/bash".into(), vec![])));
-        assert_eq!(interpreter_of("#! /usr/bin/env python3 -u"), Some(("/usr/bin/env".into(), vec!["python3 -u".into()])));
+        assert_eq!(
+            interpreter_of("#! /usr/bin/env python3 -u"),
+            Some(("/usr/bin/env".into(), vec!["python3 -u".into()]))
+        );
         assert_eq!(interpreter_of("echo"), None);
         assert_eq!(interpreter_of("#!bash"), None);
     }

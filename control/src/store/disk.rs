@@ -24,9 +24,7 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 /// A name no other process or thread chooses: time, process, count.
 pub(crate) fn unique() -> String {
-    let ns = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_nanos());
+    let ns = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     format!("{ns:x}.{}.{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed))
 }
 
@@ -245,7 +243,8 @@ mod tests {
         assert!(read_bounded(&at("good"), 4).unwrap_err().to_string().contains("more than 4"));
         std::os::unix::fs::symlink("good", at("link")).unwrap();
         assert!(read_bounded(&at("link"), 9).unwrap_err().to_string().contains("symbolic link"));
-        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .unwrap();
         assert!(read_bounded(&at("fifo"), 9).unwrap_err().to_string().contains("regular"));
         assert!(read_bounded(dir.path(), 9).unwrap_err().to_string().contains("regular"));
         let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();

@@ -172,7 +172,8 @@ impl Journal {
     /// Begins a part whose first record will be `first`.
     pub fn create(disk: &Disk, dir: &Path, part: Part, first: u64) -> Result<Journal> {
         let path = dir.join(part.name());
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path).at("create", &path)?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path).at("create", &path)?;
         let mut header = Vec::new();
         push_line(&mut header, &Header { journal: VERSION, term: part.term, first })?;
         disk.write_at(&file, &path, 0, &header)?;

@@ -50,7 +50,15 @@ impl LedgerFile {
             .open(&path)
             .at("open", &path)?;
         let meta = file.metadata().at("stat", &path)?;
-        Ok(LedgerFile { disk: disk.clone(), path, file, ino: meta.ino(), end: meta.len(), placed: false, dirty: false })
+        Ok(LedgerFile {
+            disk: disk.clone(),
+            path,
+            file,
+            ino: meta.ino(),
+            end: meta.len(),
+            placed: false,
+            dirty: false,
+        })
     }
 
     /// Looks whether the file was moved away or cut since the last batch; does nothing within a batch.
@@ -58,7 +66,8 @@ impl LedgerFile {
         if self.placed {
             return Ok(());
         }
-        let same = std::fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.ino && m.len() == self.end);
+        let same =
+            std::fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.ino && m.len() == self.end);
         if !same {
             self.sync()?;
             *self = LedgerFile::open(&self.disk, layout)?;

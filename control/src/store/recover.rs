@@ -61,7 +61,10 @@ fn recover(layout: &Layout) -> Result<Recovered> {
                 return Ok(());
             }
             if n != seq + 1 {
-                return Err(Error::Law { seq: n, reason: format!("the record before it is {seq}: a journal part is missing") });
+                return Err(Error::Law {
+                    seq: n,
+                    reason: format!("the record before it is {seq}: a journal part is missing"),
+                });
             }
             queue.apply(&record).map_err(|c| Error::Law { seq: n, reason: c.0 })?;
             seq = n;

@@ -95,14 +95,22 @@ impl Spec {
         if !(-1023..=1024).contains(&self.priority) {
             return Some("the priority must be from -1023 to 1024".into());
         }
-        if self.account.is_empty() || self.account.len() > 255 || self.account.chars().any(|c| c == ':' || c.is_control()) {
+        if self.account.is_empty()
+            || self.account.len() > 255
+            || self.account.chars().any(|c| c == ':' || c.is_control())
+        {
             return Some("the account must have 1 to 255 bytes and no colon".into());
         }
         if self.command.as_ref().is_some_and(String::is_empty) {
             return Some("the command is empty".into());
         }
         let texts = [&self.command, &self.interpreter, &self.cwd, &self.stdin, &self.stdout, &self.stderr];
-        let nul = texts.into_iter().flatten().chain(&self.args).chain(self.environment.values()).any(|t| t.contains('\0'));
+        let nul = texts
+            .into_iter()
+            .flatten()
+            .chain(&self.args)
+            .chain(self.environment.values())
+            .any(|t| t.contains('\0'));
         if nul || self.environment.keys().any(|k| k.is_empty() || k.contains(['\0', '='])) {
             return Some("there is a NUL in it".into());
         }
@@ -123,7 +131,8 @@ pub(crate) fn encode(spec: &Spec, script: &[u8]) -> Result<Vec<u8>> {
 pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<(Spec, Vec<u8>)> {
     let refuse = |reason: String| Error::Format { path: path.to_path_buf(), reason };
     let content = sealed::open(KIND, bytes, path)?;
-    let end = content.iter().position(|b| *b == b'\n').ok_or_else(|| refuse("it has no script part".into()))?;
+    let end =
+        content.iter().position(|b| *b == b'\n').ok_or_else(|| refuse("it has no script part".into()))?;
     let spec: Spec = serde_json::from_slice(&content[..end]).map_err(|e| refuse(e.to_string()))?;
     match spec.fault() {
         Some(fault) => Err(refuse(fault)),

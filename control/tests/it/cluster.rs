@@ -116,7 +116,8 @@ impl Cluster {
 
     pub fn start_master(&mut self) {
         let log = self.log("master.log");
-        let child = Command::new(exe()).arg("master").arg(self.root()).stdin(Stdio::null()).stderr(log).spawn();
+        let child =
+            Command::new(exe()).arg("master").arg(self.root()).stdin(Stdio::null()).stderr(log).spawn();
         self.master = Some(child.unwrap());
     }
 
@@ -144,7 +145,11 @@ impl Cluster {
     /// A `q` command in the work directory.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(exe());
-        command.args(words).current_dir(self.work()).env("BRICKYARD_ROOT", self.dir.path()).stdin(Stdio::null());
+        command
+            .args(words)
+            .current_dir(self.work())
+            .env("BRICKYARD_ROOT", self.dir.path())
+            .stdin(Stdio::null());
         command
     }
 
@@ -155,7 +160,11 @@ impl Cluster {
     /// A `q` command of the user `nobody`. The kernel's link to this program needs no way through its directories.
     pub fn say_as_nobody(&self, words: &[&str]) -> Said {
         let mut command = Command::new("/proc/self/exe");
-        command.args(words).current_dir(self.work()).env("BRICKYARD_ROOT", self.dir.path()).stdin(Stdio::null());
+        command
+            .args(words)
+            .current_dir(self.work())
+            .env("BRICKYARD_ROOT", self.dir.path())
+            .stdin(Stdio::null());
         std::os::unix::process::CommandExt::uid(&mut command, NOBODY);
         std::os::unix::process::CommandExt::gid(&mut command, NOBODY);
         command.output().unwrap().into()
@@ -213,7 +222,12 @@ impl Cluster {
             if found.len() >= lines {
                 return found;
             }
-            assert!(begin.elapsed() < DEADLINE, "job {id} has {} lines, not {lines}\n{}", found.len(), self.logs());
+            assert!(
+                begin.elapsed() < DEADLINE,
+                "job {id} has {} lines, not {lines}\n{}",
+                found.len(),
+                self.logs()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }

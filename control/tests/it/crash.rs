@@ -8,7 +8,10 @@ use crate::cluster::{Cluster, DEADLINE, eventually};
 pub const TESTS: &[(&str, fn())] = &[
     ("crash::jobs_are_accepted_without_a_master", jobs_are_accepted_without_a_master),
     ("crash::a_running_job_outlives_master_and_agent", a_running_job_outlives_master_and_agent),
-    ("crash::killing_master_and_agent_loses_and_doubles_nothing", killing_master_and_agent_loses_and_doubles_nothing),
+    (
+        "crash::killing_master_and_agent_loses_and_doubles_nothing",
+        killing_master_and_agent_loses_and_doubles_nothing,
+    ),
     ("crash::a_vanished_supervisor_means_lost", a_vanished_supervisor_means_lost),
     ("crash::there_is_one_master_and_the_next_takes_over", there_is_one_master_and_the_next_takes_over),
     ("crash::numbers_are_never_given_out_again", numbers_are_never_given_out_again),
@@ -33,14 +36,17 @@ fn jobs_are_accepted_without_a_master() {
 
 fn a_running_job_outlives_master_and_agent() {
     let mut c = Cluster::running(1);
-    let id = c.submit(&["-o", "out"], "echo begin\nwhile [ ! -e go ]; do sleep 0.02; done\necho end\nexit 5\n");
+    let id =
+        c.submit(&["-o", "out"], "echo begin\nwhile [ ! -e go ]; do sleep 0.02; done\necho end\nexit 5\n");
     c.wait_text("out", "begin\n");
     c.kill_agent();
     c.kill_master();
     c.script("go", "");
     // It ends while nobody looks.
     c.wait_text("out", "begin\nend\n");
-    eventually("its exit is on record", || c.spool().join(format!("runs/{id}.1.1/exit")).exists().then_some(()));
+    eventually("its exit is on record", || {
+        c.spool().join(format!("runs/{id}.1.1/exit")).exists().then_some(())
+    });
     c.start_master();
     c.start_agent();
     let lines = c.wait_accounted(id, 1);
@@ -96,7 +102,12 @@ fn killing_master_and_agent_loses_and_doubles_nothing() {
     for (i, id) in ids.iter().enumerate() {
         let want = tasks(i, &ids);
         let times = ran.lines().filter(|l| **l == id.to_string()).count();
-        assert_eq!((times, c.accounting(*id).len()), (want, want), "job {id}: runs and accounting lines\n{}", c.logs());
+        assert_eq!(
+            (times, c.accounting(*id).len()),
+            (want, want),
+            "job {id}: runs and accounting lines\n{}",
+            c.logs()
+        );
         assert!(c.accounting(*id).iter().all(|l| l[11] == "0" && l[12] == "0"), "job {id}");
     }
 }
@@ -193,14 +204,20 @@ fn a_spool_of_another_cluster_is_refused() {
     one.wait_accounted(id, 1);
     one.kill_agent();
     let two = Cluster::new(1);
-    let out =
-        std::process::Command::new(crate::cluster::exe()).arg("agent").args([two.root(), one.spool()]).output().unwrap();
+    let out = std::process::Command::new(crate::cluster::exe())
+        .arg("agent")
+        .args([two.root(), one.spool()])
+        .output()
+        .unwrap();
     assert_eq!(out.status.code(), Some(1));
     let text = String::from_utf8(out.stderr).unwrap();
     assert!(text.contains("belongs to cluster"), "{text}");
     let missing = two.work().join("nothing-here");
-    let out =
-        std::process::Command::new(crate::cluster::exe()).arg("agent").args([missing, two.spool()]).output().unwrap();
+    let out = std::process::Command::new(crate::cluster::exe())
+        .arg("agent")
+        .args([missing, two.spool()])
+        .output()
+        .unwrap();
     assert!(String::from_utf8(out.stderr).unwrap().contains("is the filesystem mounted?"));
 }
 

@@ -33,7 +33,11 @@ fn a_script_runs_and_is_accounted_for() {
     let c = Cluster::running(2);
     let script = c.script("hello.sh", "echo hello from $JOB_ID; echo oops >&2\n");
     let said = c.say(&["qsub", "-cwd", &script]);
-    assert_eq!((said.code, said.out.as_str()), (0, "Your job 1 (\"hello.sh\") has been submitted\n"), "{said:?}");
+    assert_eq!(
+        (said.code, said.out.as_str()),
+        (0, "Your job 1 (\"hello.sh\") has been submitted\n"),
+        "{said:?}"
+    );
     c.wait_text("hello.sh.o1", "hello from 1\n");
     c.wait_text("hello.sh.e1", "oops\n");
     let lines = c.wait_accounted(1, 1);
@@ -48,7 +52,11 @@ fn a_script_runs_and_is_accounted_for() {
 fn the_environment_is_the_documented_one() {
     let c = Cluster::running(1);
     let script = c.script("env.sh", "touch $TMPDIR/mine && ls $TMPDIR; env -0 > env.out; mv env.out env\n");
-    let said = c.command(&["qsub", "-cwd", "-v", "A=1,B", "-N", "look", &script]).env("B", "two words").output().unwrap();
+    let said = c
+        .command(&["qsub", "-cwd", "-v", "A=1,B", "-N", "look", &script])
+        .env("B", "two words")
+        .output()
+        .unwrap();
     assert!(said.status.success());
     let text = eventually("the job ends", || c.text("env"));
     c.wait_text("look.o1", "mine\n");
@@ -79,7 +87,18 @@ fn the_environment_is_the_documented_one() {
     ] {
         assert_eq!(env.get(key).copied(), Some(value), "{key}");
     }
-    for key in ["HOME", "USER", "LOGNAME", "SHELL", "PATH", "SGE_ROOT", "SGE_CELL", "SGE_ARCH", "SGE_O_HOST", "JOB_SCRIPT"] {
+    for key in [
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "PATH",
+        "SGE_ROOT",
+        "SGE_CELL",
+        "SGE_ARCH",
+        "SGE_O_HOST",
+        "JOB_SCRIPT",
+    ] {
         assert!(env.get(key).is_some_and(|v| !v.is_empty()), "{key}");
     }
     assert!(!env.contains_key("SECRET_OF_THE_AGENT"), "the agent's environment leaks");
@@ -92,14 +111,18 @@ fn the_environment_is_the_documented_one() {
 
 fn options_in_scripts_and_from_stdin_count() {
     let c = Cluster::running(1);
-    let script = c.script("s.sh", "#!/bin/false\n#$ -N inside -j y\n#$ -o joined\n  #$ -N no\necho out; echo err >&2\n");
+    let script = c.script(
+        "s.sh",
+        "#!/bin/false\n#$ -N inside -j y\n#$ -o joined\n  #$ -N no\necho out; echo err >&2\n",
+    );
     let said = c.say(&["qsub", "-cwd", &script]);
     assert!(said.out.contains("(\"inside\")"), "{said:?}");
     c.wait_text("joined", "out\nerr\n");
     let said = c.say(&["qsub", "-cwd", "-N", "outside", "-C", "", "-o", "o2", &script]);
     assert!(said.out.contains("(\"outside\")"), "{said:?}");
     c.wait_text("o2", "out\n");
-    let mut child = c.command(&["qsub", "-cwd"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        c.command(&["qsub", "-cwd"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"#$ -o stdin.out\necho from $JOB_NAME $1\n").unwrap();
     let out = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(out.stdout).unwrap(), "Your job 3 (\"STDIN\") has been submitted\n");
@@ -156,7 +179,17 @@ fn outputs_go_where_they_are_asked_to() {
 
 fn an_array_runs_each_task_once() {
     let c = Cluster::running(3);
-    let said = c.say(&["qsub", "-cwd", "-N", "arr", "-t", "1-20:2", "-b", "y", "echo $SGE_TASK_ID.$SGE_TASK_FIRST.$SGE_TASK_LAST.$SGE_TASK_STEPSIZE"]);
+    let said = c.say(&[
+        "qsub",
+        "-cwd",
+        "-N",
+        "arr",
+        "-t",
+        "1-20:2",
+        "-b",
+        "y",
+        "echo $SGE_TASK_ID.$SGE_TASK_FIRST.$SGE_TASK_LAST.$SGE_TASK_STEPSIZE",
+    ]);
     assert_eq!(said.out, "Your job-array 1.1-19:2 (\"arr\") has been submitted\n", "{said:?}");
     let lines = c.wait_accounted(1, 10);
     let tasks: BTreeSet<u64> = lines.iter().map(|l| l[35].parse().unwrap()).collect();
@@ -191,15 +224,26 @@ fn sync_gives_the_exit_code() {
     assert_eq!((said.code, said.err.as_str()), (0, "Job 2 exited with exit code 0.\n"), "{said:?}");
     let said = c.say(&["qsub", "-cwd", "-sync", "y", "-t", "1-3", "-b", "y", "exit $((SGE_TASK_ID - 1))"]);
     assert_eq!(said.code, 1, "the first that isn't zero: {said:?}");
-    assert!(said.err.contains("Job 3.2 exited with exit code 1.") && said.err.contains("Job 3.3 exited with exit code 2."));
-    let child = c.command(&["qsub", "-cwd", "-sync", "y", "-b", "y", "sleep 300"]).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(
+        said.err.contains("Job 3.2 exited with exit code 1.")
+            && said.err.contains("Job 3.3 exited with exit code 2.")
+    );
+    let child = c
+        .command(&["qsub", "-cwd", "-sync", "y", "-b", "y", "sleep 300"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     c.wait_state(4, "r");
     assert_eq!(c.say(&["qdel", "4"]).code, 0);
     let out = child.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(1));
     assert_eq!(String::from_utf8(out.stderr).unwrap(), "Job 4 was deleted.\n");
     // ^C takes the job along.
-    let mut child = c.command(&["qsub", "-cwd", "-sync", "y", "-b", "y", "sleep 300"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = c
+        .command(&["qsub", "-cwd", "-sync", "y", "-b", "y", "sleep 300"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     c.wait_state(5, "r");
     let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
@@ -228,7 +272,10 @@ fn held_jobs_wait_for_release() {
 }
 
 fn user() -> String {
-    String::from_utf8(std::process::Command::new("id").arg("-un").output().unwrap().stdout).unwrap().trim().to_owned()
+    String::from_utf8(std::process::Command::new("id").arg("-un").output().unwrap().stdout)
+        .unwrap()
+        .trim()
+        .to_owned()
 }
 
 fn waiting_jobs_are_deleted_at_once() {
@@ -244,7 +291,10 @@ fn waiting_jobs_are_deleted_at_once() {
     assert_eq!(c.say(&["qdel", "a*"]).out, format!("{me} has deleted job 2\n"));
     assert_eq!(c.say(&["qdel", "-u", &me]).out.lines().last().unwrap(), format!("{me} has deleted job 3"));
     eventually("all are gone", || c.say(&["qstat", "-u", "*"]).out.is_empty().then_some(()));
-    assert!(!c.root().join("accounting").exists() || c.accounting(1).is_empty(), "a waiting job leaves no line");
+    assert!(
+        !c.root().join("accounting").exists() || c.accounting(1).is_empty(),
+        "a waiting job leaves no line"
+    );
     assert!(c.text("ran").is_none());
 }
 
@@ -257,7 +307,10 @@ fn deleting_a_running_job_kills_all_its_processes() {
     );
     c.wait_text("up", "up\n");
     eventually("the children are up", || (sleepers("30").len() >= 4).then_some(()));
-    assert_eq!(c.say(&["qdel", &id.to_string()]).out, format!("{} has registered the job {id} for deletion\n", user()));
+    assert_eq!(
+        c.say(&["qdel", &id.to_string()]).out,
+        format!("{} has registered the job {id} for deletion\n", user())
+    );
     let said = c.say(&["qdel", &id.to_string()]);
     assert!(said.out.contains("is already in deletion") || said.out.contains("does not exist"), "{said:?}");
     let lines = c.wait_accounted(id, 1);
@@ -280,7 +333,9 @@ fn sleepers(start: &str) -> Vec<u32> {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let words: Vec<_> = command.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
-        if words[0].ends_with("sleep") && words.get(1).is_some_and(|w| w.starts_with(start) && w.ends_with(".7")) {
+        if words[0].ends_with("sleep")
+            && words.get(1).is_some_and(|w| w.starts_with(start) && w.ends_with(".7"))
+        {
             found.push(pid);
         }
     }
@@ -350,7 +405,10 @@ fn jobs_run_as_their_owner() {
     eventually("the agent made its spool", || c.root().join("hosts/node1/status").exists().then_some(()));
     let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     std::fs::set_permissions(c.spool(), closed).unwrap();
-    let script = c.script("who.sh", "id -u; id -g; id -G; touch $TMPDIR/x && echo tmp; cat /proc/self/status | grep ^Cap.*f:\n");
+    let script = c.script(
+        "who.sh",
+        "id -u; id -g; id -G; touch $TMPDIR/x && echo tmp; cat /proc/self/status | grep ^Cap.*f:\n",
+    );
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let said = c.say_as_nobody(&["qsub", "-cwd", "-sync", "y", "-o", "who.out", &script]);
     assert_eq!(said.code, 0, "{said:?}\n{}\n{}", c.logs(), c.say(&["qstat", "-j", "1"]).out);
@@ -373,7 +431,11 @@ fn jobs_run_as_their_owner() {
     assert!(said.out.contains("nobody - you do not have the necessary privileges"), "{said:?}");
     assert_eq!(c.say_as_nobody(&["qrls", &roots.to_string()]).code, 1);
     assert_eq!(c.states(roots), ["hqw"]);
-    assert_eq!(c.say_as_nobody(&["qsub", "-cwd", "-p", "5", "-b", "y", "id"]).code, 1, "a user raises his priority");
+    assert_eq!(
+        c.say_as_nobody(&["qsub", "-cwd", "-p", "5", "-b", "y", "id"]).code,
+        1,
+        "a user raises his priority"
+    );
     assert_eq!(c.say_as_nobody(&["qstat"]).out.lines().count(), 3, "his own jobs only");
     assert_eq!(c.say(&["qdel", "2"]).code, 0, "root may");
 }
@@ -412,12 +474,20 @@ fn listings_have_grid_engines_columns() {
     let lines: Vec<&str> = full.lines().collect();
     assert_eq!(lines[0], "queuename                      qtype resv/used/tot. load_avg arch          states");
     assert!(lines[2].starts_with("all.q@node1                    BIP   0/1/1          "), "{full}");
-    assert!(full.contains("\n - PENDING JOBS - PENDING JOBS - PENDING JOBS - PENDING JOBS - PENDING JOBS\n"), "{full}");
+    assert!(
+        full.contains("\n - PENDING JOBS - PENDING JOBS - PENDING JOBS - PENDING JOBS - PENDING JOBS\n"),
+        "{full}"
+    );
     let clusters = c.say(&["qstat", "-g", "c"]).out;
     let cells: Vec<&str> = clusters.lines().nth(2).unwrap().split_whitespace().collect();
     assert_eq!((cells[0], &cells[2..]), ("all.q", &["1", "0", "0", "1", "0", "0"][..]), "{clusters}");
     let detail = c.say(&["qstat", "-j", "2"]).out;
-    for want in ["job_number:                 2\n", "job_name:                   a_long_name_indeed\n", "job-array tasks:            1-9:2\n", "owner: "] {
+    for want in [
+        "job_number:                 2\n",
+        "job_name:                   a_long_name_indeed\n",
+        "job-array tasks:            1-9:2\n",
+        "owner: ",
+    ] {
         assert!(detail.contains(want), "{want:?} in {detail}");
     }
     let said = c.say(&["qstat", "-j", "99"]);
@@ -432,16 +502,26 @@ fn accounting_is_shown_as_grid_engine_does() {
     let said = c.say(&["qacct", "-j", "1"]);
     assert_eq!(said.code, 1);
     assert!(said.err.contains("error: job id 1 not found"), "{said:?}");
-    let id = c.submit(&["-N", "work", "-A", "acme"], "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 4\n");
+    let id =
+        c.submit(&["-N", "work", "-A", "acme"], "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 4\n");
     c.wait_accounted(id, 1);
     let out = c.say(&["qacct", "-j", &id.to_string()]).out;
     let fields: Vec<(&str, &str)> =
         out.lines().skip(1).map(|l| l.split_once(' ').map(|(k, v)| (k, v.trim())).unwrap()).collect();
     let keys: Vec<&str> = fields.iter().map(|(k, _)| *k).collect();
-    assert_eq!(keys[..9], ["qname", "hostname", "group", "owner", "project", "department", "jobname", "jobnumber", "taskid"]);
+    assert_eq!(
+        keys[..9],
+        ["qname", "hostname", "group", "owner", "project", "department", "jobname", "jobnumber", "taskid"]
+    );
     let get = |key: &str| fields.iter().find(|(k, _)| *k == key).unwrap().1;
-    assert_eq!((get("jobname"), get("account"), get("exit_status"), get("failed")), ("work", "acme", "4", "0"));
-    assert_eq!((get("owner"), get("hostname"), get("taskid"), get("slots")), (user().as_str(), "node1", "undefined", "1"));
+    assert_eq!(
+        (get("jobname"), get("account"), get("exit_status"), get("failed")),
+        ("work", "acme", "4", "0")
+    );
+    assert_eq!(
+        (get("owner"), get("hostname"), get("taskid"), get("slots")),
+        (user().as_str(), "node1", "undefined", "1")
+    );
     assert!(get("cpu").trim_end_matches('s').parse::<f64>().unwrap() > 0.0, "{out}");
     assert!(c.say(&["qacct"]).out.contains("WALLCLOCK"));
     assert!(c.say(&["qacct", "-o"]).out.lines().nth(2).unwrap().starts_with(&user()));
@@ -489,7 +569,9 @@ fn wrong_input_is_refused_in_one_clear_line() {
         let lines: Vec<&str> = said.err.lines().filter(|l| *l != "Exiting.").collect();
         assert_eq!(lines.len(), 1, "{words:?}: {said:?}");
     }
-    for (words, want) in [(&["qdel", "99"][..], "job \"99\" does not exist"), (&["qdel", "-u", "nix"], "no jobs of user")] {
+    for (words, want) in
+        [(&["qdel", "99"][..], "job \"99\" does not exist"), (&["qdel", "-u", "nix"], "no jobs of user")]
+    {
         let said = c.say(words);
         assert_eq!(said.code, 1);
         assert!(said.out.contains(want), "{said:?}");

@@ -57,7 +57,11 @@ fn main() -> ExitCode {
 
 /// As [`daemon`], with a log on stderr, which the tests read.
 fn logged(run: impl FnOnce() -> brickyard_control::Result<()>) -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
     daemon(run())
 }
 
@@ -92,15 +96,24 @@ fn run_tests(args: Vec<String>) -> ExitCode {
         }
     }
     let exact = has("--exact");
-    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| if exact { name == *f } else { name.contains(f) });
+    let wanted = |name: &str| {
+        filters.is_empty() || filters.iter().any(|f| if exact { name == *f } else { name.contains(f) })
+    };
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, test) in tests().into_iter().filter(|(name, _)| wanted(name)) {
         let begin = Instant::now();
         let ok = catch_unwind(AssertUnwindSafe(test)).is_ok();
-        println!("test {name} ... {} ({:.2}s)", if ok { "ok" } else { "FAILED" }, begin.elapsed().as_secs_f64());
+        println!(
+            "test {name} ... {} ({:.2}s)",
+            if ok { "ok" } else { "FAILED" },
+            begin.elapsed().as_secs_f64()
+        );
         if ok { passed += 1 } else { failed.push(name) }
     }
     let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
-    println!("\ntest result: {verdict}. {passed} passed; {} failed; 0 ignored; 0 measured; 0 filtered out", failed.len());
+    println!(
+        "\ntest result: {verdict}. {passed} passed; {} failed; 0 ignored; 0 measured; 0 filtered out",
+        failed.len()
+    );
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
