@@ -42,6 +42,16 @@ pub struct Watchers {
     pub opens: Mutex<Opens>,
     /// When bricks were heard.
     pub bricks: Mutex<Bricks>,
+    /// Becomes true when the service stops: who waits answers at once.
+    pub stopping: watch::Sender<bool>,
+}
+
+impl Watchers {
+    /// Returns when the service stops.
+    pub async fn stopped(&self) {
+        // The sender is in `self`, so it cannot be gone.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
 }
 
 /// Locks; a panic elsewhere does not make these tables wrong, each change is one step.

@@ -79,6 +79,7 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         sessions: Mutex::new(sessions),
         opens: Mutex::new(Opens::default()),
         bricks: Mutex::new(Bricks::new(config.brick_dead_after, config.brick_grace)),
+        stopping: watch::Sender::new(false),
     });
     info!(dir = %config.dir.display(), %cluster, applied = machine.applied().0, "the namespace is open");
     let observer = watchers.clone();
@@ -116,6 +117,7 @@ impl Running {
     /// database.
     pub async fn stop(mut self) {
         let _ = self.stop.send(true);
+        self.namespace.watchers.stopping.send_replace(true);
         let drained = self.serving.stop(PATIENCE).await;
         if drained.calls_given_up > 0 {
             warn!(calls = drained.calls_given_up, "stopped in the middle of calls");
@@ -128,6 +130,11 @@ impl Running {
         self.solo.stop().await;
         let db = self.namespace.db.clone();
         drop(self.namespace);
+        // A check may still be reading.
+        let deadline = Instant::now() + PATIENCE;
+        while Arc::strong_count(&db) > 1 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let closed = tokio::task::spawn_blocking(move || {
             let flushed = db.flush();
             drop(db);

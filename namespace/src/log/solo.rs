@@ -21,7 +21,7 @@ use crate::store::Write;
 
 type Waiting = (Command, oneshot::Sender<Answer>);
 
-/// A log of one member. Stops when dropped, after what is queued.
+/// A log of one member. Stops when dropped, after what is queued; dropping waits for that.
 pub struct Solo {
     queue: Mutex<Option<mpsc::Sender<Waiting>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -45,6 +45,12 @@ impl Solo {
         Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
     }
 
+    /// Takes no more, and gives the thread to wait for, once.
+    fn close(&self) -> Option<JoinHandle<()>> {
+        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     fn queue(&self) -> Option<mpsc::Sender<Waiting>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -52,12 +58,22 @@ impl Solo {
     /// Applies what is queued, and returns when the machine is gone. Later proposals are
     /// answered "busy".
     pub async fn stop(&self) {
-        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
+        if let Some(thread) = self.close()
             && tokio::task::spawn_blocking(move || thread.join()).await.is_err()
         {
             error!("the thread of the log could not be waited for");
+        }
+    }
+}
+
+impl Drop for Solo {
+    fn drop(&mut self) {
+        // The database must be closed before the process ends, or its threads meet destroyed
+        // globals. The thread itself never drops the log, so this cannot wait for itself.
+        if let Some(thread) = self.close()
+            && thread.join().is_err()
+        {
+            error!("the thread of the log did not end well");
         }
     }
 }

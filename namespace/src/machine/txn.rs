@@ -15,7 +15,7 @@ use wire::status::{FsError, Status};
 use crate::error::Error;
 use crate::machine::command::Effects;
 use crate::store::records::{Counters, Entry, Inode, decode, encode};
-use crate::store::{Read, keys};
+use crate::store::{Read, Visit, keys};
 
 /// Why a command stopped.
 #[derive(Debug)]
@@ -58,12 +58,15 @@ pub fn load<T: DeserializeOwned>(from: &(impl Read + ?Sized), key: &[u8]) -> Res
     from.get(key)?.map(|bytes| decode(key, &bytes)).transpose()
 }
 
+/// What a key had in a batch: nothing, or a value or a deletion.
+type Before = Option<Option<Vec<u8>>>;
+
 /// A batch in the making over `base`.
 pub struct Txn<'a> {
     base: &'a dyn Read,
     changes: Changes,
     /// What to put back if the command at work fails: a key and what was in `changes`.
-    undo: Vec<(Vec<u8>, Option<Option<Vec<u8>>>)>,
+    undo: Vec<(Vec<u8>, Before)>,
     /// The present of the command at work.
     pub at: Timestamp,
     /// Numbers given out, and numbers of things.
@@ -219,7 +222,7 @@ impl Read for Txn<'_> {
         &self,
         from: &[u8],
         to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Error>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), Error> {
         let mut ours = self.changes.range(from.to_vec()..to.to_vec()).peekable();
         let mut stopped = false;

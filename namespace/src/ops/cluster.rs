@@ -27,7 +27,10 @@ impl Namespace {
         let wait = Duration::from_millis(u64::from(wait_ms.min(MAP_WAIT_MS)));
         let mut map = self.watchers.map.subscribe();
         // Late or stopping: whatever it is then.
-        let _ = timeout_at(Instant::now() + wait, map.wait_for(|m| m.epoch > after)).await;
+        tokio::select! {
+            _ = timeout_at(Instant::now() + wait, map.wait_for(|m| m.epoch > after)) => {}
+            () = self.watchers.stopped() => {}
+        }
         Ok(self.map_reply())
     }
 
@@ -56,7 +59,7 @@ impl Namespace {
             // have shown meanwhile counts.
             return registered.map(|_| ClusterReply::Done);
         }
-        lock(&self.watchers.bricks).registered(id, boot, true, Instant::now());
+        lock(&self.watchers.bricks).registered(id, boot, Instant::now());
         self.watchers.heard.send_modify(|n| *n += 1);
         tracing::info!(brick = %id, boot = %boot, "a brick has come up");
         Ok(self.map_reply())
@@ -70,15 +73,30 @@ impl Namespace {
             heard.borrow_and_update();
             let map = self.map();
             let info = map.bricks.get(&brick.brick).ok_or(Status::Busy)?;
-            if !info.alive || info.boot == brick.boot || info.boot == BootId(0) {
+            if !info.alive || info.boot == brick.boot || info.boot == BootId(0) || info.store != brick.store {
                 return Ok(BTreeSet::new());
             }
-            if let Some(stayed) = lock(&self.watchers.bricks).stayed(&map, brick.brick, arrived) {
-                return Ok(stayed);
+            if !lock(&self.watchers.bricks).is_pending(brick.brick, brick.boot) {
+                // A later life has arrived meanwhile; this one is over.
+                return Err(Status::Busy);
             }
-            match timeout_at(deadline, heard.changed()).await {
-                Ok(Ok(())) => {}
-                _ => return Err(Status::Busy),
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(Status::Busy);
+            }
+            {
+                let mut bricks = lock(&self.watchers.bricks);
+                if let Some(stayed) = bricks.stayed(&map, brick.brick, arrived) {
+                    return Ok(stayed);
+                }
+                // Were it declared dead while it waits for a fellow that is dead indeed, the
+                // chain would wait for that one.
+                bricks.waits(brick.brick, now);
+            }
+            let pause = (now + self.config.brick_dead_after / 4).min(deadline);
+            tokio::select! {
+                _ = timeout_at(pause, heard.changed()) => {}
+                () = self.watchers.stopped() => return Err(Status::Busy),
             }
         }
     }

@@ -7,8 +7,23 @@ use wire::status::{FsError, Status};
 
 use crate::machine::command::{Caller, Op, Outcome};
 use crate::namespace::{Namespace, lock};
-use crate::store::keys;
-use crate::store::Read;
+use crate::soft::opens::Creating;
+use crate::store::{Read, keys};
+
+/// A create under way, over when dropped.
+struct Held<'a>(&'a Namespace, Creating);
+
+impl<'a> Held<'a> {
+    fn new(namespace: &'a Namespace) -> Self {
+        Self(namespace, lock(&namespace.watchers.opens).creating())
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.watchers.opens).created(&self.1);
+    }
+}
 
 impl Namespace {
     /// A verb that changes something.
@@ -16,10 +31,11 @@ impl Namespace {
         let session = self.session(Some(who.session))?;
         match request {
             FsRequest::Create { access: Access::Read, .. } => {
-                let creating = lock(&self.watchers.opens).creating();
-                let reply = self.done(who, request).await;
-                let reply = self.opened(session, reply);
-                lock(&self.watchers.opens).created(&creating);
+                let reply = {
+                    let _creating = Held::new(self);
+                    let reply = self.done(who, request).await;
+                    self.opened(session, reply)
+                };
                 self.settled(reply).await
             }
             FsRequest::Create { .. } | FsRequest::Open { .. } => {

@@ -57,12 +57,21 @@ impl Bricks {
         pending.1
     }
 
-    /// A brick's registration was carried out, or given up.
-    pub fn registered(&mut self, brick: BrickId, boot: BootId, done: bool, now: Instant) {
-        if self.pending.get(&brick).is_some_and(|(b, _)| *b == boot) {
+    /// Whether the brick's last registration, not carried out yet, is of this life.
+    pub fn is_pending(&self, brick: BrickId, boot: BootId) -> bool {
+        self.pending.get(&brick).is_some_and(|(b, _)| *b == boot)
+    }
+
+    /// A brick whose registration waits for evidence lives, though its beats say a life that the
+    /// map does not know yet.
+    pub fn waits(&mut self, brick: BrickId, now: Instant) {
+        self.seen.entry(brick).or_default().deadline = Some(now + self.dead_after);
+    }
+
+    /// A brick's registration was carried out.
+    pub fn registered(&mut self, brick: BrickId, boot: BootId, now: Instant) {
+        if self.is_pending(brick, boot) {
             self.pending.remove(&brick);
-        }
-        if done {
             let seen = self.seen.entry(brick).or_default();
             seen.registered = Some(now);
             seen.heard = Some((now, boot));
@@ -199,7 +208,7 @@ mod tests {
         // The first is done and heard of before the second is looked at: its new life began
         // after the second's old one was heard last, so it proves nothing.
         map.bricks.get_mut(&a).unwrap().boot = BootId(2);
-        bricks.registered(a, BootId(2), true, start + ms(700));
+        bricks.registered(a, BootId(2), start + ms(700));
         assert_eq!(bricks.stayed(&map, b, arrived_b), Some(BTreeSet::new()));
         // A dead one proves nothing either.
         map.bricks.get_mut(&a).unwrap().alive = false;

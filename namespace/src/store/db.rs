@@ -1,14 +1,13 @@
 //! RocksDB, set up for a small and busy store.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::config::{BLOCK_CACHE_BYTES, WRITE_BUFFER_BYTES};
 use crate::error::Error;
-use crate::store::{Read, Write, identity};
+use crate::store::{Read, Visit, Write, identity};
 
 /// The database of a namespace directory.
 pub struct Db {
@@ -74,7 +73,7 @@ fn walk(
     mut options: ReadOptions,
     from: &[u8],
     to: &[u8],
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Error>,
+    visit: &mut Visit<'_>,
 ) -> Result<(), Error> {
     options.set_iterate_upper_bound(to.to_vec());
     for pair in db.iterator_opt(IteratorMode::From(from, Direction::Forward), options) {
@@ -95,7 +94,7 @@ impl Read for Db {
         &self,
         from: &[u8],
         to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Error>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), Error> {
         walk(&self.db, ReadOptions::default(), from, to, visit)
     }
@@ -131,7 +130,7 @@ impl Read for Moment<'_> {
         &self,
         from: &[u8],
         to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Error>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), Error> {
         let mut options = ReadOptions::default();
         options.set_snapshot(&self.snapshot);

@@ -32,6 +32,9 @@ use crate::error::Error;
 /// Key and value of one record.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
+/// Is shown keys with their values, and says whether to go on.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Error> + 'a;
+
 /// State that can be read: the database, a moment of it, or a batch in the making over it.
 pub trait Read {
     /// The value of a key.
@@ -48,7 +51,7 @@ pub trait Read {
         &self,
         from: &[u8],
         to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Error>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), Error>;
 
     /// All records whose key begins with `prefix`. Only for what is known to be few.

@@ -245,6 +245,30 @@ async fn a_restart_alone_is_told_from_a_restart_of_all() {
     assert!(matches!(beat, Ok(ClusterReply::Heartbeat { register: true, .. })));
 }
 
+/// After a restart of everything without one brick, the others serve.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_brick_that_is_missing_after_a_restart_is_not_waited_for() {
+    for missing in 0..2 {
+        let mut cluster = Cluster::new(2, |config| {
+            config.brick_grace = Duration::from_secs(1);
+            config.brick_dead_after = Duration::from_secs(1);
+        })
+        .await;
+        for brick in &cluster.bricks {
+            brick.beats.store(false, Ordering::SeqCst);
+        }
+        cluster.restart().await;
+        let here = 1 - missing;
+        cluster.bricks[here as usize].beats.store(true, Ordering::SeqCst);
+        cluster.reboot(here, 2).await.unwrap();
+        let map = cluster.map().await;
+        for chain in map.chains.values() {
+            assert_eq!(chain.state_of(BrickId(here)), Some(MemberState::Serving));
+            assert_eq!(chain.state_of(BrickId(missing)), Some(MemberState::Offline));
+        }
+    }
+}
+
 /// A brick whose disk failed is out at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_disk_is_out_at_once() {

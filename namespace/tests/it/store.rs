@@ -1,11 +1,10 @@
 //! A store in memory, for histories by the thousand.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use namespace::Error;
-use namespace::store::{Read, Write};
+use namespace::store::{Read, Visit, Write};
 
 #[derive(Default)]
 pub struct MemStore(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>);
@@ -32,7 +31,7 @@ impl Read for MemStore {
         &self,
         from: &[u8],
         to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Error>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), Error> {
         // Visitors read on, so nothing is locked while they do.
         let pairs: Vec<_> = {
