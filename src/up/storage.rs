@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use brick_server::store::dir::{self, DirError};
 use fs_client::{Client, ClientConfig, Mount, MountConfig, Sharing};
+use tokio::time::Instant;
 use wire::id::{BrickId, CallSeq, ClusterId, NodeId};
-use wire::map::ClusterMap;
 use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
 use wire::net::pki::random_id;
 use wire::net::{Endpoint, Net, Role};
@@ -19,7 +19,7 @@ use crate::cli::{TransportKind, UpOptions};
 
 /// Longest wait for every chain to have somebody who serves. A brick is given up 2.5 s after it
 /// was heard last, and compares its copies with the others' before it serves.
-const CHAINS_DEADLINE: Duration = Duration::from_secs(60);
+const CHAINS_DEADLINE: Duration = Duration::from_secs(20);
 /// Wait between two looks at the map.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Longest wait for one answer of the namespace.
@@ -222,20 +222,20 @@ fn is_loss(error: &brick_server::Error) -> bool {
     )
 }
 
-async fn ask(admin: &Net, namespace: &Endpoint, request: ClusterRequest) -> Result<ClusterMap> {
+async fn ask(admin: &Net, namespace: &Endpoint, request: ClusterRequest) -> Result<ClusterReply> {
     let call = MetaCall {
         session: None,
         seq: CallSeq(0),
         answered_below: CallSeq(0),
         request: MetaRequest::Cluster(request),
     };
-    let deadline = tokio::time::Instant::now() + CALL_DEADLINE;
+    let deadline = Instant::now() + CALL_DEADLINE;
     let (reply, _) = admin
         .request::<MetaProtocol>(namespace, &call, Default::default(), deadline)
         .await
         .context("the namespace does not answer")?;
     match reply {
-        MetaReply::Cluster(ClusterReply::Map(map)) => Ok(map),
+        MetaReply::Cluster(reply) => Ok(reply),
         other => bail!("the namespace answered something else than was asked: {other:?}"),
     }
 }
@@ -247,25 +247,34 @@ async fn add_bricks(admin: &Net, namespace: &Endpoint, bricks: &[brick_server::R
     Ok(())
 }
 
-/// Returns once every chain that can be served is served.
+/// Returns once every chain that can be served is served, and the space of the bricks is known.
 async fn wait_for_chains(admin: &Net, namespace: &Endpoint) -> Result<()> {
     let until = Instant::now() + CHAINS_DEADLINE;
     loop {
-        let map =
-            ask(admin, namespace, ClusterRequest::GetMap { after: wire::id::MapEpoch(0), wait_ms: 0 }).await?;
-        let answered = |brick: BrickId| map.bricks.get(&brick).is_some_and(|b| b.alive);
-        let settled = map.chains.values().all(|c| {
-            c.head().is_some_and(answered) || c.members.iter().all(|m| !answered(m.brick))
+        let ClusterReply::Status(status) = ask(admin, namespace, ClusterRequest::Status).await? else {
+            bail!("the namespace answered something else than its status");
+        };
+        let map = &status.map;
+        let alive = |brick: BrickId| map.bricks.get(&brick).is_some_and(|b| b.alive);
+        let reported =
+            |brick: BrickId| status.bricks.iter().any(|(b, report)| *b == brick && report.total_bytes > 0);
+        let settled = map.chains.values().all(|chain| {
+            chain.head().is_some_and(|head| alive(head) && reported(head))
+                || chain.members.iter().all(|m| !alive(m.brick))
         });
-        if settled && !map.chains.is_empty() {
+        let late = Instant::now() > until;
+        if (settled || late) && !map.chains.is_empty() {
+            for chain in map.chains.values().filter(|c| !c.head().is_some_and(alive)) {
+                tracing::error!(
+                    chain = %chain.id, members = ?chain.members,
+                    "a chain has no brick that serves it: its files cannot be read until the brick that \
+                     held the last copy is back"
+                );
+            }
             return Ok(());
         }
-        if Instant::now() > until {
-            let unserved: Vec<_> = map.chains.values().filter(|c| c.head().is_none()).map(|c| c.id.0).collect();
-            bail!(
-                "chains {unserved:?} have nobody who serves them: a brick that held the last copy is missing. \
-                 `brickyard status` names it; put its directory back and start again"
-            );
+        if late {
+            bail!("the namespace knows no chains; its log says why");
         }
         tokio::time::sleep(PAUSE).await;
     }
