@@ -226,7 +226,11 @@ impl Namespace {
         }
     }
 
-    async fn cluster(&self, session: Option<SessionId>, request: ClusterRequest) -> Result<ClusterReply, Status> {
+    async fn cluster(
+        &self,
+        session: Option<SessionId>,
+        request: ClusterRequest,
+    ) -> Result<ClusterReply, Status> {
         use ClusterRequest as C;
         match request {
             C::OpenSession { client, host, mount } => self.open_session(client, host, mount).await,
@@ -241,4 +245,3 @@ impl Namespace {
         }
     }
 }
-

@@ -55,7 +55,11 @@ struct Node {
     orphan: bool,
 }
 
-fn each(from: &dyn Read, tag: &[u8], mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+fn each(
+    from: &dyn Read,
+    tag: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
     from.scan(tag, &keys::after(tag), &mut |key, value| {
         visit(key, value)?;
         Ok(ControlFlow::Continue(()))
@@ -302,9 +306,8 @@ fn counters(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Node>) -
                 format!("counted trims owed {:?}, found {owed:?}", counters.owed)
             });
             let highest = nodes.keys().max().copied().unwrap_or_default();
-            report.must(highest.0 < counters.next_ino, || {
-                format!("inode {highest} was given before its turn")
-            });
+            report
+                .must(highest.0 < counters.next_ino, || format!("inode {highest} was given before its turn"));
         }
     }
     let map = state.get(keys::MAP)?.and_then(|v| record::<ClusterMap>(report, keys::MAP, &v));

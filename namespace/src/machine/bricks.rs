@@ -43,9 +43,10 @@ pub fn add(txn: &mut Txn<'_>, bricks: &[BrickRegistration]) -> Do<()> {
     let mut table = Vec::with_capacity(planned.len());
     for group in planned {
         let wanted: BTreeSet<BrickId> = group.iter().copied().collect();
-        let same = map.chains.values().find(|c| {
-            c.members.iter().map(|m| m.brick).collect::<BTreeSet<_>>() == wanted
-        });
+        let same = map
+            .chains
+            .values()
+            .find(|c| c.members.iter().map(|m| m.brick).collect::<BTreeSet<_>>() == wanted);
         if let Some(same) = same {
             table.push(same.id);
             continue;
@@ -97,9 +98,10 @@ pub fn register(txn: &mut Txn<'_>, brick: &BrickRegistration, stayed: &BTreeSet<
 /// Lets a living brick back into its chains, once it owes no cuts.
 pub fn admit(txn: &mut Txn<'_>, brick: BrickId) -> Do<()> {
     let alive = txn.map.bricks.get(&brick).is_some_and(|b| b.alive);
-    let outside = txn.map.chains_of(brick).any(|c| {
-        matches!(c.state_of(brick), Some(MemberState::Offline | MemberState::LastServing))
-    });
+    let outside = txn
+        .map
+        .chains_of(brick)
+        .any(|c| matches!(c.state_of(brick), Some(MemberState::Offline | MemberState::LastServing)));
     if alive && outside && !txn.counters.owed.contains_key(&brick) {
         for chain in txn.change_map().chains.values_mut() {
             chain::back(chain, brick);

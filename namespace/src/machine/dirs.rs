@@ -13,7 +13,14 @@ use crate::store::keys;
 use crate::store::records::{Entry, Inode, Listed};
 
 /// Makes a name for an inode in `dir`, which the caller writes. Its place is behind all others.
-pub fn add_name(txn: &mut Txn<'_>, parent: Ino, dir: &mut Inode, name: &Name, ino: Ino, kind: FileKind) -> Do<()> {
+pub fn add_name(
+    txn: &mut Txn<'_>,
+    parent: Ino,
+    dir: &mut Inode,
+    name: &Name,
+    ino: Ino,
+    kind: FileKind,
+) -> Do<()> {
     let cookie = dir.next_cookie;
     dir.next_cookie = DirCookie(cookie.0 + 1);
     dir.size += 1;
@@ -102,7 +109,14 @@ pub fn mkdir(txn: &mut Txn<'_>, parent: Ino, name: &Name, new: &NewInode) -> Do<
 }
 
 /// `mknod`.
-pub fn mknod(txn: &mut Txn<'_>, parent: Ino, name: &Name, new: &NewInode, kind: FileKind, rdev: u32) -> Do<FsReply> {
+pub fn mknod(
+    txn: &mut Txn<'_>,
+    parent: Ino,
+    name: &Name,
+    new: &NewInode,
+    kind: FileKind,
+    rdev: u32,
+) -> Do<FsReply> {
     let rdev = match kind {
         FileKind::Directory | FileKind::Symlink => return Err(FsError::Invalid.into()),
         FileKind::CharDevice | FileKind::BlockDevice => rdev,

@@ -165,7 +165,13 @@ pub fn cut_tail(txn: &mut Txn<'_>, ino: Ino, inode: &mut Inode, targets: Targets
 
 /// What a session has written. The size only grows by it. A report that brings nothing new
 /// changes no time, and one of a write before `mtime` was set by hand does not undo that.
-pub fn report(txn: &mut Txn<'_>, session: SessionId, ino: Ino, report: &WriteReport, closes: bool) -> Do<FsReply> {
+pub fn report(
+    txn: &mut Txn<'_>,
+    session: SessionId,
+    ino: Ino,
+    report: &WriteReport,
+    closes: bool,
+) -> Do<FsReply> {
     let mut inode = txn.inode(ino)?;
     if inode.kind != FileKind::File {
         return Err(FsError::Invalid.into());

@@ -24,9 +24,7 @@ pub fn look(state: &dyn Read, request: &FsRequest) -> Do<FsReply> {
         FsRequest::LookupParent { ino } => lookup_parent(state, *ino),
         FsRequest::GetAttr { ino } => Ok(FsReply::Attr(inode(state, *ino)?.attr(*ino))),
         FsRequest::Readlink { ino } => readlink(state, *ino),
-        FsRequest::ReadDir { ino, after, max, with_attrs } => {
-            readdir(state, *ino, *after, *max, *with_attrs)
-        }
+        FsRequest::ReadDir { ino, after, max, with_attrs } => readdir(state, *ino, *after, *max, *with_attrs),
         FsRequest::GetXattr { ino, name } => get_xattr(state, *ino, name),
         FsRequest::ListXattr { ino } => list_xattr(state, *ino),
         _ => Err(Status::Malformed.into()),

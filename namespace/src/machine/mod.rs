@@ -73,10 +73,8 @@ impl<S: Write> Machine<S> {
         if store.get(keys::APPLIED)?.is_none() {
             create(&*store, cluster, replicas, at)?;
         }
-        let missing = |key: &[u8]| Error::Corrupt {
-            key: key.escape_ascii().to_string(),
-            detail: "missing".to_owned(),
-        };
+        let missing =
+            |key: &[u8]| Error::Corrupt { key: key.escape_ascii().to_string(), detail: "missing".to_owned() };
         let applied = load(&*store, keys::APPLIED)?.ok_or_else(|| missing(keys::APPLIED))?;
         let counters = load(&*store, keys::COUNTERS)?.ok_or_else(|| missing(keys::COUNTERS))?;
         let map: ClusterMap = load(&*store, keys::MAP)?.ok_or_else(|| missing(keys::MAP))?;
@@ -250,10 +248,14 @@ fn verb(txn: &mut Txn<'_>, session: SessionId, request: &FsRequest) -> Do<FsRepl
         F::Open { ino, .. } => files::open_for_write(txn, session, *ino),
         F::Close { ino, .. } => files::close_for_write(txn, session, *ino),
         F::ReportWrite { ino, report, closes } => files::report(txn, session, *ino, report, *closes),
-        F::Lookup { .. } | F::LookupParent { .. } | F::GetAttr { .. } | F::Readlink { .. }
-        | F::ReadDir { .. } | F::GetXattr { .. } | F::ListXattr { .. } | F::StatFs => {
-            Err(Status::Malformed.into())
-        }
+        F::Lookup { .. }
+        | F::LookupParent { .. }
+        | F::GetAttr { .. }
+        | F::Readlink { .. }
+        | F::ReadDir { .. }
+        | F::GetXattr { .. }
+        | F::ListXattr { .. }
+        | F::StatFs => Err(Status::Malformed.into()),
     }
 }
 

@@ -22,8 +22,7 @@ pub fn open(txn: &mut Txn<'_>, client: NodeId, host: &str, mount: &str) -> Do<Se
     }
     let session = SessionId(txn.counters.next_session);
     txn.counters.next_session += 1;
-    let record =
-        Session { client, host: host.to_owned(), mount: mount.to_owned(), since: txn.at };
+    let record = Session { client, host: host.to_owned(), mount: mount.to_owned(), since: txn.at };
     txn.put(keys::session(session), &record)?;
     txn.effects.begun.push(session);
     Ok(session)
@@ -74,4 +73,3 @@ fn written_by(txn: &Txn<'_>, session: SessionId) -> Result<Vec<Ino>, Error> {
     })?;
     Ok(inos)
 }
-

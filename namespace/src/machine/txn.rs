@@ -218,12 +218,7 @@ impl Read for Txn<'_> {
         }
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<(), Error> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let mut ours = self.changes.range(from.to_vec()..to.to_vec()).peekable();
         let mut stopped = false;
         self.base.scan(from, to, &mut |key, value| {

@@ -66,7 +66,11 @@ impl Namespace {
     }
 
     /// Which of its fellows stayed while the brick was away.
-    async fn evidence(&self, brick: &BrickRegistration, arrived: Instant) -> Result<BTreeSet<BrickId>, Status> {
+    async fn evidence(
+        &self,
+        brick: &BrickRegistration,
+        arrived: Instant,
+    ) -> Result<BTreeSet<BrickId>, Status> {
         let deadline = Instant::now() + self.config.register_wait;
         let mut heard = self.watchers.heard.subscribe();
         loop {
@@ -127,7 +131,12 @@ impl Namespace {
     }
 
     /// A member has been brought up to date.
-    pub async fn sync_done(&self, chain: ChainId, epoch: ChainEpoch, brick: BrickId) -> Result<ClusterReply, Status> {
+    pub async fn sync_done(
+        &self,
+        chain: ChainId,
+        epoch: ChainEpoch,
+        brick: BrickId,
+    ) -> Result<ClusterReply, Status> {
         self.propose(Op::SyncDone { chain, epoch, brick }).await?;
         tracing::info!(%chain, %brick, "a member of a chain is up to date");
         Ok(self.map_reply())

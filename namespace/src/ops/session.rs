@@ -14,7 +14,12 @@ const MAX_TEXT_BYTES: usize = 4096;
 
 impl Namespace {
     /// Starts a session.
-    pub async fn open_session(&self, client: NodeId, host: String, mount: String) -> Result<ClusterReply, Status> {
+    pub async fn open_session(
+        &self,
+        client: NodeId,
+        host: String,
+        mount: String,
+    ) -> Result<ClusterReply, Status> {
         if host.len() > MAX_TEXT_BYTES || mount.len() > MAX_TEXT_BYTES {
             return Err(Status::Malformed);
         }

@@ -165,8 +165,7 @@ mod tests {
             };
             map.bricks.insert(BrickId(id), brick);
         }
-        let members =
-            (0..2).map(|b| Member { brick: BrickId(b), state: MemberState::Serving }).collect();
+        let members = (0..2).map(|b| Member { brick: BrickId(b), state: MemberState::Serving }).collect();
         map.chains.insert(ChainId(1), Chain { id: ChainId(1), epoch: ChainEpoch(1), members });
         map
     }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, Direction, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+};
 
 use crate::config::{BLOCK_CACHE_BYTES, WRITE_BUFFER_BYTES};
 use crate::error::Error;
@@ -90,12 +92,7 @@ impl Read for Db {
         Ok(self.db.get(key)?)
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<(), Error> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         walk(&self.db, ReadOptions::default(), from, to, visit)
     }
 }
@@ -126,12 +123,7 @@ impl Read for Moment<'_> {
         Ok(self.snapshot.get(key)?)
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<(), Error> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         let mut options = ReadOptions::default();
         options.set_snapshot(&self.snapshot);
         walk(self.db, options, from, to, visit)

@@ -50,9 +50,9 @@ pub fn claim(dir: &Path, cluster: ClusterId) -> Result<(), Error> {
         });
     }
     fs::create_dir_all(dir).map_err(io(dir))?;
-    let identity =
-        Identity { magic: MAGIC.to_owned(), format: FORMAT, cluster: cluster.to_string() };
-    let text = serde_json::to_vec_pretty(&identity).map_err(|error| Error::Encode { detail: error.to_string() })?;
+    let identity = Identity { magic: MAGIC.to_owned(), format: FORMAT, cluster: cluster.to_string() };
+    let text =
+        serde_json::to_vec_pretty(&identity).map_err(|error| Error::Encode { detail: error.to_string() })?;
     let draft = dir.join("namespace.json.new");
     let mut out = File::create(&draft).map_err(io(&draft))?;
     out.write_all(&text).and_then(|()| out.sync_all()).map_err(io(&draft))?;
@@ -77,8 +77,7 @@ fn check(dir: &Path, bytes: &[u8], cluster: ClusterId) -> Result<(), Error> {
     }
     let identity: Identity =
         serde_json::from_slice(bytes).map_err(|error| foreign(format!("{FILE}: {error}")))?;
-    let found: ClusterId =
-        identity.cluster.parse().map_err(|error| foreign(format!("{FILE}: {error}")))?;
+    let found: ClusterId = identity.cluster.parse().map_err(|error| foreign(format!("{FILE}: {error}")))?;
     if found != cluster {
         return Err(Error::OtherCluster { dir: dir.to_owned(), found, expected: cluster });
     }
@@ -95,8 +94,10 @@ mod tests {
     fn foreign_directories_are_refused_untouched() {
         let ours = ClusterId([1; 16]);
         let cases: [(&str, &str); 4] = [
-            (r#"{"magic":"brickyard-namespace","format":1,"cluster":"02020202020202020202020202020202"}"#,
-                "cluster 0202"),
+            (
+                r#"{"magic":"brickyard-namespace","format":1,"cluster":"02020202020202020202020202020202"}"#,
+                "cluster 0202",
+            ),
             (r#"{"magic":"brickyard-namespace","format":2,"shape":"unknown"}"#, "format 2"),
             (r#"{"magic":"something","format":1}"#, "something"),
             ("not json", "namespace.json"),

@@ -47,12 +47,7 @@ pub trait Read {
     ///
     /// # Errors
     /// If the disk fails, or what `visit` stops with.
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<(), Error>;
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), Error>;
 
     /// All records whose key begins with `prefix`. Only for what is known to be few.
     ///

@@ -11,9 +11,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::Deserialize;
 
 use wire::id::{BrickId, DirCookie, Ino, NodeId};
 use wire::layout::FileLayout;

@@ -16,7 +16,8 @@ use wire::map::ClusterMap;
 use wire::meta::*;
 use wire::net::typed::Typed;
 use wire::net::{
-    Authority, BoxFuture, CallError, Endpoint, MemoryHub, Net, NetConfig, Peer, Role, Service, Serving, TypedHandler,
+    Authority, BoxFuture, CallError, Endpoint, MemoryHub, Net, NetConfig, Peer, Role, Service, Serving,
+    TypedHandler,
 };
 use wire::status::Status;
 

@@ -123,7 +123,13 @@ fn refusals_have_their_reason() {
     world.file(dir, "in");
     assert_eq!(world.err(FsRequest::Rmdir { parent: ROOT, name: name("dir") }), FsError::NotEmpty);
     assert_eq!(
-        world.err(FsRequest::Mknod { parent: ROOT, name: n(), new: new(0), kind: FileKind::Directory, rdev: 0 }),
+        world.err(FsRequest::Mknod {
+            parent: ROOT,
+            name: n(),
+            new: new(0),
+            kind: FileKind::Directory,
+            rdev: 0
+        }),
         FsError::Invalid
     );
     let size = |size| AttrChanges { size: Some(size), ..AttrChanges::default() };
@@ -147,10 +153,7 @@ fn a_removed_directory_takes_nothing() {
     let dir = world.mkdir(ROOT, "dir");
     world.fs(FsRequest::Rmdir { parent: ROOT, name: name("dir") }).unwrap();
     assert_eq!(world.attr(dir).nlink, 0);
-    assert_eq!(
-        world.err(FsRequest::Mkdir { parent: dir, name: name("x"), new: new(0) }),
-        FsError::NotFound
-    );
+    assert_eq!(world.err(FsRequest::Mkdir { parent: dir, name: name("x"), new: new(0) }), FsError::NotFound);
     let file = world.file(ROOT, "f");
     assert_eq!(world.err(FsRequest::Link { ino: file, parent: dir, name: name("x") }), FsError::NotFound);
     let moved = world.rename((ROOT, "f"), (dir, "f"), RenameMode::Replace);

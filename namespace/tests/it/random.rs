@@ -95,18 +95,17 @@ impl<S: Write> Run<S> {
         match step.verb {
             0..=4 => {
                 let expected = self.model.make(parent, x, FileKind::Directory, mode).map(|_| ());
-                self.push(who, FsRequest::Mkdir { parent: Ino(parent), name: name(x), new: new(mode) }, expected);
+                self.push(
+                    who,
+                    FsRequest::Mkdir { parent: Ino(parent), name: name(x), new: new(mode) },
+                    expected,
+                );
             }
             5..=7 => {
                 let kind = [FileKind::File, FileKind::Fifo, FileKind::BlockDevice][step.n as usize % 3];
                 let expected = self.model.make(parent, x, kind, mode).map(|_| ());
-                let request = FsRequest::Mknod {
-                    parent: Ino(parent),
-                    name: name(x),
-                    new: new(mode),
-                    kind,
-                    rdev: 7,
-                };
+                let request =
+                    FsRequest::Mknod { parent: Ino(parent), name: name(x), new: new(mode), kind, rdev: 7 };
                 self.push(who, request, expected);
             }
             8..=10 => self.create(who, parent, x, step),
@@ -128,7 +127,11 @@ impl<S: Write> Run<S> {
             }
             12 | 13 => {
                 let expected = self.model.link(ino, parent, x);
-                self.push(who, FsRequest::Link { ino: Ino(ino), parent: Ino(parent), name: name(x) }, expected);
+                self.push(
+                    who,
+                    FsRequest::Link { ino: Ino(ino), parent: Ino(parent), name: name(x) },
+                    expected,
+                );
             }
             14..=16 => {
                 let expected = self.model.remove(parent, x, false);
@@ -139,8 +142,9 @@ impl<S: Write> Run<S> {
                 self.push(who, FsRequest::Rmdir { parent: Ino(parent), name: name(x) }, expected);
             }
             18..=22 => {
-                let mode = [RenameMode::Replace, RenameMode::Exchange, RenameMode::NoReplace, RenameMode::Replace]
-                    [step.n as usize % 4];
+                let mode =
+                    [RenameMode::Replace, RenameMode::Exchange, RenameMode::NoReplace, RenameMode::Replace]
+                        [step.n as usize % 4];
                 let expected = self.model.rename((parent, x), (other, y), mode);
                 let request = FsRequest::Rename {
                     parent: Ino(parent),
@@ -271,7 +275,8 @@ impl<S: Write> Run<S> {
 
     fn reclaim(&mut self) {
         self.flush();
-        let gone: Vec<u64> = self.model.nodes.keys().filter(|i| self.model.is_removed(**i)).copied().collect();
+        let gone: Vec<u64> =
+            self.model.nodes.keys().filter(|i| self.model.is_removed(**i)).copied().collect();
         self.world.op(Op::Reclaim(gone.iter().copied().map(Ino).collect())).unwrap();
         for ino in gone {
             if !self.writers.iter().any(|(i, _)| *i == ino) {
@@ -319,7 +324,8 @@ impl<S: Write> Run<S> {
                 _ => node.size,
             };
             let says = (inode.kind, inode.mode, inode.gid, inode.nlink, inode.size, inode.xattrs);
-            let must = (node.kind, node.mode, node.gid, self.model.nlink(*ino), size, node.xattrs.len() as u32);
+            let must =
+                (node.kind, node.mode, node.gid, self.model.nlink(*ino), size, node.xattrs.len() as u32);
             assert_eq!(says, must, "inode {ino}");
             assert_eq!(inode.target, node.target.as_bytes());
             if node.kind == FileKind::Directory && !self.model.is_removed(*ino) {
@@ -334,7 +340,12 @@ impl<S: Write> Run<S> {
     }
 }
 
-fn history<S: Write>(world: World<S>, steps: Vec<Step>, batch: usize, mut reopen: impl FnMut(World<S>) -> World<S>) {
+fn history<S: Write>(
+    world: World<S>,
+    steps: Vec<Step>,
+    batch: usize,
+    mut reopen: impl FnMut(World<S>) -> World<S>,
+) {
     let mut run = Run::new(world);
     for (at, step) in steps.into_iter().enumerate() {
         run.step(step);

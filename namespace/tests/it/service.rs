@@ -227,9 +227,7 @@ async fn a_restart_alone_is_told_from_a_restart_of_all() {
     assert!(a.is_ok() && b.is_ok());
     let map = cluster.map().await;
     assert!(map.chains.values().all(|c| c.serving().count() == 2), "{map:?}");
-    let beaten = async || {
-        cluster.bricks.iter().all(|b| b.heard.load(Ordering::SeqCst) == 2).then_some(())
-    };
+    let beaten = async || cluster.bricks.iter().all(|b| b.heard.load(Ordering::SeqCst) == 2).then_some(());
     until("both are heard in their new lives", beaten).await;
     cluster.reboot(0, 3).await.unwrap();
     let map = cluster.map().await;

@@ -27,12 +27,7 @@ impl Read for MemStore {
         Ok(self.0.lock().unwrap().get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<(), Error> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
         // Visitors read on, so nothing is locked while they do.
         let pairs: Vec<_> = {
             let map = self.0.lock().unwrap();
