@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `session`, `bricks`, `retry` | calls, and what to do when they fail |
 //! | `inode`, `gather`, `held` | what is kept of an inode: dirty, in flight, unstable |
-//! | `open` | handles, what the namespace is told of them |
+//! | `open`, `table` | handles and inodes in use, what the namespace is told of them |
 //! | `write`, `commit` | writing behind, durability |
 //! | `read`, `readahead` | reading |
 //! | `names`, `space`, `paths` | everything else programs ask for |
@@ -23,6 +23,7 @@ mod readahead;
 mod retry;
 mod session;
 mod space;
+mod table;
 mod ticker;
 mod write;
 
@@ -65,7 +66,7 @@ pub(crate) struct Shared {
     pub(crate) runtime: Handle,
     pub(crate) session: session::Session,
     pub(crate) loads: bricks::Loads,
-    pub(crate) table: open::Table,
+    pub(crate) table: table::Table,
     pub(crate) operations: Operations,
     /// Bytes that may still be written before writers wait.
     pub(crate) window: Semaphore,
@@ -106,7 +107,7 @@ impl Client {
             runtime: Handle::current(),
             session: session::Session::new(grant),
             loads: bricks::Loads::default(),
-            table: open::Table::default(),
+            table: table::Table::default(),
             operations: Operations::default(),
             window: Semaphore::new(config.window_bytes.max(2 << 20)),
             flight_slots: Semaphore::new(config.flights.max(1)),

@@ -1,11 +1,10 @@
-//! Handles, and the table of inodes in use.
+//! Handles: opened, flushed, closed, and what the namespace is told of them.
 //!
 //! 1. The namespace is told of the first handle of an inode and access before the handle is
 //!    given out, and of the last one's end after everything was reported
 //!    (`the_namespace_knows_what_is_open`).
-//! 2. An inode stays in the table while anything of it is not durable or an error is untold.
+//! 2. A call that is given up half-way leaves nothing behind: what it held goes back by itself.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,14 +12,12 @@ use wire::id::Ino;
 use wire::meta::{Access, Attr, AttrChanges, FileKind, FsReply, FsRequest, Name, NewInode, WriteReport};
 use wire::status::FsError;
 
-use super::inode::{OpenInode, State, Told};
+use super::inode::{OpenInode, Told};
 use super::readahead::Readahead;
+use super::table::{Creation, User};
 use super::{Client, Shared};
 use crate::error::Error;
 use crate::locked;
-
-/// Inodes without a handle that are kept since nobody heard of their error yet.
-const MOST_UNTOLD: usize = 1024;
 
 /// When a write is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,22 +94,6 @@ pub struct Created {
     pub attr: Attr,
     /// It did not exist.
     pub new: bool,
-}
-
-/// The inodes in use.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
-    inodes: Mutex<HashMap<Ino, Arc<OpenInode>>>,
-    dirty: Mutex<HashMap<Ino, Arc<OpenInode>>>,
-    creating: Mutex<Creating>,
-}
-
-/// Creations under way, and what was closed meanwhile: a creation that turns out to have opened
-/// an inode closed behind its back has to open it again.
-#[derive(Debug, Default)]
-struct Creating {
-    under_way: usize,
-    closed: HashSet<Ino>,
 }
 
 impl Client {
@@ -368,113 +349,6 @@ impl Shared {
             }
         }
     }
-
-    /// Takes an inode into use.
-    pub(crate) fn enter(&self, ino: Ino) -> Arc<OpenInode> {
-        let mut inodes = locked(&self.table.inodes);
-        let inode = inodes.entry(ino).or_insert_with(|| Arc::new(OpenInode::new(ino)));
-        inode.users.fetch_add(1, Ordering::Relaxed);
-        inode.clone()
-    }
-
-    /// Gives it back.
-    pub(crate) fn leave(&self, inode: &Arc<OpenInode>) {
-        let mut inodes = locked(&self.table.inodes);
-        inode.users.fetch_sub(1, Ordering::Relaxed);
-        forget_if_idle(&mut inodes, inode);
-    }
-
-    /// An inode in use, if it is.
-    pub(crate) fn in_use(&self, ino: Ino) -> Option<Arc<OpenInode>> {
-        locked(&self.table.inodes).get(&ino).cloned()
-    }
-
-    /// What the namespace is to think is open here.
-    pub(crate) fn open_inodes(&self) -> Vec<(Ino, Access)> {
-        let inodes: Vec<_> = locked(&self.table.inodes).values().cloned().collect();
-        let mut open = Vec::new();
-        for inode in inodes {
-            let state = locked(&inode.state);
-            if state.readers > 0 {
-                open.push((inode.ino, Access::Read));
-            }
-            if state.writers > 0 {
-                open.push((inode.ino, Access::Write));
-            }
-        }
-        open
-    }
-
-    /// Remembers that there is something to be done for an inode.
-    pub(crate) fn note_dirty(&self, inode: &Arc<OpenInode>) {
-        locked(&self.table.dirty).entry(inode.ino).or_insert_with(|| inode.clone());
-    }
-
-    /// Inodes for which there may be something to be done.
-    pub(crate) fn dirty_inodes(&self) -> Vec<Arc<OpenInode>> {
-        locked(&self.table.dirty).values().cloned().collect()
-    }
-
-    /// Forgets inodes for which nothing is left to be done.
-    pub(crate) fn sweep(&self) {
-        let busy = |inode: &OpenInode, state: &State| {
-            let unclosed = inode.told_any.load(Ordering::Relaxed) && state.readers + state.writers == 0;
-            !state.is_clean() || unclosed
-        };
-        for inode in self.dirty_inodes() {
-            {
-                let mut state = locked(&inode.state);
-                if busy(&inode, &state) {
-                    continue;
-                }
-                state.listed = false;
-            }
-            locked(&self.table.dirty).remove(&inode.ino);
-            // A write since then saw it in the list: it belongs there again.
-            if locked(&inode.state).listed {
-                self.note_dirty(&inode);
-                continue;
-            }
-            forget_if_idle(&mut locked(&self.table.inodes), &inode);
-        }
-    }
-}
-
-fn forget_if_idle(inodes: &mut HashMap<Ino, Arc<OpenInode>>, inode: &Arc<OpenInode>) {
-    if inode.users.load(Ordering::Relaxed) > 0 || inode.told_any.load(Ordering::Relaxed) {
-        return;
-    }
-    let state = locked(&inode.state);
-    let untold = state.failure.as_ref().is_some_and(|failure| !failure.told);
-    // One that is still in the list of dirty inodes goes when it is swept from there.
-    if state.is_clean() && !state.listed && (!untold || inodes.len() > MOST_UNTOLD) {
-        inodes.remove(&inode.ino);
-    }
-}
-
-/// Something uses an inode until this is dropped, or for good if kept.
-struct User<'a> {
-    shared: &'a Shared,
-    inode: Arc<OpenInode>,
-    kept: bool,
-}
-
-impl<'a> User<'a> {
-    fn enter(shared: &'a Shared, ino: Ino) -> Self {
-        Self { shared, inode: shared.enter(ino), kept: false }
-    }
-
-    fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for User<'_> {
-    fn drop(&mut self) {
-        if !self.kept {
-            self.shared.leave(&self.inode);
-        }
-    }
 }
 
 /// A handle being closed: whatever interrupts that, it is closed afterwards, and what could
@@ -527,40 +401,6 @@ impl Drop for Untold<'_> {
         if let Some(report) = self.report.take() {
             let mut state = locked(&self.inode.state);
             state.add_report(report.end, report.mtime, report.allocated_delta_bytes);
-        }
-    }
-}
-
-impl Table {
-    fn note_close(&self, ino: Ino) {
-        let mut creating = locked(&self.creating);
-        if creating.under_way > 0 {
-            creating.closed.insert(ino);
-        }
-    }
-}
-
-/// A creation under way.
-struct Creation<'a>(&'a Table);
-
-impl<'a> Creation<'a> {
-    fn begin(table: &'a Table) -> Self {
-        locked(&table.creating).under_way += 1;
-        Self(table)
-    }
-
-    /// Whether this client may have closed the inode since the creation began.
-    fn end(self, ino: Ino) -> bool {
-        locked(&self.0.creating).closed.contains(&ino)
-    }
-}
-
-impl Drop for Creation<'_> {
-    fn drop(&mut self) {
-        let mut creating = locked(&self.0.creating);
-        creating.under_way -= 1;
-        if creating.under_way == 0 {
-            creating.closed.clear();
         }
     }
 }

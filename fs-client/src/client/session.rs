@@ -31,8 +31,9 @@ use crate::metrics::add;
 
 /// How long a fetch of the map waits for a newer one.
 const MAP_WAIT_MS: u32 = 500;
-/// How long the background fetch of the map waits for a newer one.
-const MAP_POLL_MS: u32 = 20_000;
+/// How long the background fetch of the map waits for a newer one. A namespace that stops lets
+/// calls it has begun come to their end, so this is also what a client can add to that.
+const MAP_POLL_MS: u32 = 2_000;
 
 /// Numbers of calls.
 #[derive(Debug)]

@@ -1,37 +1,33 @@
 //! Requests of the kernel, each translated to one call of the library.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{FallocateFlags, XattrFlags};
-use wire::meta::{Attr, AttrChanges, FileKind, MAX_NAME_BYTES, NewInode, RenameMode, XattrMode};
+use wire::meta::{AttrChanges, FileKind, MAX_NAME_BYTES, NewInode, RenameMode, XattrMode};
 
 use super::convert::{self, errno, ino, name};
 use super::dir::{DirHandle, Line};
+use super::reply::{
+    GENERATION, Handles, VALID, reply_attr, reply_data, reply_empty, reply_entry, reply_written, reply_xattr,
+};
 use crate::client::{Client, FallocateMode, File};
 use crate::config::Sharing;
-use crate::error::Error;
 
 /// Largest request of the kernel, in bytes.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
-/// Nothing the kernel is told stays valid without asking again.
-const VALID: Duration = Duration::ZERO;
-/// Inode numbers are never used twice.
-const GENERATION: Generation = Generation(0);
 /// What `statvfs` calls a block, in bytes.
 const STATFS_BLOCK_BYTES: u64 = 4096;
 /// Inodes said to be free: there is no limit.
@@ -41,35 +37,6 @@ const MOST_COPIED_BYTES: u64 = 64 << 20;
 
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
-
-/// What the kernel's handles stand for.
-#[derive(Debug)]
-struct Handles<T> {
-    next: AtomicU64,
-    open: RwLock<HashMap<u64, Arc<T>>>,
-}
-
-impl<T> Default for Handles<T> {
-    fn default() -> Self {
-        Self { next: AtomicU64::new(1), open: RwLock::default() }
-    }
-}
-
-impl<T> Handles<T> {
-    fn insert(&self, value: Arc<T>) -> FileHandle {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, value);
-        FileHandle(number)
-    }
-
-    fn get(&self, handle: FileHandle) -> Option<Arc<T>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&handle.0).cloned()
-    }
-
-    fn remove(&self, handle: FileHandle) -> Option<Arc<T>> {
-        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0)
-    }
-}
 
 /// The kernel's counterpart.
 #[derive(Debug)]
@@ -98,52 +65,6 @@ macro_rules! or_bad_handle {
             None => return $reply.error(Errno::EBADF),
         }
     };
-}
-
-fn reply_entry(reply: ReplyEntry, result: Result<Attr, Error>) {
-    match result {
-        Ok(attr) => reply.entry(&VALID, &convert::attr(&attr), GENERATION),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, result: Result<Attr, Error>) {
-    match result {
-        Ok(attr) => reply.attr(&VALID, &convert::attr(&attr)),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, result: Result<(), Error>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn reply_written(reply: ReplyWrite, bytes: usize, result: Result<(), Error>) {
-    match result {
-        // One request is far below 4 GiB.
-        Ok(()) => reply.written(bytes as u32),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn reply_data(reply: ReplyData, result: Result<Bytes, Error>) {
-    match result {
-        Ok(bytes) => reply.data(&bytes),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-/// An extended attribute's value or a list of names, or how long it is.
-fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Bytes, Error>) {
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(&error)),
-    }
 }
 
 fn new_inode(request: &Request, mode: u32) -> NewInode {

@@ -10,6 +10,7 @@ mod check;
 mod convert;
 mod dir;
 mod fs;
+mod reply;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;

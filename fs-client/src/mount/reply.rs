@@ -1,0 +1,93 @@
+//! Answers to the kernel, and the numbers it gives back for handles.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fuser::{Errno, FileHandle, Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXattr};
+use wire::meta::Attr;
+
+use super::convert::{self, errno};
+use crate::error::Error;
+
+/// Nothing the kernel is told stays valid without asking again.
+pub(super) const VALID: Duration = Duration::ZERO;
+/// Inode numbers are never used twice.
+pub(super) const GENERATION: Generation = Generation(0);
+
+/// What the kernel's handles stand for.
+#[derive(Debug)]
+pub(super) struct Handles<T> {
+    next: AtomicU64,
+    open: RwLock<HashMap<u64, Arc<T>>>,
+}
+
+impl<T> Default for Handles<T> {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(1), open: RwLock::default() }
+    }
+}
+
+impl<T> Handles<T> {
+    pub(super) fn insert(&self, value: Arc<T>) -> FileHandle {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, value);
+        FileHandle(number)
+    }
+
+    pub(super) fn get(&self, handle: FileHandle) -> Option<Arc<T>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&handle.0).cloned()
+    }
+
+    pub(super) fn remove(&self, handle: FileHandle) -> Option<Arc<T>> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0)
+    }
+}
+
+pub(super) fn reply_entry(reply: ReplyEntry, result: Result<Attr, Error>) {
+    match result {
+        Ok(attr) => reply.entry(&VALID, &convert::attr(&attr), GENERATION),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr, Error>) {
+    match result {
+        Ok(attr) => reply.attr(&VALID, &convert::attr(&attr)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn reply_empty(reply: ReplyEmpty, result: Result<(), Error>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn reply_written(reply: ReplyWrite, bytes: usize, result: Result<(), Error>) {
+    match result {
+        // One request is far below 4 GiB.
+        Ok(()) => reply.written(bytes as u32),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn reply_data(reply: ReplyData, result: Result<Bytes, Error>) {
+    match result {
+        Ok(bytes) => reply.data(&bytes),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// An extended attribute's value or a list of names, or how long it is.
+pub(super) fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Bytes, Error>) {
+    match result {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
