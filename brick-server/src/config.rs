@@ -70,6 +70,8 @@ impl Config {
 pub const PEER_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest wait for one answer of the namespace.
 pub const NAMESPACE_DEADLINE: Duration = Duration::from_secs(1);
+/// Longest wait to be let in by the namespace.
+pub const REGISTER_DEADLINE: Duration = Duration::from_secs(11);
 /// Longest wait to get at a chunk that others are changing.
 pub const GATE_DEADLINE: Duration = Duration::from_secs(15);
 /// Changes from this size on are written here and forwarded at the same time, in bytes.

@@ -115,7 +115,8 @@ pub async fn start_all(configs: Vec<Config>, net: Net) -> Result<Running, Error>
     // Bricks must know where they answer before they exist, so the listener comes first and
     // says that it knows no brick until they do.
     let door = Arc::new(Door::default());
-    let serving = net.serve(&listen, Service::Brick, Typed::<BrickProtocol, _>::handler(door.clone())).await?;
+    let serving =
+        net.serve(&listen, Service::Brick, Typed::<BrickProtocol, _>::handler(door.clone())).await?;
     let endpoint = serving.endpoint();
     let (stop, stopped) = watch::channel(false);
     let mut bricks = Vec::new();
@@ -264,7 +265,8 @@ impl wire::net::TypedHandler<BrickProtocol> for Door {
         peer: Arc<wire::net::Peer>,
         request: wire::brick::BrickCall,
         payload: bytes::Bytes,
-    ) -> wire::net::BoxFuture<'static, (Result<wire::brick::BrickReply, wire::status::Status>, bytes::Bytes)> {
+    ) -> wire::net::BoxFuture<'static, (Result<wire::brick::BrickReply, wire::status::Status>, bytes::Bytes)>
+    {
         let server = self.server.read().unwrap_or_else(PoisonError::into_inner).clone();
         match server {
             Some(server) => server.handle(peer, request, payload),

@@ -9,7 +9,7 @@ use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply
 use wire::net::{CallError, Endpoint, Net};
 use wire::status::Status;
 
-use crate::config::NAMESPACE_DEADLINE;
+use crate::config::{NAMESPACE_DEADLINE, REGISTER_DEADLINE};
 
 /// How long a member of the namespace may wait for a newer map, in milliseconds.
 const MAP_WAIT_MS: u32 = 500;
@@ -32,6 +32,11 @@ impl Namespaces {
     /// # Errors
     /// What the last one said, or the net of it.
     pub async fn ask(&self, net: &Net, request: ClusterRequest) -> Result<ClusterReply, CallError> {
+        // Whether those who know what a brick had are alive is found out before it is let in.
+        let patience = match request {
+            ClusterRequest::RegisterBrick(_) => REGISTER_DEADLINE,
+            _ => NAMESPACE_DEADLINE,
+        };
         let call = MetaCall {
             session: None,
             seq: CallSeq(0),
@@ -42,7 +47,7 @@ impl Namespaces {
         let mut last = CallError::Status(Status::Busy);
         for turn in 0..self.endpoints.len() {
             let at = (first + turn) % self.endpoints.len();
-            let deadline = tokio::time::Instant::now() + NAMESPACE_DEADLINE;
+            let deadline = tokio::time::Instant::now() + patience;
             match net.request::<MetaProtocol>(&self.endpoints[at], &call, Bytes::new(), deadline).await {
                 Ok((MetaReply::Cluster(reply), _)) => {
                     self.current.store(at, Ordering::Relaxed);

@@ -67,7 +67,10 @@ impl Pool {
     ///
     /// # Errors
     /// See [`PoolError`].
-    pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, PoolError> {
+    pub async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PoolError> {
         let (give, take) = oneshot::channel();
         {
             let mut queue = self.shared.lock();

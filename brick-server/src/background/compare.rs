@@ -101,9 +101,8 @@ pub async fn compare(brick: &Brick, place: &Place, other: BrickId, rule: Rule) -
             theirs.page.next();
         }
         done.chunks += 1;
-        let same = |a: &ChunkSummary, b: &ChunkSummary| {
-            (a.version, a.len, a.digest) == (b.version, b.len, b.digest)
-        };
+        let same =
+            |a: &ChunkSummary, b: &ChunkSummary| (a.version, a.len, a.digest) == (b.version, b.len, b.digest);
         if !a.zip(b).is_some_and(|(a, b)| same(&a, &b)) && level(brick, place, other, key, rule).await? {
             done.different += 1;
         }
@@ -111,7 +110,13 @@ pub async fn compare(brick: &Brick, place: &Place, other: BrickId, rule: Rule) -
 }
 
 /// Levels one chunk. Says whether there was anything to do.
-async fn level(brick: &Brick, place: &Place, other: BrickId, key: ChunkKey, rule: Rule) -> Result<bool, Status> {
+async fn level(
+    brick: &Brick,
+    place: &Place,
+    other: BrickId,
+    key: ChunkKey,
+    rule: Rule,
+) -> Result<bool, Status> {
     let _gate = brick.alone(key).await?;
     let mine = brick.chunk(key).await?;
     let found = copy::theirs(brick, place, key, other).await?;

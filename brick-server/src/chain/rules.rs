@@ -141,7 +141,10 @@ mod tests {
         let mut follower = next_standings(&Standings::new(), &map(3, &[(OTHER, Serving), (ME, Serving)]), ME);
         follower.get_mut(&CHAIN).unwrap().sure = true;
         let third = (BrickId(3), Serving);
-        assert!(!sure(&next_standings(&follower, &map(4, &[(ME, Serving), third]), ME)), "a new head compares");
+        assert!(
+            !sure(&next_standings(&follower, &map(4, &[(ME, Serving), third]), ME)),
+            "a new head compares"
+        );
     }
 
     /// The caller learns what to refresh.

@@ -35,10 +35,10 @@ impl Writers {
     /// Remembers an answer.
     pub fn record(&mut self, key: ChunkKey, writer: WriterId, answer: Answer) {
         if !self.chunks.contains_key(&key) {
-            if self.order.len() == WRITER_CHUNKS {
-                if let Some(oldest) = self.order.pop_front() {
-                    self.chunks.remove(&oldest);
-                }
+            if self.order.len() == WRITER_CHUNKS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.chunks.remove(&oldest);
             }
             self.order.push_back(key);
         }
@@ -67,7 +67,10 @@ mod tests {
             for seq in 0..2 * WRITERS_A_CHUNK as u64 {
                 writers.record(key, writer(seq), answer(seq + 1));
             }
-            assert_eq!(writers.find(key, writer(WRITERS_A_CHUNK as u64)), Some(answer(WRITERS_A_CHUNK as u64 + 1)));
+            assert_eq!(
+                writers.find(key, writer(WRITERS_A_CHUNK as u64)),
+                Some(answer(WRITERS_A_CHUNK as u64 + 1))
+            );
             assert_eq!(writers.find(key, writer(0)), None);
         }
         assert_eq!(writers.chunks.len(), WRITER_CHUNKS);

@@ -114,11 +114,11 @@ pub async fn change(
         let members = level_all(brick, &place, key).await?;
         return Ok(finish(brick, key, writer, &header, members, 0));
     }
-    if let Change::Punch { offset, len } = change {
-        if len == 0 || header.is_none_or(|h| offset >= h.len) {
-            let members = vec![(brick.id, brick.boot)];
-            return Ok(BrickReply::Changed { version: base, allocated_delta_bytes: 0, members });
-        }
+    if let Change::Punch { offset, len } = change
+        && (len == 0 || header.is_none_or(|h| offset >= h.len))
+    {
+        let members = vec![(brick.id, brick.boot)];
+        return Ok(BrickReply::Changed { version: base, allocated_delta_bytes: 0, members });
     }
     let bytes = payload.len();
     let others = place.others(brick.id)?;
@@ -138,7 +138,7 @@ pub async fn change(
     }
     let prepared = match prepared {
         Ok(prepared) => prepared,
-        Err(status) => return take_over(brick, &place, key, writer, base, &acks, status).await,
+        Err(status) => return take_over(brick, &place, key, writer, header.as_ref(), &acks, status).await,
     };
     let published = brick.disk(move |store| store.publish(prepared, chain.id, Some(writer))).await;
     let header = match published {
@@ -148,7 +148,7 @@ pub async fn change(
             return Err(status);
         }
     };
-    let members = complete(brick, &place, key, &header, acks).await?;
+    let (header, members) = complete(brick, &place, key, header, acks).await?;
     Ok(finish(brick, key, writer, &header, members, bytes))
 }
 
@@ -211,12 +211,7 @@ async fn forward_all(
     acks
 }
 
-fn judge(
-    brick: &Brick,
-    place: &Place,
-    from: BrickId,
-    answer: Result<(BrickReply, Bytes), CallError>,
-) -> Ack {
+fn judge(brick: &Brick, place: &Place, from: BrickId, answer: Result<(BrickReply, Bytes), CallError>) -> Ack {
     match answer {
         Ok((BrickReply::Changed { members, .. }, _)) => match members.first() {
             Some((_, boot)) => Ack::Done(*boot),
@@ -268,7 +263,7 @@ async fn take_over(
     place: &Place,
     key: ChunkKey,
     writer: WriterId,
-    base: ChunkVersion,
+    before: Option<&Header>,
     acks: &[(BrickId, Ack)],
     failure: Status,
 ) -> Result<BrickReply, Status> {
@@ -283,8 +278,11 @@ async fn take_over(
         Some((from, _)) if all.len() == acks.len() => copy::pull(brick, place, key, *from).await.ok(),
         _ => None,
     };
-    match taken.flatten().filter(|header| header.version.0 == base.0 + 1) {
-        Some(header) => Ok(finish(brick, key, writer, &header, all, 0)),
+    match taken.flatten().filter(|header| header.version.0 == version_of(before).0 + 1) {
+        Some(mut header) => {
+            header.delta_blocks = header.blocks as i32 - before.map_or(0, |h| h.blocks as i32);
+            Ok(finish(brick, key, writer, &header, all, 0))
+        }
         None => {
             if !acks.is_empty() {
                 brick.pending.add(brick, key, place.chain.id);
@@ -294,14 +292,15 @@ async fn take_over(
     }
 }
 
-/// Gives the published chunk whole to members that were behind.
+/// Gives the published chunk whole to members that were behind. Returns what it is then, and
+/// the members' lives.
 async fn complete(
     brick: &Brick,
     place: &Place,
     key: ChunkKey,
-    header: &Header,
+    header: Header,
     acks: Vec<(BrickId, Ack)>,
-) -> Result<Vec<(BrickId, BootId)>, Status> {
+) -> Result<(Header, Vec<(BrickId, BootId)>), Status> {
     let ahead = acks.iter().any(|(_, ack)| matches!(ack, Ack::Behind(version) if *version >= header.version));
     let behind = acks.iter().any(|(_, ack)| matches!(ack, Ack::Behind(_)));
     if !behind {
@@ -309,12 +308,15 @@ async fn complete(
             Ack::Done(boot) => Some((member, boot)),
             _ => None,
         });
-        return Ok(done.collect());
+        return Ok((header, done.collect()));
     }
     if ahead {
         tracing::info!(brick = %brick.id, chunk = %key, version = %header.version, "a member held a change nobody acknowledged");
     }
-    level_all(brick, place, key).await.inspect_err(|_| brick.pending.add(brick, key, place.chain.id))
+    let levelled = level_all(brick, place, key).await;
+    let members = levelled.inspect_err(|_| brick.pending.add(brick, key, place.chain.id))?;
+    // Levelling may have raised the version.
+    Ok((brick.chunk(key).await?.unwrap_or(header), members))
 }
 
 /// Makes all other members hold what this copy holds. Returns their lives.

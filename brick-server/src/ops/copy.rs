@@ -26,7 +26,7 @@ pub fn status_of_call(error: &CallError) -> Status {
 }
 
 /// The key before this one, in order.
-fn before(key: ChunkKey) -> Option<ChunkKey> {
+pub fn before(key: ChunkKey) -> Option<ChunkKey> {
     match (key.ino.0, key.index) {
         (0, 0) => None,
         (ino, 0) => Some(ChunkKey { ino: Ino(ino - 1), index: u64::MAX }),
@@ -77,7 +77,12 @@ fn pieces(extents: &[Extent]) -> impl Iterator<Item = Extent> + '_ {
 ///
 /// # Errors
 /// As a status; this copy is as it was then.
-pub async fn pull(brick: &Brick, place: &Place, key: ChunkKey, from: BrickId) -> Result<Option<Header>, Status> {
+pub async fn pull(
+    brick: &Brick,
+    place: &Place,
+    key: ChunkKey,
+    from: BrickId,
+) -> Result<Option<Header>, Status> {
     for _ in 0..ATTEMPTS {
         let Some(summary) = theirs(brick, place, key, from).await? else {
             brick.disk(move |store| store.remove(key, ChunkVersion(u64::MAX))).await?;
@@ -170,7 +175,12 @@ pub async fn push(brick: &Brick, place: &Place, key: ChunkKey, to: BrickId) -> R
     Ok(())
 }
 
-async fn read_for_copy(brick: &Brick, place: &Place, key: ChunkKey, part: Extent) -> Result<ReadBytes, Status> {
+async fn read_for_copy(
+    brick: &Brick,
+    place: &Place,
+    key: ChunkKey,
+    part: Extent,
+) -> Result<ReadBytes, Status> {
     let attempt = || brick.on_disk(move |store| store.read(key, part.offset, part.len));
     match attempt().await? {
         Err(StoreError::Corrupt { version, blocks, .. }) => {

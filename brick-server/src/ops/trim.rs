@@ -19,9 +19,12 @@ pub async fn trim(brick: &Brick, ino: Ino, chunk_bytes: u32, size: u64) -> Resul
     if !(MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes) {
         return Err(Status::Malformed);
     }
+    // A call that its caller has given up must not come after a later one: in turn, by file.
+    // No file has a chunk of this number.
+    let _turn = brick.alone(ChunkKey { ino, index: u64::MAX }).await?;
     let first = ChunkKey { ino, index: size / u64::from(chunk_bytes) };
     let inside = (size % u64::from(chunk_bytes)) as u32;
-    let mut after = copy_before(first);
+    let mut after = copy::before(first);
     let mut freed_bytes = 0;
     loop {
         let (page, end) = brick.disk(move |store| store.list(None, after, TRIM_PAGE)).await?;
@@ -39,14 +42,6 @@ pub async fn trim(brick: &Brick, ino: Ino, chunk_bytes: u32, size: u64) -> Resul
     }
     brick.commit().await?;
     Ok(BrickReply::Trimmed { freed_bytes })
-}
-
-fn copy_before(key: ChunkKey) -> Option<ChunkKey> {
-    match (key.ino.0, key.index) {
-        (0, 0) => None,
-        (ino, 0) => Some(ChunkKey { ino: Ino(ino - 1), index: u64::MAX }),
-        (_, index) => Some(ChunkKey { ino: key.ino, index: index - 1 }),
-    }
 }
 
 /// Cuts or removes one chunk. Returns the bytes that became free.

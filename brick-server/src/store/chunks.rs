@@ -44,7 +44,10 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
             return Err(StoreError::Corrupt { key, version, blocks });
         }
         let start = first * BLOCK_U32;
-        Ok(ReadBytes { version, data: Bytes::from(bytes).slice((offset - start) as usize..(end - start) as usize) })
+        Ok(ReadBytes {
+            version,
+            data: Bytes::from(bytes).slice((offset - start) as usize..(end - start) as usize),
+        })
     }
 
     fn prepare(
@@ -73,15 +76,8 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         if version != base {
             return Err(StoreError::Version(version));
         }
-        let mut header = found.unwrap_or(Header {
-            chain,
-            version,
-            len: 0,
-            blocks: 0,
-            digest: 0,
-            delta_blocks: 0,
-            writer,
-        });
+        let mut header =
+            found.unwrap_or(Header { chain, version, len: 0, blocks: 0, digest: 0, delta_blocks: 0, writer });
         header.chain = chain;
         header.version.0 += 1;
         header.len = header.len.max(end);
@@ -143,8 +139,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         self.check()?;
         let _alone = self.write_lock(key);
         let found = self.header_of(key)?;
-        let empty =
-            Header { chain, version, len: 0, blocks: 0, digest: 0, delta_blocks: 0, writer: None };
+        let empty = Header { chain, version, len: 0, blocks: 0, digest: 0, delta_blocks: 0, writer: None };
         let header = Header { chain, version, ..found.unwrap_or(empty) };
         self.edit(key, header, &[], 0, found.is_none()).map(drop)
     }
@@ -177,12 +172,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         for (block, _) in self.all_slots(key)?.into_iter().filter(|(block, _)| *block >= kept) {
             blocks.push((block, None));
         }
-        let header = Header {
-            version: ChunkVersion(before.version.0 + 1),
-            len,
-            delta_blocks: 0,
-            ..before
-        };
+        let header = Header { version: ChunkVersion(before.version.0 + 1), len, delta_blocks: 0, ..before };
         let after = self.edit(key, header, &blocks, written_bytes, false)?;
         if let Some(lease) = lease {
             lease.keep();

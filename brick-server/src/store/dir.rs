@@ -231,7 +231,9 @@ pub fn identify(dir: &Path) -> Result<Identity, DirError> {
     let file = dir.join(IDENTITY_FILE);
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(DirError::NoBrick { dir: dir.to_owned() }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(DirError::NoBrick { dir: dir.to_owned() });
+        }
         Err(e) => return Err(at(&file)(e)),
     };
     let damaged = |detail: String| DirError::Damaged { file: file.clone(), detail };
@@ -242,7 +244,10 @@ pub fn identify(dir: &Path) -> Result<Identity, DirError> {
     }
     match any.get("format").and_then(serde_json::Value::as_u64) {
         Some(found) if found > u64::from(FORMAT_VERSION) => {
-            return Err(DirError::NewerFormat { dir: dir.to_owned(), found: found.try_into().unwrap_or(u32::MAX) });
+            return Err(DirError::NewerFormat {
+                dir: dir.to_owned(),
+                found: found.try_into().unwrap_or(u32::MAX),
+            });
         }
         Some(found) if found == u64::from(FORMAT_VERSION) => {}
         _ => return Err(damaged("it has no format this program knows".to_owned())),
@@ -326,7 +331,11 @@ impl Held {
     pub fn take(dir: &Path, cluster: ClusterId, brick: Option<BrickId>) -> Result<Held, DirError> {
         let identity = identify(dir)?;
         if identity.cluster != cluster {
-            return Err(DirError::OtherCluster { dir: dir.to_owned(), found: identity.cluster, ours: cluster });
+            return Err(DirError::OtherCluster {
+                dir: dir.to_owned(),
+                found: identity.cluster,
+                ours: cluster,
+            });
         }
         if let Some(wanted) = brick.filter(|wanted| *wanted != identity.brick) {
             return Err(DirError::OtherBrick { dir: dir.to_owned(), found: identity.brick, wanted });

@@ -187,7 +187,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// See [`super::ChunkStore::stage`].
-    pub(super) fn stage_part(&self, staged: &mut Staged, offset: u32, data: &Bytes) -> Result<(), StoreError> {
+    pub(super) fn stage_part(
+        &self,
+        staged: &mut Staged,
+        offset: u32,
+        data: &Bytes,
+    ) -> Result<(), StoreError> {
         if data.is_empty() {
             return Ok(());
         }

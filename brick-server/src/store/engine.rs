@@ -11,9 +11,9 @@ use super::alloc::{Allocator, Run, Used};
 use super::disk::Disk;
 use super::index::{Index, IndexError};
 use super::lease::{Lease, SharedAllocator, lock, push_block};
-use super::overlay::{Known, Overlay};
+use super::overlay::Overlay;
 use super::record::{BLOCK, GROUP_BLOCKS, Group, Header, Slot, digest_of};
-use super::{Pressure, StoreError, Usage};
+use super::{StoreError, Usage};
 
 /// Locks for chunks: a chunk takes the one its key falls on.
 const STRIPES: usize = 256;
@@ -58,11 +58,11 @@ pub enum Need {
 pub struct Engine<D, I> {
     pub(super) disk: D,
     pub(super) index: I,
-    limits: Limits,
-    allocator: SharedAllocator,
+    pub(super) limits: Limits,
+    pub(super) allocator: SharedAllocator,
     pub(super) overlay: Mutex<Overlay>,
     stripes: Vec<RwLock<()>>,
-    committing: Mutex<()>,
+    pub(super) committing: Mutex<()>,
     failure: OnceLock<String>,
     chunks: AtomicU64,
     /// How many bricks share what is left of the filesystem, for reports.
@@ -88,7 +88,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
     /// # Errors
     /// [`StoreError::Failed`] if the index can't be read, or speaks of blocks that the disk
     /// does not have or that two chunks claim.
-    pub fn open(disk: D, index: I, limits: Limits, sharers: Arc<AtomicU64>) -> Result<Engine<D, I>, StoreError> {
+    pub fn open(
+        disk: D,
+        index: I,
+        limits: Limits,
+        sharers: Arc<AtomicU64>,
+    ) -> Result<Engine<D, I>, StoreError> {
         let end = disk.len() / BLOCK as u64;
         let mut used = Used::new(end);
         let mut wrong = None;
@@ -182,14 +187,19 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     pub(super) fn group_of(&self, key: ChunkKey, number: u32) -> Result<Group, StoreError> {
-        if let Known::Group(group) = lock(&self.overlay).group(key, number) {
+        if let Some(group) = lock(&self.overlay).group(key, number) {
             return Ok(group);
         }
         Ok(self.index.group(key, number).map_err(|e| self.index_failed(e))?.unwrap_or_default())
     }
 
     /// Where the blocks `first..=last` of a chunk are.
-    pub(super) fn slots(&self, key: ChunkKey, first: u32, last: u32) -> Result<Vec<Option<Slot>>, StoreError> {
+    pub(super) fn slots(
+        &self,
+        key: ChunkKey,
+        first: u32,
+        last: u32,
+    ) -> Result<Vec<Option<Slot>>, StoreError> {
         let mut out = Vec::with_capacity((last - first + 1) as usize);
         let mut block = first;
         while block <= last {
@@ -222,7 +232,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Reads blocks that lie at `slots` into `into`, holes as zeros. Returns the places in
     /// `slots` of those whose checksum does not match.
-    pub(super) fn read_slots(&self, slots: &[Option<Slot>], into: &mut [u8]) -> Result<Vec<usize>, StoreError> {
+    pub(super) fn read_slots(
+        &self,
+        slots: &[Option<Slot>],
+        into: &mut [u8],
+    ) -> Result<Vec<usize>, StoreError> {
         let mut bad = Vec::new();
         let mut at = 0;
         while at < slots.len() {
@@ -307,7 +321,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 allocator.grow(end);
                 Ok(())
             }
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+                ) =>
+            {
                 Ok(())
             }
             Err(e) => Err(self.fail(format!("growing the data files: {e}"))),
@@ -457,51 +476,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
                 Some(_) if out.len() == max => return Ok((out, false)),
                 Some(horizon) => after = Some(horizon),
             }
-        }
-    }
-
-    // Commit.
-
-    /// Makes the overlay durable: data first, then the index in one batch, then what became
-    /// superfluous is free.
-    pub(super) fn commit_all(&self) -> Result<(), StoreError> {
-        let _one_at_a_time = lock(&self.committing);
-        self.check()?;
-        // A generation that found no room in the index last time goes first.
-        let rounds = if lock(&self.overlay).frozen.is_some() { 2 } else { 1 };
-        for _ in 0..rounds {
-            let generation = {
-                let mut overlay = lock(&self.overlay);
-                if overlay.frozen.is_none() && !overlay.active.is_empty() {
-                    overlay.frozen = Some(Arc::new(std::mem::take(&mut overlay.active)));
-                }
-                overlay.frozen.clone()
-            };
-            let Some(generation) = generation else { return Ok(()) };
-            if generation.written_bytes > 0 {
-                self.disk.sync().map_err(|e| self.fail(format!("flushing: {e}")))?;
-            }
-            self.index.write(&mut generation.changes()).map_err(|e| self.index_failed(e))?;
-            lock(&self.overlay).frozen = None;
-            let mut allocator = lock(&self.allocator);
-            for run in &generation.freed {
-                allocator.give_back(*run);
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn pressure_now(&self) -> Pressure {
-        let overlay = lock(&self.overlay);
-        let (entries, bytes) = (overlay.entries(), overlay.written_bytes());
-        if entries == 0 {
-            Pressure::Clean
-        } else if entries >= self.limits.overlay_entries || bytes >= self.limits.overlay_bytes {
-            Pressure::TooMuch
-        } else if entries >= self.limits.overlay_entries / 4 || bytes >= self.limits.overlay_bytes / 4 {
-            Pressure::Much
-        } else {
-            Pressure::Some
         }
     }
 }

@@ -100,7 +100,8 @@ impl FaultyDisk {
                 }
             }
         }
-        let state = State { current: stable.clone(), stable, len: state.len, limit: state.limit, ..State::default() };
+        let state =
+            State { current: stable.clone(), stable, len: state.len, limit: state.limit, ..State::default() };
         FaultyDisk { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -244,7 +245,8 @@ impl MemIndex {
     /// Position of every block there is.
     pub fn positions(&self) -> Vec<u64> {
         let mut out = Vec::new();
-        let _ = self.each_group(&mut |_, _, group| out.extend(group.slots.iter().flatten().map(|s| s.position)));
+        let _ =
+            self.each_group(&mut |_, _, group| out.extend(group.slots.iter().flatten().map(|s| s.position)));
         out
     }
 }

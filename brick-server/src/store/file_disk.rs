@@ -110,7 +110,8 @@ impl Disk for FileDisk {
             let full = files.last().is_none_or(|piece| piece.len == self.file_bytes);
             if full {
                 let path = self.dir.join(file_name(files.len()));
-                let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+                let file =
+                    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
                 File::open(&self.dir)?.sync_all()?;
                 let len = file.metadata()?.len();
                 files.push(Piece { file, len });

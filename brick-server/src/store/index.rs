@@ -16,6 +16,8 @@ pub enum IndexError {
 }
 
 /// One step of a batch.
+// There is one at a time, on the stack: a box would cost more than it saves.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IndexChange {
     /// All groups of a chunk are forgotten.

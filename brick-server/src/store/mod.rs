@@ -23,6 +23,7 @@
 
 mod alloc;
 mod chunks;
+mod commit;
 pub mod dir;
 pub mod disk;
 mod edit;

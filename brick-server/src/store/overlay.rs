@@ -108,15 +108,6 @@ pub struct Overlay {
     pub frozen: Option<Arc<Generation>>,
 }
 
-/// What the overlay knows of a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
-    /// This is it.
-    Group(Group),
-    /// Nothing: the index knows.
-    Below,
-}
-
 impl Overlay {
     fn layers(&self) -> impl Iterator<Item = &Generation> {
         std::iter::once(&self.active).chain(self.frozen.as_deref())
@@ -127,17 +118,17 @@ impl Overlay {
         self.layers().find_map(|layer| layer.get(key)).map(|chunk| chunk.header)
     }
 
-    /// One group.
-    pub fn group(&self, key: ChunkKey, number: u32) -> Known {
+    /// One group, if the overlay knows of it.
+    pub fn group(&self, key: ChunkKey, number: u32) -> Option<Group> {
         for chunk in self.layers().filter_map(|layer| layer.get(key)) {
             if let Some(group) = chunk.groups.get(&number) {
-                return Known::Group(*group);
+                return Some(*group);
             }
             if chunk.masks {
-                return Known::Group(Group::default());
+                return Some(Group::default());
             }
         }
-        Known::Below
+        None
     }
 
     /// All groups the overlay knows of a chunk, and whether what is below counts, too.

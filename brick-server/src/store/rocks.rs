@@ -4,15 +4,13 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, LogLevel, Options,
-    ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, LogLevel, Options, ReadOptions,
+    WriteBatch, WriteOptions,
 };
 use wire::chunk::ChunkKey;
 
 use super::index::{Index, IndexChange, IndexError};
-use super::record::{
-    Group, Header, RecordError, group_key, header_key, parse_group_key, parse_header_key,
-};
+use super::record::{Group, Header, RecordError, group_key, header_key, parse_group_key, parse_header_key};
 
 /// Cache of index blocks shared by all bricks of a process, in bytes.
 const CACHE_BYTES: usize = 32 << 20;

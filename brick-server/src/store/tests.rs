@@ -123,20 +123,29 @@ fn compare(store: &TestStore, model: &Model) {
     for n in 0..6 {
         let key = key(n);
         let found = content(store, key).unwrap();
-        assert!(found.as_ref() == model.get(&key), "chunk {key}: versions {:?} and {:?}",
-            found.map(|f| f.0), model.get(&key).map(|m| m.0));
+        assert!(
+            found.as_ref() == model.get(&key),
+            "chunk {key}: versions {:?} and {:?}",
+            found.map(|f| f.0),
+            model.get(&key).map(|m| m.0)
+        );
     }
     let (listed, end) = store.list(None, None, 100).unwrap();
     assert!(end);
-    assert_eq!(listed.iter().map(|(k, h)| (*k, h.version.0)).collect::<Vec<_>>(),
-        model.iter().map(|(k, (v, _))| (*k, *v)).collect::<Vec<_>>());
+    assert_eq!(
+        listed.iter().map(|(k, h)| (*k, h.version.0)).collect::<Vec<_>>(),
+        model.iter().map(|(k, (v, _))| (*k, *v)).collect::<Vec<_>>()
+    );
     assert_eq!(store.usage().chunks, model.len() as u64);
     for (key, (_, bytes)) in model {
         let (hash, corrupt) = store.verify(*key).unwrap();
         assert_eq!((hash, corrupt), (*blake3::hash(bytes).as_bytes(), 0));
         let (header, extents) = store.extents(*key).unwrap();
         let header = header.unwrap();
-        assert_eq!(extents.iter().map(|e| e.len.next_multiple_of(BLOCK_BYTES)).sum::<u32>(), header.blocks * BLOCK_BYTES);
+        assert_eq!(
+            extents.iter().map(|e| e.len.next_multiple_of(BLOCK_BYTES)).sum::<u32>(),
+            header.blocks * BLOCK_BYTES
+        );
         let mut at = 0;
         for Extent { offset, len } in extents {
             assert!(bytes[at as usize..offset as usize].iter().all(|b| *b == 0), "data in a hole");
@@ -240,8 +249,13 @@ fn crashes_keep_what_was_committed() {
             for n in 0..6 {
                 let found = content(&store, key(n)).unwrap();
                 let history = histories.entry(key(n)).or_insert_with(|| vec![None]);
-                assert!(history.contains(&found), "chunk {} at {:?} of {:?}", key(n), found.map(|f| f.0),
-                    history.iter().map(|h| h.as_ref().map(|h| h.0)).collect::<Vec<_>>());
+                assert!(
+                    history.contains(&found),
+                    "chunk {} at {:?} of {:?}",
+                    key(n),
+                    found.map(|f| f.0),
+                    history.iter().map(|h| h.as_ref().map(|h| h.0)).collect::<Vec<_>>()
+                );
                 match &found {
                     Some(state) => model.insert(key(n), state.clone()),
                     None => model.remove(&key(n)),

@@ -185,7 +185,12 @@ async fn misdirected_calls_are_refused() {
     let cluster = Cluster::pair().await;
     cluster.write(key(1, 0), 0, b"data").await;
     let now = cluster.chain(CHAIN);
-    let read = |epoch| BrickRequest::Read { chain: ChainRef { id: CHAIN, epoch: ChainEpoch(epoch) }, key: key(1, 0), offset: 0, len: 4 };
+    let read = |epoch| BrickRequest::Read {
+        chain: ChainRef { id: CHAIN, epoch: ChainEpoch(epoch) },
+        key: key(1, 0),
+        offset: 0,
+        len: 4,
+    };
     let old = cluster.call(0, read(now.epoch.0 - 1), Bytes::new()).await;
     assert_eq!(status(old), Status::ChainChanged(now.epoch));
     let newer = cluster.call(0, read(now.epoch.0 + 1), Bytes::new()).await;

@@ -74,7 +74,8 @@ fn a_short_data_file_is_refused() {
     let held = Held::take(&dir, CLUSTER, None).unwrap();
     let store = held.open(Limits::default()).unwrap();
     let change = wire::brick::Change::Write { offset: 0 };
-    let prepared = store.prepare(key(1, 0), wire::id::ChunkVersion(0), change, &vec![1; 50_000].into()).unwrap();
+    let prepared =
+        store.prepare(key(1, 0), wire::id::ChunkVersion(0), change, &vec![1; 50_000].into()).unwrap();
     store.publish(prepared, wire::id::ChainId(1), None).unwrap();
     store.commit().unwrap();
     drop(store);

@@ -17,9 +17,7 @@ use wire::id::{
     BootId, BrickId, CallSeq, ChainEpoch, ChainId, ChunkVersion, ClusterId, Ino, MapEpoch, NodeId, SessionId,
 };
 use wire::map::{BrickInfo, Chain, ClusterMap, Member, MemberState};
-use wire::meta::{
-    BrickReport, ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest,
-};
+use wire::meta::{BrickReport, ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
 use wire::net::{
     Authority, BoxFuture, CallError, Endpoint, MemoryHub, Net, NetConfig, Peer, Role, Service, Serving,
     TypedHandler, typed::Typed,
@@ -68,8 +66,7 @@ impl FakeNamespace {
         let members: Vec<_> =
             members.iter().map(|&(brick, state)| Member { brick: BrickId(brick), state }).collect();
         self.change(|map| {
-            let chain =
-                map.chains.entry(id).or_insert(Chain { id, epoch: ChainEpoch(0), members: vec![] });
+            let chain = map.chains.entry(id).or_insert(Chain { id, epoch: ChainEpoch(0), members: vec![] });
             chain.epoch.0 += 1;
             chain.members = members;
         });
@@ -249,10 +246,6 @@ impl Cluster {
         self.bricks.remove(&brick).unwrap().crash().await.unwrap();
     }
 
-    pub fn running(&self, brick: u32) -> &Running {
-        &self.bricks[&brick]
-    }
-
     pub fn metrics(&self, brick: u32) -> brick_server::Snapshot {
         self.bricks[&brick].metrics()[0].1
     }
@@ -287,7 +280,12 @@ impl Cluster {
     }
 
     /// One call as a client with the newest map.
-    pub async fn call(&self, brick: u32, request: BrickRequest, payload: Bytes) -> Result<(BrickReply, Bytes), CallError> {
+    pub async fn call(
+        &self,
+        brick: u32,
+        request: BrickRequest,
+        payload: Bytes,
+    ) -> Result<(BrickReply, Bytes), CallError> {
         self.raw(&self.client, brick, self.namespace.map().epoch, request, payload).await
     }
 
@@ -304,7 +302,12 @@ impl Cluster {
     }
 
     /// Changes a chunk, again and again until it is done.
-    pub async fn change(&self, key: ChunkKey, change: Change, data: &[u8]) -> (ChunkVersion, i64, Vec<(BrickId, BootId)>) {
+    pub async fn change(
+        &self,
+        key: ChunkKey,
+        change: Change,
+        data: &[u8],
+    ) -> (ChunkVersion, i64, Vec<(BrickId, BootId)>) {
         let writer = self.writer();
         let begun = Instant::now();
         loop {
@@ -323,7 +326,13 @@ impl Cluster {
         self.change(key, Change::Write { offset }, data).await.0
     }
 
-    pub async fn try_read(&self, brick: u32, key: ChunkKey, offset: u32, len: u32) -> Result<(ChunkVersion, Bytes), CallError> {
+    pub async fn try_read(
+        &self,
+        brick: u32,
+        key: ChunkKey,
+        offset: u32,
+        len: u32,
+    ) -> Result<(ChunkVersion, Bytes), CallError> {
         let request = BrickRequest::Read { chain: self.chain(CHAIN), key, offset, len };
         match self.call(brick, request, Bytes::new()).await? {
             (BrickReply::Read { version }, data) => Ok((version, data)),
