@@ -50,28 +50,29 @@ impl<T: Ord + Clone> Watch<T> {
     }
 
     /// Also watches `dir` for names that appear by rename or vanish, and for new directories. Adding a directory
-    /// twice replaces its tag. A directory that can't be watched is covered by the polling.
-    pub fn add(&mut self, dir: &Path, tag: T) {
-        self.add_for(
-            dir,
-            tag,
-            WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::CREATE,
-        );
+    /// twice replaces its tag. False for a directory that can't be watched (yet): it is covered by the polling.
+    pub fn add(&mut self, dir: &Path, tag: T) -> bool {
+        let what = WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::CREATE;
+        self.add_for(dir, tag, what)
     }
 
     /// As [`Watch::add`], and wakes also when a file in `dir` is written to.
-    pub fn add_appends(&mut self, dir: &Path, tag: T) {
-        self.add_for(dir, tag, WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::MODIFY);
+    pub fn add_appends(&mut self, dir: &Path, tag: T) -> bool {
+        self.add_for(dir, tag, WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::MODIFY)
     }
 
-    fn add_for(&mut self, dir: &Path, tag: T, what: WatchFlags) {
-        let Some(fd) = &self.fd else { return };
+    fn add_for(&mut self, dir: &Path, tag: T, what: WatchFlags) -> bool {
+        let Some(fd) = &self.fd else { return true };
         let what = what | WatchFlags::ONLYDIR;
         match inotify::add_watch(fd, dir, what) {
             Ok(wd) => {
                 self.tags.insert(wd, tag);
+                true
             }
-            Err(error) => tracing::debug!(%error, dir = %dir.display(), "not watched: polling"),
+            Err(error) => {
+                tracing::debug!(%error, dir = %dir.display(), "not watched: polling");
+                false
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use crate::clock::now_ms;
 use crate::config::{self, SUBMISSION_MAX, load_queue};
 use crate::error::Error;
 use crate::layout::{Layout, exists};
+use crate::plan::record::failed;
 use crate::plan::{Finished, JobId, TaskEnd, Verdict};
 use crate::stop::Stop;
 use crate::store::disk::Disk;
@@ -410,6 +411,10 @@ fn report_end(finished: &Finished) -> Result<(), Failure> {
                     Verdict::Done if end.failed == 0 => {
                         writeln!(err, "{what} exited with exit code {}.", end.exit_status)?;
                         u8::try_from(end.exit_status).unwrap_or(1)
+                    }
+                    Verdict::Done if end.failed == failed::SIGNALLED => {
+                        writeln!(err, "{what} exited because of signal {}.", end.exit_status - 128)?;
+                        1
                     }
                     Verdict::Deleted => {
                         writeln!(err, "{what} was deleted.")?;

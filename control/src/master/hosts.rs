@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::Master;
+use super::{Look, Master};
 use crate::config::{MESSAGE_MAX, plain_name};
 use crate::error::Result;
-use crate::layout::exists;
 use crate::plan::law::Host;
 use crate::store::message::{HOST, HostStatus};
 use crate::store::{disk, sealed};
+use crate::watch::Watch;
 
 /// What the master remembers of a host between two looks.
 #[derive(Debug)]
@@ -16,18 +16,26 @@ pub(super) struct HostSeen {
     beat: u64,
     /// When its beat was last seen to change, by the master's own clock.
     alive_at: Option<Instant>,
-    watched: bool,
+    host_watched: bool,
+    report_watched: bool,
 }
 
 impl Master {
-    /// Hosts whose directories nobody watches yet; from now on they count as watched.
-    pub(super) fn unwatched(&mut self) -> Vec<String> {
-        let new = self.hosts.iter_mut().filter(|(_, seen)| !seen.watched);
-        new.map(|(name, seen)| {
-            seen.watched = true;
-            name.clone()
-        })
-        .collect()
+    /// Watches the directories of hosts that aren't watched yet; true if there were any, so that it is worth another look.
+    pub(super) fn watch_hosts(&mut self, watch: &mut Watch<Look>) -> bool {
+        let mut new = false;
+        for (name, seen) in &mut self.hosts {
+            // The host's own directory first: when `report` is made later, this tells.
+            if !seen.host_watched && watch.add(&self.layout.host(name), Look::Hosts) {
+                seen.host_watched = true;
+                new = true;
+            }
+            if !seen.report_watched && watch.add(&self.layout.report(name), Look::Reports(name.clone())) {
+                seen.report_watched = true;
+                new = true;
+            }
+        }
+        new
     }
 
     /// Reads every host's status and tells the queue. A status that can't be read is as good as none.
@@ -47,14 +55,13 @@ impl Master {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::debug!(%error, host = name, "no status");
-                    if exists(&self.layout.report(&name))? {
-                        // Its reports count even so.
-                        self.hosts.entry(name).or_insert(HostSeen {
-                            beat: 0,
-                            alive_at: None,
-                            watched: false,
-                        });
-                    }
+                    // Its reports count even so, and its first status is waited for.
+                    self.hosts.entry(name).or_insert(HostSeen {
+                        beat: 0,
+                        alive_at: None,
+                        host_watched: false,
+                        report_watched: false,
+                    });
                     continue;
                 }
             };
@@ -62,7 +69,7 @@ impl Master {
             let seen = self.hosts.entry(name.clone()).or_insert_with(|| {
                 let age = Duration::from_secs(u64::try_from(fs_now_s - mtime_s).unwrap_or(0));
                 let alive_at = if age < silence_max { now.checked_sub(age) } else { None };
-                HostSeen { beat: status.beat, alive_at, watched: false }
+                HostSeen { beat: status.beat, alive_at, host_watched: false, report_watched: false }
             });
             if seen.beat != status.beat {
                 seen.beat = status.beat;

@@ -120,11 +120,7 @@ fn term(config: &MasterConfig, layout: &Layout, stop: &Stop, watch: &mut Watch<L
     let mut everything = true;
     let mut looks = Vec::new();
     while !stop.is_set() {
-        for host in master.unwatched() {
-            watch.add(&layout.report(&host), Look::Reports(host.clone()));
-            watch.add(&layout.host(&host), Look::Hosts);
-            everything = true;
-        }
+        everything |= master.watch_hosts(watch);
         let more = if everything { master.step(None)? } else { master.step(Some(&looks))? };
         everything = false;
         looks.clear();

@@ -2,7 +2,7 @@
 //!
 //! Supervisors are played here (a run is a counter), users and time by a seeded generator; everything else is the code that
 //! serves. First anything may crash; then all is healed, and everything accepted must come to an end. A failure prints its seed;
-//! `BRICKYARD_SEED=n` plays that one alone.
+//! `BRICKYARD_SEED=n` plays that one alone, `BRICKYARD_SEEDS=n` so many instead of forty.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -437,8 +437,9 @@ fn every_job_ends_once_whatever_crashes_where() {
         return;
     }
     let begin: u64 = 20_261_122;
+    let seeds: u64 = std::env::var("BRICKYARD_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(40);
     let (mut jobs, mut runs, mut crashes) = (0, 0, 0);
-    for seed in begin..begin + 40 {
+    for seed in begin..begin + seeds {
         let result = std::panic::catch_unwind(|| play(seed));
         let Ok((j, r, c)) = result else { panic!("failed with BRICKYARD_SEED={seed}") };
         jobs += j;

@@ -189,7 +189,7 @@ fn run(
         return over(started_ms, failed::BEFORE_JOB, "the job has no process number".into());
     };
     let mut killed = false;
-    let status = loop {
+    let (exit_status, code) = loop {
         if let Some(status) = reap(job) {
             break status;
         }
@@ -225,20 +225,24 @@ fn run(
         None => Exit {
             started_ms: Some(started_ms),
             ended_ms: now_ms(),
-            exit_status: status,
+            failed: code,
+            exit_status,
             usage,
             ..Exit::default()
         },
     }
 }
 
-/// Waits for all who are over; the status of the job's first process if it is among them.
-fn reap(job: Pid) -> Option<i32> {
+/// Waits for all who are over; status and `failed` code of the job's first process if it is among them.
+fn reap(job: Pid) -> Option<(i32, u32)> {
     let mut found = None;
     while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
         if pid == job {
-            let code = status.exit_status().or_else(|| status.terminating_signal().map(|s| 128 + s));
-            found = Some(code.unwrap_or(255));
+            found = Some(match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => (code, 0),
+                (None, Some(signal)) => (128 + signal, failed::SIGNALLED),
+                (None, None) => (255, failed::NO_STATUS),
+            });
         }
     }
     found

@@ -64,6 +64,7 @@ fn become_job(dir: &Path) -> Result<std::convert::Infallible, Refusal> {
         None => None,
     };
     rustix::process::setsid().map_err(|e| before(format!("no session of its own: {e}")))?;
+    super::inherited::reset_signals().map_err(|e| before(format!("can't reset signals: {e}")))?;
     become_user(&work).map_err(before)?;
     // Should the supervisor be killed, nobody would count this job's slot any more: it ends too. (Becoming a user clears this, so
     // it comes after.)

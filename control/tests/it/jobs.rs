@@ -238,17 +238,41 @@ fn sync_gives_the_exit_code() {
     let out = child.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(1));
     assert_eq!(String::from_utf8(out.stderr).unwrap(), "Job 4 was deleted.\n");
+    // A job that dies of a signal; it gets signals at all, whatever its supervisors block or ignore.
+    let said = c.say(&["qsub", "-cwd", "-sync", "y", "-b", "y", "kill -INT $$; kill -TERM $$; sleep 300"]);
+    assert_eq!((said.code, said.err.as_str()), (1, "Job 5 exited because of signal 2.\n"), "{said:?}");
+    assert_eq!((c.accounting(5)[0][11].as_str(), c.accounting(5)[0][12].as_str()), ("100", "130"));
+    let said = c.say(&[
+        "qsub",
+        "-cwd",
+        "-sync",
+        "y",
+        "-o",
+        "sig",
+        "-b",
+        "y",
+        "grep -E '^Sig(Blk|Ign)' /proc/self/status",
+    ]);
+    assert_eq!(said.code, 0);
+    // The two above 31 are the C library's own; nobody can change them.
+    let masks: Vec<u64> = c
+        .text("sig")
+        .unwrap()
+        .lines()
+        .map(|l| u64::from_str_radix(l.split_whitespace().nth(1).unwrap(), 16).unwrap() & 0x7fff_ffff)
+        .collect();
+    assert_eq!(masks, [0, 0]);
     // ^C takes the job along.
     let mut child = c
         .command(&["qsub", "-cwd", "-sync", "y", "-b", "y", "sleep 300"])
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    c.wait_state(5, "r");
+    c.wait_state(7, "r");
     let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1));
-    eventually("the job is gone", || c.states(5).is_empty().then_some(()));
+    eventually("the job is gone", || c.states(7).is_empty().then_some(()));
 }
 
 fn held_jobs_wait_for_release() {
