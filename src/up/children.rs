@@ -12,6 +12,10 @@ use wire::status::FsError;
 use super::storage::Storage;
 use crate::cli::{LogFormat, LogOptions, UpOptions};
 
+/// Longest wait for one to be usable.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+/// Wait between two looks whether it is.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// Longest wait for one to end when asked to, before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// Wait before one that ended by itself is started again.
@@ -32,17 +36,15 @@ struct Role {
 #[derive(Default)]
 pub struct Children {
     roles: Vec<Role>,
-    /// What an earlier life of the scheduler left as signs of life.
-    before: [Option<Ino>; 2],
 }
 
 impl Children {
-    /// Starts master and agent.
+    /// Starts the master, which makes the control directory, then the agent; returns once both
+    /// have published themselves.
     ///
     /// # Errors
-    /// If a process cannot be started.
+    /// If one cannot be started, ends, or takes longer than [`READY_DEADLINE`].
     pub async fn start(&mut self, options: &UpOptions, log: &LogOptions, storage: &Storage) -> Result<()> {
-        self.before = signs_of_life(storage.client()).await?;
         let root = options.mount.join(".cluster");
         let mut log_args: Vec<OsString> = vec!["--log".into(), log.log.clone().into()];
         if log.log_format == LogFormat::Json {
@@ -56,34 +58,38 @@ impl Children {
             agent.extend(["--slots".into(), slots.to_string().into()]);
         }
         agent.extend(log_args);
-        for (name, args) in [("master", master), ("agent", agent)] {
-            let child = spawn(&args).with_context(|| format!("cannot start the {name}"))?;
-            self.roles.push(Role { name, args, child, born: Instant::now(), short_lives: 0 });
-        }
-        Ok(())
+        let host = format!(".cluster/hosts/{}/status", control::config::hostname());
+        self.start_one("master", master, ".cluster/master/active", storage.client()).await?;
+        self.start_one("agent", agent, &host, storage.client()).await
     }
 
-    /// Returns once the master has published itself and an agent its host.
-    ///
-    /// # Errors
-    /// If one of them ends, or it takes too long.
-    pub async fn ready(&mut self, client: &Client, deadline: Duration) -> Result<()> {
-        let until = Instant::now() + deadline;
+    /// Starts one and waits for its sign of life: a new file at `sign`.
+    async fn start_one(
+        &mut self,
+        name: &'static str,
+        args: Vec<OsString>,
+        sign: &str,
+        client: &Client,
+    ) -> Result<()> {
+        let before = file_at(client, sign).await?;
+        let mut child = spawn(&args).with_context(|| format!("cannot start the {name}"))?;
+        let until = Instant::now() + READY_DEADLINE;
         loop {
-            let now = signs_of_life(client).await?;
-            if now.iter().zip(&self.before).all(|(now, before)| now.is_some() && now != before) {
-                return Ok(());
+            let now = file_at(client, sign).await?;
+            if now.is_some() && now != before {
+                break;
             }
-            for role in &mut self.roles {
-                if let Some(status) = role.child.try_wait()? {
-                    bail!("the {} ended while starting ({status}); its log is above", role.name);
-                }
+            if let Some(status) = child.try_wait()? {
+                bail!("the {name} ended while starting ({status}); its log is above");
             }
             if Instant::now() > until {
-                bail!("the scheduler was not ready after {} s", deadline.as_secs());
+                child.start_kill()?;
+                bail!("the {name} was not ready after {} s", READY_DEADLINE.as_secs());
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK_PAUSE).await;
         }
+        self.roles.push(Role { name, args, child, born: Instant::now(), short_lives: 0 });
+        Ok(())
     }
 
     /// Starts again what ends; comes back only when one ends over and over.
@@ -153,19 +159,14 @@ async fn select_first<T>(mut waits: Vec<std::pin::Pin<Box<impl Future<Output = T
     .await
 }
 
-/// The files by which master and agent of this machine tell that they live: a new file, by
-/// rename, from each life. Asked through the library: this process opens nothing on its own mount.
-async fn signs_of_life(client: &Client) -> Result<[Option<Ino>; 2]> {
-    let agent = format!(".cluster/hosts/{}/status", control::config::hostname());
-    let mut signs = [None, None];
-    for (sign, path) in signs.iter_mut().zip([".cluster/master/active", agent.as_str()]) {
-        *sign = match client.resolve(path.as_bytes(), true).await {
-            Ok(attr) => Some(attr.ino),
-            Err(fs_client::Error::Fs(FsError::NotFound)) => None,
-            Err(error) => return Err(error).context("cannot look whether the scheduler is up"),
-        };
+/// The inode at a path of the mount. Asked through the library: this process opens nothing on its
+/// own mount.
+async fn file_at(client: &Client, path: &str) -> Result<Option<Ino>> {
+    match client.resolve(path.as_bytes(), true).await {
+        Ok(attr) => Ok(Some(attr.ino)),
+        Err(fs_client::Error::Fs(FsError::NotFound)) => Ok(None),
+        Err(error) => Err(error).context("cannot look whether the scheduler is up"),
     }
-    Ok(signs)
 }
 
 fn spawn(args: &[OsString]) -> Result<Child> {

@@ -25,9 +25,6 @@ use children::Children;
 use home::{Home, Wanted};
 use storage::Storage;
 
-/// Longest wait for the scheduler to be usable.
-const SCHEDULER_DEADLINE: Duration = Duration::from_secs(30);
-
 /// Runs the cluster until a signal or an unmount from outside.
 ///
 /// # Errors
@@ -59,7 +56,6 @@ async fn serve(options: UpOptions, log: &LogOptions, home: Home) -> Result<ExitC
     let outcome = async {
         if !options.no_scheduler {
             children.start(&options, log, &storage).await?;
-            children.ready(storage.client(), SCHEDULER_DEADLINE).await?;
         }
         println!("ready: {}", options.mount.display());
         std::io::stdout().flush()?;
