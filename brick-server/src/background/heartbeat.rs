@@ -39,14 +39,19 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
             Ok(known) => {
                 registered = known;
                 if silent {
-                    tracing::info!(brick = %brick.id, "the namespace answers again");
+                    tracing::info!(brick = %brick.id, "is in touch with the namespace");
                 }
                 silent = false;
             }
             Err(error) => {
-                // Once for each silence, at a level that depends on whether it is news.
+                // Once for each silence.
                 if !std::mem::replace(&mut silent, true) {
-                    tracing::info!(brick = %brick.id, %error, "the namespace does not answer");
+                    match error {
+                        CallError::Status(Status::Busy) if !registered => {
+                            tracing::info!(brick = %brick.id, "waits to be let in by the namespace");
+                        }
+                        error => tracing::info!(brick = %brick.id, %error, "the namespace does not answer"),
+                    }
                 }
             }
         }

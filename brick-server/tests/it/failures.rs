@@ -157,3 +157,29 @@ async fn a_change_nobody_acknowledged_is_levelled() {
     assert_eq!(cluster.read(1, key(1, 0), 0, 9).await, "agreed!");
     assert_eq!(cluster.holds(0).await, cluster.holds(1).await);
 }
+
+/// A head that meets a bad block while its members take a large change over ends up with the
+/// right bytes: repaired before, or taken whole from a member.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_with_a_bad_block_keeps_up_with_its_members() {
+    let cluster = Cluster::pair().await;
+    for n in 0..8 {
+        let word = format!("below the change {n}");
+        let mut expected = marked(word.as_bytes(), 300_000);
+        cluster.write(key(n, 0), 0, &expected).await;
+        assert_eq!(flip(&cluster.dir_of(0), word.as_bytes()), 1);
+        let data = vec![n as u8; 200_000];
+        let (version, delta, members) =
+            cluster.change(key(n, 0), Change::Write { offset: 1000 }, &data).await;
+        assert_eq!((version, delta, members.len()), (ChunkVersion(2), 0, 2));
+        expected[1000..201_000].copy_from_slice(&data);
+        assert_eq!(cluster.read(0, key(n, 0), 0, 300_000).await, expected);
+        assert_eq!(cluster.read(1, key(n, 0), 0, 300_000).await, expected);
+    }
+    assert_eq!(cluster.holds(0).await, cluster.holds(1).await);
+    eprintln!(
+        "taken whole: {}, repaired: {}",
+        cluster.metrics(0).pulled_chunks,
+        cluster.metrics(0).repaired_blocks
+    );
+}
