@@ -120,11 +120,11 @@ fn term(config: &MasterConfig, layout: &Layout, stop: &Stop, watch: &mut Watch<L
     let mut everything = true;
     let mut looks = Vec::new();
     while !stop.is_set() {
-        everything |= master.watch_hosts(watch);
         let more = if everything { master.step(None)? } else { master.step(Some(&looks))? };
         everything = false;
         looks.clear();
-        if more {
+        // What happened in a directory before it was watched isn't told: look once more before waiting.
+        if master.watch_hosts(watch) || more {
             everything = true;
             continue;
         }
