@@ -262,6 +262,7 @@ impl Agent {
             Ok(found) => match sealed::open_json(ASSIGNMENT, &found.bytes, &path) {
                 Ok(assignment) => assignment,
                 Err(error) => {
+                    // Damaged by a crash, it is written again by the next master; of a newer release, it is not for us.
                     tracing::error!(%error, "assignment not understood: left alone");
                     return Ok(());
                 }
@@ -375,7 +376,7 @@ impl Agent {
             && let Some(at_ms) = self.spool.started(key)?
         {
             let bytes = sealed::seal_json(REPORT, &Report::Started { key, at_ms })?;
-            self.disk.publish(&report, &format!("{key}{STARTED_SUFFIX}"), &bytes, 0o644)?;
+            self.disk.publish_unsynced(&report, &format!("{key}{STARTED_SUFFIX}"), &bytes, 0o644)?;
             local.started_told = true;
         }
         if let Some(exit) = &local.exit {
@@ -383,7 +384,7 @@ impl Agent {
             // Told until the assignment goes, as a report may be lost in a crash of the storage.
             if exists(&assign)? && !exists(&report.join(&name))? {
                 let bytes = sealed::seal_json(REPORT, &Report::Ended { key, exit: exit.clone() })?;
-                self.disk.publish(&report, &name, &bytes, 0o644)?;
+                self.disk.publish_unsynced(&report, &name, &bytes, 0o644)?;
             }
         }
         Ok(())
@@ -404,7 +405,7 @@ impl Agent {
             accepting,
         };
         let dir = self.layout.host(&self.config.hostname);
-        self.disk.publish(&dir, "status", &sealed::seal_json(HOST, &status)?, 0o644)
+        self.disk.publish_unsynced(&dir, "status", &sealed::seal_json(HOST, &status)?, 0o644)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -199,9 +200,7 @@ fn read_source(word: Option<String>, binary: bool) -> Result<Source, Failure> {
                 return Err(cant(&"it is a directory"));
             }
             let mut bytes = Vec::new();
-            std::fs::File::open(path)
-                .and_then(|f| f.take(limit + 1).read_to_end(&mut bytes))
-                .map_err(|e| cant(&e))?;
+            File::open(path).and_then(|f| f.take(limit + 1).read_to_end(&mut bytes)).map_err(|e| cant(&e))?;
             check_size(&bytes)?;
             let name = Path::new(path)
                 .file_name()
@@ -317,12 +316,18 @@ fn hand_in_job(layout: &Layout, spec: &mut Spec, script: &[u8]) -> Result<(), Fa
             )));
         }
         let name = format!("{JOB_PREFIX}{}", spec.id);
-        // The claim must be as durable as what it stands for.
-        disk.sync_dir(&layout.ids())?;
         if boot_seconds() - begin > CLAIM_USE_MAX_S {
             continue;
         }
-        match disk.publish(&incoming, &name, &bytes, 0o600) {
+        // The claim must be durable before the submission can be seen; both are made so at the same time.
+        let sync = |file: &File| {
+            std::thread::scope(|scope| {
+                let claim = scope.spawn(|| File::open(layout.ids())?.sync_all());
+                file.sync_all()?;
+                claim.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        };
+        match disk.publish_with(&incoming, &name, &bytes, 0o600, sync) {
             // Somebody sits on the name: it isn't worth a number, there are others.
             Err(Error::Io { act: "rename", source, .. }) if sat_upon(&source) => continue,
             other => other?,

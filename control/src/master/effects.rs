@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Master;
+use crate::config::MESSAGE_MAX;
 use crate::error::Result;
 use crate::layout::exists;
 use crate::plan::{Effect, JobId, RunKey};
@@ -43,17 +44,17 @@ impl Master {
         let Some((job, _)) = self.queue.live(key) else { return Ok(()) };
         let dir = self.layout.assign(host);
         let name = key.to_string();
-        if exists(&dir.join(&name))? {
-            return Ok(());
-        }
         let assignment = Assignment {
             key,
             uid: job.new.uid,
             digest: job.new.digest.clone(),
             queue: QueueView::from(&self.queue_config),
         };
-        // The agent syncs the directory before it acts on a name in it.
-        self.publish_if_dir(&dir, &name, &sealed::seal_json(ASSIGNMENT, &assignment)?)
+        let bytes = sealed::seal_json(ASSIGNMENT, &assignment)?;
+        // After a crash it may be there, whole or not: it isn't synced when it is written. (The agent syncs the directory before it
+        // acts on a name in it, and then keeps its own copy.)
+        let there = disk::read_bounded(&dir.join(&name), MESSAGE_MAX).is_ok_and(|found| found.bytes == bytes);
+        if there { Ok(()) } else { self.publish_if_dir(&dir, &name, &bytes) }
     }
 
     fn kill(&self, key: RunKey, host: &str) -> Result<()> {
@@ -66,7 +67,7 @@ impl Master {
 
     /// A host's directories may have been removed by the administrator, as he does with a dead machine.
     fn publish_if_dir(&self, dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-        match self.disk.publish(dir, name, bytes, 0o644) {
+        match self.disk.publish_unsynced(dir, name, bytes, 0o644) {
             Err(e) if e.is_not_found() => {
                 tracing::warn!(dir = %dir.display(), name, "the host's directory is gone: not sent");
                 Ok(())

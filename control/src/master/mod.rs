@@ -305,6 +305,11 @@ impl Master {
             term: self.journal.part().term,
             since_ms: self.since_ms,
         };
-        self.disk.publish(&self.layout.master(), "active", &sealed::seal_json(MASTER, &active)?, 0o644)
+        self.disk.publish_unsynced(
+            &self.layout.master(),
+            "active",
+            &sealed::seal_json(MASTER, &active)?,
+            0o644,
+        )
     }
 }

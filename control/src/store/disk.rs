@@ -1,8 +1,8 @@
 //! The few acts on the disk by which master and agent change anything, and a switch that makes any of
 //! them the last one before a crash.
 //!
-//! 1. A published file is complete and on stable storage before its name appears. `publish` is the only
-//!    way this room creates a file others read.
+//! 1. A published file is complete before its name appears, and on stable storage unless its writer makes it again after
+//!    a crash anyway. `publishing_replaces_in_one_step_and_leaves_nothing_else`
 //! 2. Reading a file somebody else may have put there never follows a symbolic link, never blocks on a fifo and
 //!    never takes more than the named maximum into memory. `hostile_files_are_refused`
 
@@ -63,6 +63,23 @@ impl Disk {
     /// Makes `bytes` appear under `dir/name` in one step, replacing what was there: temporary name in the same
     /// directory, fsync, rename. The name itself is durable after the next [`Disk::sync_dir`].
     pub fn publish(&self, dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        self.publish_with(dir, name, bytes, mode, File::sync_all)
+    }
+
+    /// As [`Disk::publish`] without the fsync: for what its writer makes again after a crash, and whose reader can tell damage.
+    pub fn publish_unsynced(&self, dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        self.publish_with(dir, name, bytes, mode, |_| Ok(()))
+    }
+
+    /// As [`Disk::publish`]; `sync` is what must be durable before the name appears.
+    pub fn publish_with(
+        &self,
+        dir: &Path,
+        name: &str,
+        bytes: &[u8],
+        mode: u32,
+        sync: impl Fn(&File) -> std::io::Result<()>,
+    ) -> Result<()> {
         let tmp = dir.join(format!("{UNFINISHED}{name}.{}", unique()));
         self.before("create")?;
         let mut file = OpenOptions::new()
@@ -76,7 +93,7 @@ impl Disk {
             file.write_all(bytes.get(..out).unwrap_or(bytes)).at("write", &tmp)?;
             return Err(Error::Crashed);
         }
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        let written = file.write_all(bytes).and_then(|()| sync(&file));
         if let Err(source) = written {
             // The half-written file is of no use to anybody; that it can't be removed adds nothing to the error.
             let _the_first_error_counts = std::fs::remove_file(&tmp);
