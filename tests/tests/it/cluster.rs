@@ -29,6 +29,24 @@ fn a_restart_continues_with_all_data() -> Result<()> {
     cluster.finish()
 }
 
+/// A stop while somebody has a file open ends in time and cleanly all the same; what was written is kept.
+#[test]
+fn a_stop_does_not_wait_for_users() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    cluster.allow_log("mount.*still in use");
+    cluster.allow_log("has not let go of the mount");
+    cluster.allow_log("unmounting takes too long");
+    let path = cluster.mount().join("file");
+    let mut file = std::fs::File::create(&path)?;
+    std::io::Write::write_all(&mut file, b"written, not synced")?;
+    cluster.stop()?;
+    ensure!(file.metadata().is_err(), "a handle outlived the mount");
+    cluster.up()?;
+    ensure!(std::fs::read(&path)? == b"written, not synced");
+    drop(file);
+    cluster.finish()
+}
+
 /// A second `up` on the same directory is refused by name of the holder and disturbs nothing.
 #[test]
 fn a_second_up_is_refused_by_name_of_the_holder() -> Result<()> {

@@ -64,6 +64,7 @@ fn open_files_outlive_their_names() -> Result<()> {
     let mut back = Vec::new();
     first.read_to_end(&mut back)?;
     ensure!(back == big, "the replaced file changed under its reader");
+    drop(first);
     let unlinked = File::options().read(true).write(true).open(&one)?;
     std::fs::remove_file(&one)?;
     ensure!(!one.exists());
@@ -96,6 +97,7 @@ fn open_files_outlive_their_names() -> Result<()> {
     let mut back = Vec::new();
     nameless.read_to_end(&mut back)?;
     ensure!(back == big);
+    drop(nameless);
     ensure!(std::fs::read_dir(place.path())?.count() == 0, "the directory is not empty again");
     place.finish()
 }
@@ -231,6 +233,7 @@ fn statfs_tells_the_space() -> Result<()> {
         "the file occupies {} blocks",
         file.metadata()?.blocks()
     );
+    drop(file);
     if place.cluster().is_some() {
         // Bricks report their space with the heartbeat.
         brickyard_tests::wait::until_true("less free space after a write", Duration::from_secs(30), || {

@@ -115,5 +115,6 @@ fn byte_ranges_exclude_between_processes() -> Result<()> {
     wait::until_true("locks dropped by close", Duration::from_secs(5), || {
         Ok(attempt("range", &path, &["0", "0"])? == "locked")
     })?;
+    drop(file);
     place.finish()
 }

@@ -148,6 +148,7 @@ fn fallocate_does_what_it_says() -> Result<()> {
     ensure!(file.metadata()?.len() == 5000, "keep-size did not keep the size");
     fallocate(&file, FallocateFlags::empty(), 1000, MIB)?;
     ensure!(file.metadata()?.len() == 1000 + MIB, "allocation did not grow the file");
+    drop(file);
     let mut content = full[..5000].to_vec();
     content.resize((1000 + MIB) as usize, 0);
     expected.push((path, content));

@@ -16,6 +16,9 @@ fn pjdfstest_fails_only_where_documented() -> Result<()> {
     let verdict = suites::pjdfstest(place.path(), &report.path().join("report"))?;
     let failed = verdict.failures.len() as u32;
     eprintln!("pjdfstest: {} passed, {failed} failed, {} skipped", verdict.passed, verdict.skipped);
+    for name in &verdict.failures {
+        eprintln!("failed: {name}");
+    }
     let known = suites::documented_failures()?;
     let new: Vec<&String> = verdict.failures.difference(&known).collect();
     ensure!(new.is_empty(), "not documented in docs/posix.md: {new:#?}");
