@@ -4,7 +4,7 @@
 //! 1. names, inodes, link counts, listings agree (the namespace verifies that itself);
 //! 2. every chunk belongs to a file that exists, and to the chain its layout gives (*leaked*, *misplaced*);
 //! 3. no chunk lies beyond its file's end, unless the file is being written or cut (*beyond the end*);
-//! 4. all serving members of a chain hold the same chunks, at the same version and length (*differs*);
+//! 4. all serving members of a chain hold the same chunks, with the same version, length and digest (*differs*);
 //! 5. with `--data-too`: every block matches its checksum, and copies have the same content.
 //!
 //! The cluster may be in use. What changes while it is looked at is looked at again, a few
@@ -186,7 +186,7 @@ fn judge(
             chain.members.len()
         ));
     }
-    let of = |brick: BrickId| copies.iter().find(|(b, _)| *b == brick).map(|(_, c)| (c.version, c.len));
+    let of = |brick: BrickId| copies.iter().find(|(b, _)| *b == brick).map(|(_, c)| (c.version, c.len, c.digest));
     let Some((first, rest)) = serving.split_first() else { return };
     for brick in rest {
         if of(*brick) != of(*first) {
@@ -199,8 +199,11 @@ fn judge(
     }
 }
 
-fn version(of: Option<(wire::id::ChunkVersion, u32)>) -> String {
-    of.map_or_else(|| "missing".to_owned(), |(version, len)| format!("at version {version} with {len} bytes"))
+fn version(of: Option<(wire::id::ChunkVersion, u32, u64)>) -> String {
+    of.map_or_else(
+        || "missing".to_owned(),
+        |(version, len, digest)| format!("at version {version} with {len} bytes (digest {digest:016x})"),
+    )
 }
 
 /// Rule 5 for one chunk.
@@ -279,14 +282,19 @@ mod tests {
     use wire::map::{Chain, Member, MemberState};
     use wire::meta::FileKind;
 
-    fn chunk(ino: u64, version: u64, len: u32) -> ChunkSummary {
+    fn copy(ino: u64, version: u64, len: u32, digest: u64) -> ChunkSummary {
         ChunkSummary {
             key: ChunkKey { ino: Ino(ino), index: 0 },
             chain: ChainId(1),
             version: ChunkVersion(version),
             len,
             allocated_bytes: 4096,
+            digest,
         }
+    }
+
+    fn chunk(ino: u64, version: u64, len: u32) -> ChunkSummary {
+        copy(ino, version, len, 7)
     }
 
     fn problems(copies: &[(BrickId, ChunkSummary)], size: u64) -> Vec<String> {
@@ -317,6 +325,7 @@ mod tests {
             (vec![(zero, chunk(3, 5, 100)), (one, chunk(3, 5, 100))], 100, "leaked"),
             (vec![(zero, chunk(2, 5, 100)), (one, chunk(2, 5, 100))], 99, "beyond the end"),
             (vec![(zero, chunk(2, 5, 100)), (one, chunk(2, 4, 100))], 100, "differs"),
+            (vec![(zero, chunk(2, 5, 100)), (one, copy(2, 5, 100, 8))], 100, "differs"),
             (vec![(zero, chunk(2, 5, 100))], 100, "missing"),
             (vec![(zero, chunk(2, 5, 100)), (one, chunk(2, 5, 100)), (BrickId(4), chunk(2, 5, 1))], 100, "misplaced"),
         ] {

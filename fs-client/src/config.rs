@@ -67,10 +67,11 @@ impl ClientConfig {
 /// Who else changes the files of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// Nobody: it is the only mount of its cluster, so the kernel's page cache is always right and kept.
+    /// Nobody: it is the only mount of its cluster, so what the kernel knows of names, attributes and
+    /// pages is always right, and kept.
     Sole,
-    /// Other mounts: the kernel drops its pages at each opening and when the modification time
-    /// it is told is a new one.
+    /// Other mounts: the kernel asks for names and attributes each time, and drops its pages at
+    /// each opening and when the modification time it is told is a new one.
     Shared,
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, Change, ChainRef, Extent, WriterId};
+use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, Extent, WriterId};
 use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, CallSeq, Ino};
 use wire::layout::{FileLayout, Piece};
@@ -186,7 +186,12 @@ impl Shared {
     }
 
     /// The bytes of a piece; what is missing at the end is zeros.
-    pub(crate) async fn read_piece(&self, ino: Ino, layout: &FileLayout, piece: Piece) -> Result<Bytes, Error> {
+    pub(crate) async fn read_piece(
+        &self,
+        ino: Ino,
+        layout: &FileLayout,
+        piece: Piece,
+    ) -> Result<Bytes, Error> {
         let key = piece.key(ino);
         let (offset, len) = (piece.offset, piece.len);
         let read = |chain| BrickRequest::Read { chain, key, offset, len };
@@ -197,7 +202,12 @@ impl Shared {
     }
 
     /// Where a chunk holds data.
-    pub(crate) async fn extents(&self, ino: Ino, layout: &FileLayout, index: u64) -> Result<Vec<Extent>, Error> {
+    pub(crate) async fn extents(
+        &self,
+        ino: Ino,
+        layout: &FileLayout,
+        index: u64,
+    ) -> Result<Vec<Extent>, Error> {
         let key = ChunkKey { ino, index };
         match self.ask_members(layout, key, |chain| BrickRequest::Extents { chain, key }).await? {
             (BrickReply::Extents { extents, .. }, _) => Ok(extents),
@@ -239,7 +249,9 @@ impl Shared {
                 };
                 let attempt = retry.attempt(self.outside.config.attempt_timeout);
                 let error = match self.brick_once(&map, head, request, payload.clone(), attempt).await {
-                    Ok((BrickReply::Changed { allocated_delta_bytes, members, .. }, _)) if !members.is_empty() => {
+                    Ok((BrickReply::Changed { allocated_delta_bytes, members, .. }, _))
+                        if !members.is_empty() =>
+                    {
                         return Ok(Changed { holders: members.into(), allocated_delta_bytes });
                     }
                     Ok(_) => return Err(Error::unexpected(format!("brick {head}"), "who has the change")),

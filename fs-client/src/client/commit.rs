@@ -49,9 +49,8 @@ type Outcomes = BTreeMap<BrickId, Result<BootId, Error>>;
 
 fn judge(map: &ClusterMap, state: &State, offset: u64, held: &Held, outcomes: &Outcomes) -> Verdict {
     let layout = &state.attr.layout;
-    let chain = layout
-        .chain(map, offset / u64::from(layout.chunk_bytes.max(1)))
-        .and_then(|id| map.chains.get(&id));
+    let chain =
+        layout.chain(map, offset / u64::from(layout.chunk_bytes.max(1))).and_then(|id| map.chains.get(&id));
     let mut durable = 0;
     let mut unknown = false;
     for (brick, boot) in held.holders.iter() {
@@ -126,8 +125,7 @@ impl Shared {
         let generation = self.flush_inode(inode).await;
         let deadline = Instant::now() + self.outside.config.deadline;
         let targets = [(inode.clone(), generation)];
-        let (committed, reported) =
-            tokio::join!(self.commit(&targets, deadline), self.report(inode));
+        let (committed, reported) = tokio::join!(self.commit(&targets, deadline), self.report(inode));
         committed.and(reported)
     }
 

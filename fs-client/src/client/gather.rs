@@ -145,9 +145,7 @@ impl Gather {
             .due
             .iter()
             .copied()
-            .filter(|at| {
-                self.extents.get(at).is_some_and(|e| !blocked(*at, at + e.bytes.len() as u64))
-            })
+            .filter(|at| self.extents.get(at).is_some_and(|e| !blocked(*at, at + e.bytes.len() as u64)))
             .collect();
         let mut taken: Vec<(u64, BytesMut, u64)> = Vec::new();
         for at in ready {

@@ -146,7 +146,13 @@ impl Shared {
         }
     }
 
-    async fn read_dir(&self, ino: Ino, after: DirCookie, max: u32, with_attrs: bool) -> Result<DirPage, Error> {
+    async fn read_dir(
+        &self,
+        ino: Ino,
+        after: DirCookie,
+        max: u32,
+        with_attrs: bool,
+    ) -> Result<DirPage, Error> {
         match self.fs(FsRequest::ReadDir { ino, after, max, with_attrs }).await? {
             FsReply::Entries { mut entries, end } => {
                 for entry in &mut entries {
@@ -230,7 +236,13 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::lookup`].
-    pub async fn symlink(&self, parent: Ino, name: Name, target: Bytes, new: NewInode) -> Result<Attr, Error> {
+    pub async fn symlink(
+        &self,
+        parent: Ino,
+        name: Name,
+        target: Bytes,
+        new: NewInode,
+    ) -> Result<Attr, Error> {
         let work = self.shared.attr_of(FsRequest::Symlink { parent, name, target, new });
         self.shared.operations.run("symlink", parent, work).await
     }

@@ -16,6 +16,7 @@ use super::inode::{OpenInode, Told};
 use super::readahead::Readahead;
 use super::table::{Creation, User};
 use super::{Client, Shared};
+use crate::config::Sharing;
 use crate::error::Error;
 use crate::locked;
 
@@ -121,13 +122,14 @@ impl Client {
         self.shared.operations.run("create", parent, work).await
     }
 
-    /// What `close` promises: the bricks have the data in memory and the namespace knows the
-    /// size. Not durable: see [`Client::fsync`].
+    /// What `close` promises: the bricks have the data in memory, and where other mounts may look
+    /// ([`Sharing::Shared`]) the namespace knows the size; else it learns it when the last handle is
+    /// released. Not durable: see [`Client::fsync`].
     ///
     /// # Errors
     /// Errors of writing behind this handle was not told yet.
-    pub async fn flush(&self, file: &File) -> Result<(), Error> {
-        self.shared.operations.run("flush", file.ino(), self.shared.flush(file)).await
+    pub async fn flush(&self, file: &File, sharing: Sharing) -> Result<(), Error> {
+        self.shared.operations.run("flush", file.ino(), self.shared.flush(file, sharing)).await
     }
 
     /// Closes a handle, after everything was flushed.
@@ -139,10 +141,10 @@ impl Client {
     }
 
     /// Whether [`Client::flush`] has nothing to do.
-    pub fn is_flushed(&self, file: &File) -> bool {
+    pub fn is_flushed(&self, file: &File, sharing: Sharing) -> bool {
         let state = locked(&file.inode.state);
         state.is_written()
-            && state.unreported.is_none()
+            && (sharing == Sharing::Sole || state.unreported.is_none())
             && state.failures == file.known_failures.load(Ordering::Relaxed)
     }
 }
@@ -153,7 +155,8 @@ impl Shared {
         let file = self.open_entered(&user.inode, options).await?;
         user.keep();
         if options.truncate
-            && let Err(error) = self.set_attr(ino, AttrChanges { size: Some(0), ..AttrChanges::default() }).await
+            && let Err(error) =
+                self.set_attr(ino, AttrChanges { size: Some(0), ..AttrChanges::default() }).await
         {
             // The handle was never given out; its close has nothing else to say.
             let _ = self.release(file).await;
@@ -162,7 +165,11 @@ impl Shared {
         Ok(file)
     }
 
-    async fn open_entered(self: &Arc<Self>, inode: &Arc<OpenInode>, options: OpenOptions) -> Result<Arc<File>, Error> {
+    async fn open_entered(
+        self: &Arc<Self>,
+        inode: &Arc<OpenInode>,
+        options: OpenOptions,
+    ) -> Result<Arc<File>, Error> {
         let access = options.access();
         let mut told = inode.gate.lock().await;
         if !*told.of(access) {
@@ -257,9 +264,12 @@ impl Shared {
         Ok(Created { file, attr, new })
     }
 
-    async fn flush(self: &Arc<Self>, file: &File) -> Result<(), Error> {
+    async fn flush(self: &Arc<Self>, file: &File, sharing: Sharing) -> Result<(), Error> {
         self.flush_inode(&file.inode).await;
-        let reported = self.report(&file.inode).await;
+        let reported = match sharing {
+            Sharing::Shared => self.report(&file.inode).await,
+            Sharing::Sole => Ok(()),
+        };
         self.take_failure(file)?;
         reported
     }

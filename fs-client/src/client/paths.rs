@@ -89,7 +89,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::resolve`] and [`Client::create`].
-    pub async fn create_path(&self, path: &[u8], mode: u16, options: OpenOptions) -> Result<Arc<File>, Error> {
+    pub async fn create_path(
+        &self,
+        path: &[u8],
+        mode: u16,
+        options: OpenOptions,
+    ) -> Result<Arc<File>, Error> {
         let (parent, name) = self.resolve_parent(path).await?;
         let new = NewInode { mode, uid: 0, gid: 0 };
         Ok(self.create(parent, name, new, false, options).await?.file)

@@ -220,9 +220,7 @@ impl Shared {
                 let plan = Arc::new(PlanFacts { layout: plan.layout, version: plan.version });
                 for (at, piece) in many.iter().copied() {
                     let (shared, file, plan) = (self.clone(), file.clone(), plan.clone());
-                    reads.spawn(async move {
-                        (at, shared.one_piece_of(&file, &plan, at, piece, age).await)
-                    });
+                    reads.spawn(async move { (at, shared.one_piece_of(&file, &plan, at, piece, age).await) });
                 }
                 let mut parts = Vec::with_capacity(many.len());
                 while let Some(done) = reads.join_next().await {

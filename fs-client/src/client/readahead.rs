@@ -53,7 +53,13 @@ impl Readahead {
 
     /// The outcome to wait for if a piece was asked for in this version, not longer ago than
     /// `age`, at least `len` bytes of it.
-    pub(crate) fn find(&self, piece: u64, version: u64, age: Duration, len: u64) -> Option<watch::Receiver<Outcome>> {
+    pub(crate) fn find(
+        &self,
+        piece: u64,
+        version: u64,
+        age: Duration,
+        len: u64,
+    ) -> Option<watch::Receiver<Outcome>> {
         let slot = self.slots.get(&piece)?;
         let fits = slot.version == version && slot.len >= len && slot.started.elapsed() <= age;
         fits.then(|| slot.outcome.clone())
@@ -62,7 +68,8 @@ impl Readahead {
     /// Notes a read; returns the numbers of the pieces to be read ahead now.
     pub(crate) fn note(&mut self, offset: u64, len: u64, size: u64, most: u64) -> std::ops::Range<u64> {
         let end = offset + len;
-        let near = offset <= self.next.saturating_add(SLACK_BYTES) && self.next <= offset.saturating_add(SLACK_BYTES);
+        let near = offset <= self.next.saturating_add(SLACK_BYTES)
+            && self.next <= offset.saturating_add(SLACK_BYTES);
         if !near || (self.streak == 0 && offset != self.next) {
             self.streak = u32::from(offset == 0);
             self.next = end;

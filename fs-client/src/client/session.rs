@@ -202,7 +202,8 @@ impl Shared {
             let session = self.session.id();
             call.session = Some(session);
             call.answered_below = self.session.answered_below();
-            let error = match self.meta_once(&call, retry.attempt(self.outside.config.attempt_timeout)).await {
+            let error = match self.meta_once(&call, retry.attempt(self.outside.config.attempt_timeout)).await
+            {
                 Ok(MetaReply::Fs(reply)) => return Ok(reply),
                 Ok(_) => return Err(Error::unexpected("the namespace", "one about files")),
                 Err(error) => error,
@@ -221,8 +222,7 @@ impl Shared {
     pub(crate) async fn meta_once(&self, call: &MetaCall, deadline: Instant) -> Result<MetaReply, CallError> {
         add(&self.outside.metrics.meta_calls, 1);
         let (member, endpoint) = self.namespace();
-        let result =
-            self.outside.net.request::<MetaProtocol>(&endpoint, call, Bytes::new(), deadline).await;
+        let result = self.outside.net.request::<MetaProtocol>(&endpoint, call, Bytes::new(), deadline).await;
         match result {
             Ok((reply, _)) => Ok(reply),
             Err(error) => {
@@ -287,8 +287,7 @@ impl Shared {
         let grant = open_session(&self.outside, deadline).await?;
         let session = grant.session;
         self.session.absorb_map(grant.map);
-        *locked(&self.session.current) =
-            (session, Duration::from_millis(u64::from(grant.renew_ms.max(10))));
+        *locked(&self.session.current) = (session, Duration::from_millis(u64::from(grant.renew_ms.max(10))));
         for (ino, access) in self.open_inodes() {
             let number = self.session.take_number();
             let _awaited = Awaited(&self.session, number);
@@ -311,7 +310,8 @@ impl Shared {
     pub(crate) async fn keep_session(self: Arc<Self>) {
         let mut tell = false;
         let mut silent = false;
-        while self.sleep_unless_stopping(if tell { Duration::ZERO } else { self.session.renew_every() }).await {
+        while self.sleep_unless_stopping(if tell { Duration::ZERO } else { self.session.renew_every() }).await
+        {
             let session = self.session.id();
             let open = tell.then(|| self.open_inodes());
             let map = self.map().epoch;

@@ -71,7 +71,8 @@ impl Shared {
             return None;
         }
         let _order = file.inode.order.try_read().ok()?;
-        if locked(&file.inode.state).dirty_bytes() + data.len() as u64 > self.outside.config.file_window_bytes as u64
+        if locked(&file.inode.state).dirty_bytes() + data.len() as u64
+            > self.outside.config.file_window_bytes as u64
         {
             return None;
         }
@@ -121,7 +122,11 @@ impl Shared {
     }
 
     /// Waits for room in every window, and takes it in the mount's.
-    async fn reserve(self: &Arc<Self>, inode: &Arc<OpenInode>, len: usize) -> Result<SemaphorePermit<'_>, Error> {
+    async fn reserve(
+        self: &Arc<Self>,
+        inode: &Arc<OpenInode>,
+        len: usize,
+    ) -> Result<SemaphorePermit<'_>, Error> {
         let begun = Instant::now();
         let deadline = begun + self.outside.config.deadline * 2;
         let late = |what: &str| {
@@ -217,12 +222,23 @@ impl Shared {
         });
         for Taken { offset, bytes, generation } in taken {
             let window = bytes.len();
-            self.launch(inode, state, offset, Flight { content: Content::Data(bytes), generation, window, again: false });
+            self.launch(
+                inode,
+                state,
+                offset,
+                Flight { content: Content::Data(bytes), generation, window, again: false },
+            );
         }
     }
 
     /// Sends one change; nothing in flight may overlap it.
-    pub(crate) fn launch(self: &Arc<Self>, inode: &Arc<OpenInode>, state: &mut State, offset: u64, flight: Flight) {
+    pub(crate) fn launch(
+        self: &Arc<Self>,
+        inode: &Arc<OpenInode>,
+        state: &mut State,
+        offset: u64,
+        flight: Flight,
+    ) {
         debug_assert!(!state.in_flight(offset, offset + flight.content.len()));
         let content = flight.content.clone();
         state.flying_bytes += flight.window as u64;
@@ -273,10 +289,9 @@ impl Shared {
                 }
                 let stamp = self.stamps.fetch_add(1, Ordering::SeqCst) + 1;
                 let since = Instant::now();
-                state.held.insert(
-                    offset,
-                    Held { content, generation, stamp, holders: changed.holders, since },
-                );
+                state
+                    .held
+                    .insert(offset, Held { content, generation, stamp, holders: changed.holders, since });
             }
             Err(error) => {
                 tracing::error!(inode = %inode.ino, offset, bytes = content.len(), %error,

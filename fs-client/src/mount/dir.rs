@@ -85,7 +85,8 @@ impl DirHandle {
                     if any {
                         return Ok(());
                     }
-                    let DirPage { entries, end } = client.readdir(self.ino, after, PAGE_ENTRIES, true).await?;
+                    let DirPage { entries, end } =
+                        client.readdir(self.ino, after, PAGE_ENTRIES, true).await?;
                     *page = Page { after: Some(after), entries, end };
                     0
                 }

@@ -6,14 +6,15 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{FallocateFlags, XattrFlags};
 use wire::meta::{AttrChanges, FileKind, MAX_NAME_BYTES, NewInode, RenameMode, XattrMode};
@@ -21,7 +22,8 @@ use wire::meta::{AttrChanges, FileKind, MAX_NAME_BYTES, NewInode, RenameMode, Xa
 use super::convert::{self, errno, ino, name};
 use super::dir::{DirHandle, Line};
 use super::reply::{
-    GENERATION, Handles, VALID, reply_attr, reply_data, reply_empty, reply_entry, reply_written, reply_xattr,
+    GENERATION, Handles, Validity, reply_attr, reply_data, reply_empty, reply_entry, reply_written,
+    reply_xattr,
 };
 use crate::client::{Client, FallocateMode, File};
 use crate::config::Sharing;
@@ -44,6 +46,7 @@ pub(crate) struct Adapter {
     client: Client,
     max_background: u16,
     sharing: Sharing,
+    valid: Validity,
     files: Arc<Handles<File>>,
     dirs: Arc<Handles<DirHandle>>,
 }
@@ -93,7 +96,8 @@ fn open_flags(file: &File, sharing: Sharing) -> FopenFlags {
 
 impl Adapter {
     pub(crate) fn new(client: Client, max_background: u16, sharing: Sharing) -> Self {
-        Self { client, max_background, sharing, files: Arc::default(), dirs: Arc::default() }
+        let valid = Validity::new(sharing);
+        Self { client, max_background, sharing, valid, files: Arc::default(), dirs: Arc::default() }
     }
 
     /// Runs a request as a task.
@@ -135,20 +139,27 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
+        let valid = self.valid;
         let parent = ino(parent);
         match entry.as_bytes() {
             // Asked for by NFS servers that come back with an old handle.
-            b"." => self.spawn(|client| async move { reply_entry(reply, client.getattr(parent).await) }),
-            b".." => self.spawn(|client| async move { reply_entry(reply, client.lookup_parent(parent).await) }),
+            b"." => {
+                self.spawn(|client| async move { reply_entry(valid, reply, client.getattr(parent).await) })
+            }
+            b".." => self
+                .spawn(|client| async move { reply_entry(valid, reply, client.lookup_parent(parent).await) }),
             _ => {
                 let entry = or_reply!(reply, name(entry));
-                self.spawn(|client| async move { reply_entry(reply, client.lookup(parent, entry).await) });
+                self.spawn(
+                    |client| async move { reply_entry(valid, reply, client.lookup(parent, entry).await) },
+                );
             }
         }
     }
 
     fn getattr(&self, _request: &Request, number: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        self.spawn(|client| async move { reply_attr(reply, client.getattr(ino(number)).await) });
+        let valid = self.valid;
+        self.spawn(|client| async move { reply_attr(valid, reply, client.getattr(ino(number)).await) });
     }
 
     fn setattr(
@@ -169,6 +180,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let valid = self.valid;
         let changes = AttrChanges {
             mode: mode.map(|mode| (mode & 0o7777) as u16),
             uid,
@@ -177,7 +189,9 @@ impl Filesystem for Adapter {
             atime: atime.map(convert::set_time),
             mtime: mtime.map(convert::set_time),
         };
-        self.spawn(|client| async move { reply_attr(reply, client.setattr(ino(number), changes).await) });
+        self.spawn(
+            |client| async move { reply_attr(valid, reply, client.setattr(ino(number), changes).await) },
+        );
     }
 
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
@@ -194,18 +208,30 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
         let Some(kind) = convert::node_kind(mode) else { return reply.error(Errno::EINVAL) };
         let new = new_inode(request, mode);
         self.spawn(|client| async move {
-            reply_entry(reply, client.mknod(ino(parent), entry, new, kind, rdev).await);
+            reply_entry(valid, reply, client.mknod(ino(parent), entry, new, kind, rdev).await);
         });
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, entry: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        entry: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
         let new = new_inode(request, mode);
-        self.spawn(|client| async move { reply_entry(reply, client.mkdir(ino(parent), entry, new).await) });
+        self.spawn(
+            |client| async move { reply_entry(valid, reply, client.mkdir(ino(parent), entry, new).await) },
+        );
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
@@ -219,11 +245,12 @@ impl Filesystem for Adapter {
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, entry: &OsStr, target: &Path, reply: ReplyEntry) {
+        let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
         let new = new_inode(request, 0o777);
         let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
         self.spawn(|client| async move {
-            reply_entry(reply, client.symlink(ino(parent), entry, target, new).await);
+            reply_entry(valid, reply, client.symlink(ino(parent), entry, target, new).await);
         });
     }
 
@@ -255,9 +282,10 @@ impl Filesystem for Adapter {
     }
 
     fn link(&self, _request: &Request, number: INodeNo, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
+        let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
         self.spawn(|client| async move {
-            reply_entry(reply, client.link(ino(number), ino(parent), entry).await);
+            reply_entry(valid, reply, client.link(ino(number), ino(parent), entry).await);
         });
     }
 
@@ -284,18 +312,24 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
         let new = new_inode(request, mode);
         let (files, sharing) = (self.files.clone(), self.sharing);
-        let exclusive =
-            rustix::fs::OFlags::from_bits_retain(flags as u32).contains(rustix::fs::OFlags::EXCL);
+        let exclusive = rustix::fs::OFlags::from_bits_retain(flags as u32).contains(rustix::fs::OFlags::EXCL);
         self.spawn(|client| async move {
             let options = convert::open_options(flags);
             match client.create(ino(parent), entry, new, exclusive, options).await {
                 Ok(created) => {
                     let flags = open_flags(&created.file, sharing);
                     let attr = convert::attr(&created.attr);
-                    reply.created(&VALID, &attr, GENERATION, files.insert(created.file), flags);
+                    reply.created(
+                        &valid.of(FileKind::File),
+                        &attr,
+                        GENERATION,
+                        files.insert(created.file),
+                        flags,
+                    );
                 }
                 Err(error) => reply.error(errno(&error)),
             }
@@ -350,12 +384,20 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(&self, _request: &Request, _number: INodeNo, handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         let file = or_bad_handle!(reply, self.files.get(handle));
-        if !file.options().write || self.client.is_flushed(&file) {
+        let sharing = self.sharing;
+        if !file.options().write || self.client.is_flushed(&file, sharing) {
             return reply.ok();
         }
-        self.spawn(|client| async move { reply_empty(reply, client.flush(&file).await) });
+        self.spawn(|client| async move { reply_empty(reply, client.flush(&file, sharing).await) });
     }
 
     fn release(
@@ -372,7 +414,14 @@ impl Filesystem for Adapter {
         self.spawn(|client| async move { reply_empty(reply, client.release(file).await) });
     }
 
-    fn fsync(&self, _request: &Request, _number: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         let file = or_bad_handle!(reply, self.files.get(handle));
         self.spawn(|client| async move { reply_empty(reply, client.fsync(&file).await) });
     }
@@ -393,7 +442,8 @@ impl Filesystem for Adapter {
         let dir = or_bad_handle!(reply, self.dirs.get(handle));
         self.spawn(|client| async move {
             let add = |line: Line<'_>| {
-                let kind = line.entry.map_or(fuser::FileType::Directory, |entry| convert::file_type(entry.kind));
+                let kind =
+                    line.entry.map_or(fuser::FileType::Directory, |entry| convert::file_type(entry.kind));
                 reply.add(INodeNo(line.ino.0), line.position, kind, OsStr::from_bytes(line.name))
             };
             match dir.list(&client, offset, add).await {
@@ -411,15 +461,18 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let valid = self.valid;
         let dir = or_bad_handle!(reply, self.dirs.get(handle));
         self.spawn(|client| async move {
             let add = |line: Line<'_>| {
                 let entry_name = OsStr::from_bytes(line.name);
-                let attr = line.entry.and_then(|entry| entry.attr.as_ref()).map(convert::attr);
+                let attr = line.entry.and_then(|entry| entry.attr.as_ref());
+                let time = attr.map_or(Duration::ZERO, |attr| valid.of(attr.kind));
+                let attr = attr.map(convert::attr);
                 // `.` and `..` need no attributes: the kernel looks at their number only.
                 let kind = line.entry.map_or(FileKind::Directory, |entry| entry.kind);
                 let attr = attr.unwrap_or_else(|| convert::bare_attr(line.ino, kind));
-                reply.add(INodeNo(line.ino.0), line.position, entry_name, &VALID, &attr, GENERATION)
+                reply.add(INodeNo(line.ino.0), line.position, entry_name, &time, &attr, GENERATION)
             };
             match dir.list(&client, offset, add).await {
                 Ok(()) => reply.ok(),
@@ -428,12 +481,26 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _request: &Request, _number: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         self.dirs.remove(handle);
         reply.ok();
     }
 
-    fn fsyncdir(&self, _request: &Request, _number: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         // What the namespace has answered is durable.
         reply.ok();
     }

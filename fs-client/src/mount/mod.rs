@@ -182,10 +182,8 @@ fn begin(
     options: &Config,
     done: watch::Sender<bool>,
 ) -> Result<Place, Error> {
-    let failed = |detail: String| Error::MountPoint {
-        path: path.to_owned(),
-        problem: MountProblem::System(detail),
-    };
+    let failed =
+        |detail: String| Error::MountPoint { path: path.to_owned(), problem: MountProblem::System(detail) };
     let session = Session::new(adapter, path, options).map_err(|e| failed(e.to_string()))?;
     // From here on the session unmounts if anything fails: it is dropped then.
     let place = Place::of_mount(path).ok_or_else(|| failed("it is not in the list of mounts".to_owned()))?;

@@ -6,14 +6,43 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fuser::{Errno, FileHandle, Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXattr};
-use wire::meta::Attr;
+use fuser::{
+    Errno, FileHandle, Generation, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXattr,
+};
+use wire::meta::{Attr, FileKind};
 
 use super::convert::{self, errno};
+use crate::config::Sharing;
 use crate::error::Error;
 
-/// Nothing the kernel is told stays valid without asking again.
-pub(super) const VALID: Duration = Duration::ZERO;
+/// How long the kernel may use what it is told without asking again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Validity {
+    entry: Duration,
+    directory: Duration,
+    file: Duration,
+}
+
+impl Validity {
+    /// Beside other mounts, not at all. Alone, every change comes through this kernel, which knows
+    /// by itself what it changes; only the space a file takes is settled a moment later.
+    pub(super) fn new(sharing: Sharing) -> Self {
+        let (always, moment) = match sharing {
+            Sharing::Sole => (Duration::from_secs(3600), Duration::from_secs(1)),
+            Sharing::Shared => (Duration::ZERO, Duration::ZERO),
+        };
+        Self { entry: always, directory: always, file: moment }
+    }
+
+    /// For attributes.
+    pub(super) fn of(&self, kind: FileKind) -> Duration {
+        match kind {
+            FileKind::Directory => self.directory,
+            _ => self.file,
+        }
+    }
+}
+
 /// Inode numbers are never used twice.
 pub(super) const GENERATION: Generation = Generation(0);
 
@@ -46,16 +75,18 @@ impl<T> Handles<T> {
     }
 }
 
-pub(super) fn reply_entry(reply: ReplyEntry, result: Result<Attr, Error>) {
+pub(super) fn reply_entry(valid: Validity, reply: ReplyEntry, result: Result<Attr, Error>) {
     match result {
-        Ok(attr) => reply.entry(&VALID, &convert::attr(&attr), GENERATION),
+        Ok(attr) => {
+            reply.entry_with_ttls(&valid.of(attr.kind), &valid.entry, &convert::attr(&attr), GENERATION);
+        }
         Err(error) => reply.error(errno(&error)),
     }
 }
 
-pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr, Error>) {
+pub(super) fn reply_attr(valid: Validity, reply: ReplyAttr, result: Result<Attr, Error>) {
     match result {
-        Ok(attr) => reply.attr(&VALID, &convert::attr(&attr)),
+        Ok(attr) => reply.attr(&valid.of(attr.kind), &convert::attr(&attr)),
         Err(error) => reply.error(errno(&error)),
     }
 }

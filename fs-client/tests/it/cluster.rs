@@ -9,7 +9,9 @@ use brickyard_fs_client::{Client, ClientConfig, OpenOptions};
 use bytes::Bytes;
 use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, Change, Extent};
 use wire::chunk::{BLOCK_BYTES, ChunkKey};
-use wire::id::{BootId, BrickId, ChainEpoch, ChainId, ChunkVersion, ClusterId, Ino, MapEpoch, NodeId, StoreId};
+use wire::id::{
+    BootId, BrickId, ChainEpoch, ChainId, ChunkVersion, ClusterId, Ino, MapEpoch, NodeId, StoreId,
+};
 use wire::layout::TableVersion;
 use wire::map::{BrickInfo, Chain, ClusterMap, Member, MemberState};
 use wire::meta::MetaProtocol;
@@ -271,7 +273,8 @@ impl TypedHandler<BrickProtocol> for BrickService {
                 }
                 changing.push((key, from, to));
                 drop(changing);
-                let now = world.changing_bytes.fetch_add(payload.len() as u64, Ordering::SeqCst) + payload.len() as u64;
+                let now = world.changing_bytes.fetch_add(payload.len() as u64, Ordering::SeqCst)
+                    + payload.len() as u64;
                 world.most_changing_bytes.fetch_max(now, Ordering::SeqCst);
             }
             if let Some(Fault::Slow(time)) = fault {
@@ -371,7 +374,8 @@ impl Cluster {
         ];
         for number in 0..3 {
             let handler = Typed::<BrickProtocol, _>::handler(Arc::new(BrickService(world.clone())));
-            serving.push(server.serve(&Endpoint::Memory(10 + number), Service::Brick, handler).await.unwrap());
+            serving
+                .push(server.serve(&Endpoint::Memory(10 + number), Service::Brick, handler).await.unwrap());
         }
         Cluster { world, namespace, authority, hub, _serving: serving }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use brickyard_fs_client::{Error, OpenOptions};
+use brickyard_fs_client::{Error, OpenOptions, Sharing};
 use rustix::io::Errno;
 use wire::brick::BrickRequest;
 use wire::id::{BrickId, Ino};
@@ -54,7 +54,7 @@ async fn data_lost_by_a_restarted_brick_is_sent_again() {
     let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
     let mut data = pattern(1, 3 << 20);
     client.write_at(&file, 0, &data).await.unwrap();
-    client.flush(&file).await.unwrap();
+    client.flush(&file, Sharing::Shared).await.unwrap();
     // Overwritten after the restart of one: the old bytes must not come back.
     cluster.world.restart(BrickId(0));
     client.write_at(&file, 500_000, &[9; 50_000]).await.unwrap();
@@ -106,7 +106,7 @@ async fn a_dead_member_does_not_hold_up_fsync() {
     let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
     let data = pattern(2, 3 << 20);
     client.write_at(&file, 0, &data).await.unwrap();
-    client.flush(&file).await.unwrap();
+    client.flush(&file, Sharing::Shared).await.unwrap();
     cluster.world.fault(|brick, _| (brick == BrickId(1)).then_some(Fault::Mute));
     let world = cluster.world.clone();
     let leave = tokio::spawn(async move {
@@ -153,9 +153,9 @@ async fn a_damaged_copy_is_read_elsewhere() {
     client.write_at(&file, 0, &data).await.unwrap();
     client.fsync(&file).await.unwrap();
     let is_read = |r: &BrickRequest| matches!(r, BrickRequest::Read { .. });
-    cluster.world.fault(move |brick, r| {
-        (brick == BrickId(0) && is_read(r)).then_some(Fault::Refuse(Status::Corrupt))
-    });
+    cluster
+        .world
+        .fault(move |brick, r| (brick == BrickId(0) && is_read(r)).then_some(Fault::Refuse(Status::Corrupt)));
     for _ in 0..4 {
         assert!(client.read_at(&file, 0, 4 << 20).await.unwrap() == data);
     }
@@ -220,7 +220,10 @@ async fn deadlines_end_in_io_errors() {
     client.fsync(&file).await.unwrap();
     cluster.world.fault(|_, _| Some(Fault::Refuse(Status::Busy)));
     let begun = Instant::now();
-    let reading = { let (client, file) = (client.clone(), file.clone()); tokio::spawn(async move { client.read_at(&file, 0, 10).await }) };
+    let reading = {
+        let (client, file) = (client.clone(), file.clone());
+        tokio::spawn(async move { client.read_at(&file, 0, 10).await })
+    };
     until("the read to be stuck", || client.stuck().iter().any(|s| s.what == "read")).await;
     let stuck = client.stuck();
     assert!(stuck.iter().any(|s| s.what == "read" && s.waiting_for.contains("busy")), "{stuck:?}");

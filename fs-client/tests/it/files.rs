@@ -3,10 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use brickyard_fs_client::OpenOptions;
+use brickyard_fs_client::{OpenOptions, Sharing};
 use bytes::Bytes;
 use wire::id::{DirCookie, Ino};
-use wire::meta::{Access, AttrChanges, FileKind, FsRequest, Name, NewInode, RenameMode, SetTime, Timestamp, XattrMode};
+use wire::meta::{
+    Access, AttrChanges, FileKind, FsRequest, Name, NewInode, RenameMode, SetTime, Timestamp, XattrMode,
+};
 
 use crate::cluster::{Cluster, Fault, pattern, read_write, until};
 
@@ -41,7 +43,10 @@ async fn names_come_and_go() {
     assert!(refused.is_err());
     client.rename(dir.ino, name("a"), dir.ino, name("d"), RenameMode::Exchange).await.unwrap();
     assert_eq!(client.lookup(dir.ino, name("a")).await.unwrap().kind, FileKind::Fifo);
-    client.setxattr(dir.ino, Bytes::from_static(b"user.x"), Bytes::from_static(b"1"), XattrMode::Create).await.unwrap();
+    client
+        .setxattr(dir.ino, Bytes::from_static(b"user.x"), Bytes::from_static(b"1"), XattrMode::Create)
+        .await
+        .unwrap();
     assert_eq!(client.listxattr(dir.ino).await.unwrap(), [Bytes::from_static(b"user.x")]);
     client.removexattr(dir.ino, Bytes::from_static(b"user.x")).await.unwrap();
     let none = client.getxattr(dir.ino, Bytes::from_static(b"user.x")).await.unwrap_err();
@@ -86,7 +91,8 @@ async fn the_namespace_knows_what_is_open() {
     // A namespace that forgot is told.
     let file = client.open(ino, read_write()).await.unwrap();
     cluster.namespace.tell_open.store(1, Ordering::SeqCst);
-    until("open inodes to be told", || *cluster.namespace.told.lock().unwrap() == [(ino, Access::Write)]).await;
+    until("open inodes to be told", || *cluster.namespace.told.lock().unwrap() == [(ino, Access::Write)])
+        .await;
     client.release(file).await.unwrap();
     client.shutdown().await.unwrap();
 }
@@ -206,7 +212,7 @@ async fn overlapping_writes_keep_their_order() {
         model[offset..offset + data.len()].copy_from_slice(&data);
         if nth % 3 == 0 {
             // Sends what is there, without waiting.
-            let flush = client.flush(&file);
+            let flush = client.flush(&file, Sharing::Shared);
             let _ = tokio::time::timeout(Duration::from_millis(2), flush).await;
         }
     }
@@ -242,7 +248,7 @@ async fn reads_ahead_never_show_old_bytes() {
             client.write_at(&file, place as u64, &new).await.unwrap();
             model[place..place + 5000].copy_from_slice(&new);
             if nth % 2 == 0 {
-                client.flush(&file).await.unwrap();
+                client.flush(&file, Sharing::Shared).await.unwrap();
             }
         }
     }
@@ -267,11 +273,19 @@ async fn a_rename_waits_for_its_data() {
         let ino = made.file.ino();
         client.release(made.file).await.unwrap();
         let layout = cluster.namespace.attr_of(ino).layout;
-        assert!(cluster.world.durable_file(ino, &layout, 100_000) != data, "durable too early to prove anything");
+        assert!(
+            cluster.world.durable_file(ino, &layout, 100_000) != data,
+            "durable too early to prove anything"
+        );
         match how {
-            "rename" => client.rename(dir.ino, name("new"), dir.ino, name("old"), RenameMode::Replace).await.unwrap(),
+            "rename" => {
+                client.rename(dir.ino, name("new"), dir.ino, name("old"), RenameMode::Replace).await.unwrap()
+            }
             "link" => drop(client.link(ino, dir.ino, name("other")).await.unwrap()),
-            _ => client.rename(Ino::ROOT, name("dir"), Ino::ROOT, name("dir2"), RenameMode::Replace).await.unwrap(),
+            _ => client
+                .rename(Ino::ROOT, name("dir"), Ino::ROOT, name("dir2"), RenameMode::Replace)
+                .await
+                .unwrap(),
         }
         assert!(cluster.world.durable_file(ino, &layout, 100_000) == data, "{how}");
         let _ = client.unlink(dir.ino, name("new")).await;

@@ -83,7 +83,8 @@ fn list_of_mounts() -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn files_and_names_through_the_kernel() {
     let Some(m) = mounted().await else { return };
-    let line = list_of_mounts().lines().find(|l| l.contains(&*m.dir.path().to_string_lossy())).unwrap().to_owned();
+    let line =
+        list_of_mounts().lines().find(|l| l.contains(&*m.dir.path().to_string_lossy())).unwrap().to_owned();
     assert!(line.starts_with("brickyard ") && line.contains(" fuse.brickyard "), "{line}");
     assert!(!line.contains("nodev") && !line.contains("nosuid") && line.contains("allow_other"), "{line}");
     m.run(|dir| {
@@ -112,8 +113,10 @@ async fn files_and_names_through_the_kernel() {
         for nth in 0..names {
             fs::write(dir.join(format!("many/{nth}")), nth.to_string()).unwrap();
         }
-        let mut listed: Vec<String> =
-            fs::read_dir(dir.join("many")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut listed: Vec<String> = fs::read_dir(dir.join("many"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         listed.sort();
         let mut expected: Vec<String> = (0..names).map(|nth| nth.to_string()).collect();
         expected.sort();
@@ -133,7 +136,8 @@ async fn calls_beyond_read_and_write() {
     let Some(m) = mounted().await else { return };
     m.run(|dir| {
         let path = dir.join("f");
-        let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        let open =
+            || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
         let mut file = open();
         file.write_all(b"hello").unwrap();
         let mut append = OpenOptions::new().append(true).open(&path).unwrap();
@@ -156,7 +160,8 @@ async fn calls_beyond_read_and_write() {
         let len = (3 << 20) + 200_000;
         let mut left = len;
         while left > 0 {
-            let copied = rustix::fs::copy_file_range(&file, Some(&mut from), &copy, Some(&mut to), left).unwrap();
+            let copied =
+                rustix::fs::copy_file_range(&file, Some(&mut from), &copy, Some(&mut to), left).unwrap();
             assert!(copied > 0);
             left -= copied;
         }
@@ -192,7 +197,8 @@ async fn calls_beyond_read_and_write() {
         assert_eq!(&value[..len], b"blue");
         let mut short = [0; 2];
         assert_eq!(rustix::fs::getxattr(&path, "user.color", &mut short[..]).unwrap_err(), Errno::RANGE);
-        let acl = rustix::fs::setxattr(&path, "system.posix_acl_access", b"", rustix::fs::XattrFlags::empty());
+        let acl =
+            rustix::fs::setxattr(&path, "system.posix_acl_access", b"", rustix::fs::XattrFlags::empty());
         assert_eq!(acl.unwrap_err(), Errno::OPNOTSUPP);
 
         let lock = open();
@@ -214,7 +220,8 @@ async fn calls_beyond_read_and_write() {
         assert_eq!(direct.read_at(&mut back, 0).unwrap(), 8192);
 
         // Deleted while open.
-        let mut ghost = OpenOptions::new().read(true).write(true).create_new(true).open(dir.join("ghost")).unwrap();
+        let mut ghost =
+            OpenOptions::new().read(true).write(true).create_new(true).open(dir.join("ghost")).unwrap();
         fs::remove_file(dir.join("ghost")).unwrap();
         ghost.write_all(b"boo").unwrap();
         ghost.sync_all().unwrap();
@@ -316,7 +323,8 @@ async fn many_at_once() {
     for worker in 0..6u64 {
         let dir = m.dir.path();
         workers.push(tokio::task::spawn_blocking(move || {
-            let shared = OpenOptions::new().write(true).create(true).truncate(false).open(dir.join("shared")).unwrap();
+            let shared =
+                OpenOptions::new().write(true).create(true).truncate(false).open(dir.join("shared")).unwrap();
             for nth in 0..40u64 {
                 let data = pattern(worker * 1000 + nth, 3000 + (nth as usize * 977) % 9000);
                 let path = dir.join(format!("{worker}-{nth}"));

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use wire::id::{CallSeq, DirCookie, Ino, SessionId};
 use wire::layout::{FileLayout, TableVersion};
 use wire::meta::{
-    Access, Attr, ClusterReply, ClusterRequest, DirEntry, FileKind, FsReply, FsRequest, MetaCall, MetaProtocol,
-    MetaReply, MetaRequest, Name, NewInode, RenameMode, SessionGrant, SetTime, StatFs, Timestamp, XattrMode,
+    Access, Attr, ClusterReply, ClusterRequest, DirEntry, FileKind, FsReply, FsRequest, MetaCall,
+    MetaProtocol, MetaReply, MetaRequest, Name, NewInode, RenameMode, SessionGrant, SetTime, StatFs,
+    Timestamp, XattrMode,
 };
 use wire::net::typed::TypedHandler;
 use wire::net::{BoxFuture, Peer};
@@ -97,7 +98,12 @@ impl Inner {
             mtime: now,
             ctime: now,
             btime: now,
-            layout: FileLayout { table: TableVersion(1), seed: ino.0 as u32, stripe: 0, chunk_bytes: CHUNK_BYTES },
+            layout: FileLayout {
+                table: TableVersion(1),
+                seed: ino.0 as u32,
+                stripe: 0,
+                chunk_bytes: CHUNK_BYTES,
+            },
             xattrs: 0,
         };
         self.nodes.insert(
@@ -181,7 +187,9 @@ impl Inner {
                 let (ino, fresh) = match self.find(*parent, name) {
                     Ok(_) if *exclusive => return Err(FsError::Exists.into()),
                     Ok(ino) => (ino, false),
-                    Err(Status::Fs(FsError::NotFound)) => (self.add(*parent, name, FileKind::File, new)?, true),
+                    Err(Status::Fs(FsError::NotFound)) => {
+                        (self.add(*parent, name, FileKind::File, new)?, true)
+                    }
                     Err(other) => return Err(other),
                 };
                 self.open.insert((session, ino, *access));
@@ -285,7 +293,8 @@ impl Inner {
                 attr.size = attr.size.max(report.end);
                 attr.mtime = attr.mtime.next().max(report.mtime);
                 attr.ctime = now;
-                attr.allocated_bytes = attr.allocated_bytes.saturating_add_signed(report.allocated_delta_bytes);
+                attr.allocated_bytes =
+                    attr.allocated_bytes.saturating_add_signed(report.allocated_delta_bytes);
                 let attr = attr.clone();
                 if *closes {
                     self.open.remove(&(session, *ino, Access::Write));
@@ -338,7 +347,9 @@ impl Inner {
             FsRequest::GetXattr { ino, name } => {
                 Ok(FsReply::Value(self.node(*ino)?.xattrs.get(name).cloned().ok_or(FsError::NoAttribute)?))
             }
-            FsRequest::ListXattr { ino } => Ok(FsReply::Names(self.node(*ino)?.xattrs.keys().cloned().collect())),
+            FsRequest::ListXattr { ino } => {
+                Ok(FsReply::Names(self.node(*ino)?.xattrs.keys().cloned().collect()))
+            }
             FsRequest::StatFs => Ok(FsReply::StatFs(StatFs {
                 total_bytes: 1 << 40,
                 free_bytes: 1 << 39,
@@ -389,7 +400,9 @@ impl FakeNamespace {
         let session = call.session.filter(|s| inner.sessions.contains(s)).ok_or(Status::SessionGone)?;
         if !request.is_change() {
             return match request {
-                FsRequest::Open { .. } | FsRequest::Close { .. } => inner.change(&self.world, session, request),
+                FsRequest::Open { .. } | FsRequest::Close { .. } => {
+                    inner.change(&self.world, session, request)
+                }
                 _ => inner.look(request),
             };
         }
