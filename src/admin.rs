@@ -32,7 +32,8 @@ impl Admin {
     /// If it does not run, or the directory is no cluster's.
     pub fn of_data_dir(dir: &Path) -> Result<Admin> {
         let endpoints = home::running_endpoints(dir)?;
-        let first = endpoints.first().ok_or_else(|| anyhow!("{} is empty", dir.join("run/endpoints").display()))?;
+        let first =
+            endpoints.first().ok_or_else(|| anyhow!("{} is empty", dir.join("run/endpoints").display()))?;
         let credential = Credential::load(&dir.join("admin.cred"))?;
         let net = Net::new(&credential, MemoryHub::new(), NetConfig::default())?;
         Ok(Admin { net, namespace: first.parse()? })

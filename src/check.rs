@@ -169,12 +169,16 @@ fn judge(
         }
     }
     let Some(chain) = file.layout.chain(map, key.index).and_then(|id| map.chains.get(&id)) else {
-        findings.problems.insert(format!("misplaced: the layout of file {} has no chain for chunk {key}", key.ino));
+        findings
+            .problems
+            .insert(format!("misplaced: the layout of file {} has no chain for chunk {key}", key.ino));
         return;
     };
     for (brick, _) in copies {
         if chain.state_of(*brick).is_none() {
-            findings.problems.insert(format!("misplaced: chunk {key} is on brick {brick}, not of chain {}", chain.id));
+            findings
+                .problems
+                .insert(format!("misplaced: chunk {key} is on brick {brick}, not of chain {}", chain.id));
         }
     }
     let serving: Vec<BrickId> = chain.serving().collect();
@@ -186,7 +190,8 @@ fn judge(
             chain.members.len()
         ));
     }
-    let of = |brick: BrickId| copies.iter().find(|(b, _)| *b == brick).map(|(_, c)| (c.version, c.len, c.digest));
+    let of =
+        |brick: BrickId| copies.iter().find(|(b, _)| *b == brick).map(|(_, c)| (c.version, c.len, c.digest));
     let Some((first, rest)) = serving.split_first() else { return };
     for brick in rest {
         if of(*brick) != of(*first) {
@@ -229,7 +234,9 @@ async fn compare_content(
         }
         match first {
             Some((other, theirs)) if theirs != hash => {
-                findings.problems.insert(format!("differs: content of chunk {key} on bricks {other} and {brick}"));
+                findings
+                    .problems
+                    .insert(format!("differs: content of chunk {key} on bricks {other} and {brick}"));
             }
             Some(_) => {}
             None => first = Some((*brick, hash)),
@@ -299,8 +306,7 @@ mod tests {
 
     fn problems(copies: &[(BrickId, ChunkSummary)], size: u64) -> Vec<String> {
         let mut map = ClusterMap::new(ClusterId([1; 16]), 2);
-        let members =
-            [0, 1].map(|b| Member { brick: BrickId(b), state: MemberState::Serving }).to_vec();
+        let members = [0, 1].map(|b| Member { brick: BrickId(b), state: MemberState::Serving }).to_vec();
         map.chains.insert(ChainId(1), Chain { id: ChainId(1), epoch: ChainEpoch(1), members });
         map.tables.insert(TableVersion(0), vec![ChainId(1)]);
         let file = InodeSummary {
@@ -327,7 +333,11 @@ mod tests {
             (vec![(zero, chunk(2, 5, 100)), (one, chunk(2, 4, 100))], 100, "differs"),
             (vec![(zero, chunk(2, 5, 100)), (one, copy(2, 5, 100, 8))], 100, "differs"),
             (vec![(zero, chunk(2, 5, 100))], 100, "missing"),
-            (vec![(zero, chunk(2, 5, 100)), (one, chunk(2, 5, 100)), (BrickId(4), chunk(2, 5, 1))], 100, "misplaced"),
+            (
+                vec![(zero, chunk(2, 5, 100)), (one, chunk(2, 5, 100)), (BrickId(4), chunk(2, 5, 1))],
+                100,
+                "misplaced",
+            ),
         ] {
             let found = problems(&copies, size);
             assert!(found.len() == 1 && found[0].contains(word), "{word}: {found:?}");

@@ -109,15 +109,26 @@ fn as_text(status: &ClusterStatus) -> String {
     let unserved = map.chains.values().filter(|c| c.head().is_none()).count();
     let health = match (whole == map.chains.len(), unserved) {
         (true, _) => "healthy: every chain has all its copies".to_owned(),
-        (false, 0) => format!("degraded: {} of {} chains lack a copy", map.chains.len() - whole, map.chains.len()),
+        (false, 0) => {
+            format!("degraded: {} of {} chains lack a copy", map.chains.len() - whole, map.chains.len())
+        }
         (false, n) => format!("DATA UNAVAILABLE: {n} of {} chains have no serving copy", map.chains.len()),
     };
     let mut text = format!(
         "cluster {}, {health}\n{} copies, map epoch {}, {} inodes, {} unlinked but kept, {} being freed\n\n",
         map.cluster, map.replicas, map.epoch, status.inodes, status.orphans, status.trims
     );
-    let mut bricks =
-        Table::new(&["brick", "host", "state", ">used", ">free", ">chunks", ">corrupt", ">repaired", "endpoint"]);
+    let mut bricks = Table::new(&[
+        "brick",
+        "host",
+        "state",
+        ">used",
+        ">free",
+        ">chunks",
+        ">corrupt",
+        ">repaired",
+        "endpoint",
+    ]);
     for brick in map.bricks.values() {
         let report = report_of(status, brick.id);
         bricks.row([

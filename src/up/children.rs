@@ -52,8 +52,13 @@ impl Children {
         }
         let mut master: Vec<OsString> = vec!["master".into(), "--root".into(), root.clone().into()];
         master.extend(log_args.iter().cloned());
-        let mut agent: Vec<OsString> =
-            vec!["agent".into(), "--root".into(), root.into(), "--spool".into(), storage.home().join("agent").into()];
+        let mut agent: Vec<OsString> = vec![
+            "agent".into(),
+            "--root".into(),
+            root.into(),
+            "--spool".into(),
+            storage.home().join("agent").into(),
+        ];
         if let Some(slots) = options.slots {
             agent.extend(["--slots".into(), slots.to_string().into()]);
         }
@@ -103,7 +108,11 @@ impl Children {
             role.short_lives = if role.born.elapsed() < SHORT_LIFE { role.short_lives + 1 } else { 1 };
             tracing::error!(role = role.name, ?status, "a process of the scheduler ended; starting it again");
             if role.short_lives >= MOST_SHORT_LIVES {
-                return anyhow::anyhow!("the {} ended {} times in a row; its log is above", role.name, role.short_lives);
+                return anyhow::anyhow!(
+                    "the {} ended {} times in a row; its log is above",
+                    role.name,
+                    role.short_lives
+                );
             }
             tokio::time::sleep(RESTART_PAUSE).await;
             match spawn(&role.args) {
@@ -139,9 +148,11 @@ impl Children {
     }
 
     async fn next_end(&mut self) -> (usize, std::io::Result<std::process::ExitStatus>) {
-        let waits = self.roles.iter_mut().enumerate().map(|(at, role)| {
-            Box::pin(async move { (at, role.child.wait().await) })
-        });
+        let waits = self
+            .roles
+            .iter_mut()
+            .enumerate()
+            .map(|(at, role)| Box::pin(async move { (at, role.child.wait().await) }));
         select_first(waits.collect()).await
     }
 }
@@ -172,7 +183,12 @@ async fn file_at(client: &Client, path: &str) -> Result<Option<Ino>> {
 fn spawn(args: &[OsString]) -> Result<Child> {
     // The kernel's link works even after the program's file was replaced by a newer one.
     let mut command = Command::new("/proc/self/exe");
-    command.args(args).arg("--parent").arg(std::process::id().to_string()).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    command
+        .args(args)
+        .arg("--parent")
+        .arg(std::process::id().to_string())
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null());
     // They must not see the Ctrl-C of the terminal: they are ended in order, after nobody needs them.
     command.process_group(0);
     command.spawn().context("cannot start a process")

@@ -88,14 +88,21 @@ impl Home {
     pub fn take(dir: &Path, wanted: Wanted) -> Result<Home> {
         let cluster_file = dir.join("cluster.json");
         match fs::metadata(dir) {
-            Ok(meta) if !meta.is_dir() => bail!("{} is not a directory: give --data a directory", dir.display()),
+            Ok(meta) if !meta.is_dir() => {
+                bail!("{} is not a directory: give --data a directory", dir.display())
+            }
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
-                    format!("cannot make the data directory {}: make it yourself or give --data another", dir.display())
+                    format!(
+                        "cannot make the data directory {}: make it yourself or give --data another",
+                        dir.display()
+                    )
                 })?;
             }
-            Err(error) => return Err(error).with_context(|| format!("cannot use the data directory {}", dir.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot use the data directory {}", dir.display()));
+            }
         }
         if !cluster_file.exists() && !is_fresh(dir)? {
             bail!(
@@ -184,10 +191,14 @@ impl Drop for Home {
 /// If it is no cluster's directory or the cluster does not run.
 pub fn running_endpoints(dir: &Path) -> Result<Vec<String>> {
     if read_identity(&dir.join("cluster.json"))?.is_none() {
-        bail!("{} holds no cluster (no cluster.json): give --data the directory `brickyard up` was given", dir.display());
+        bail!(
+            "{} holds no cluster (no cluster.json): give --data the directory `brickyard up` was given",
+            dir.display()
+        );
     }
-    let not_running =
-        || format!("no cluster runs on {0}: start it with `brickyard up --data {0} --mount MNT`", dir.display());
+    let not_running = || {
+        format!("no cluster runs on {0}: start it with `brickyard up --data {0} --mount MNT`", dir.display())
+    };
     let text = fs::read_to_string(dir.join("run/endpoints")).with_context(not_running)?;
     let file = File::open(dir.join("lock")).with_context(not_running)?;
     if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
@@ -348,7 +359,8 @@ mod tests {
         let again = Home::take(dir.path(), ANY).unwrap();
         assert_eq!(again.identity, identity);
         drop(again);
-        let error = Home::take(dir.path(), Wanted { bricks: Some(6), replicas: None }).unwrap_err().to_string();
+        let error =
+            Home::take(dir.path(), Wanted { bricks: Some(6), replicas: None }).unwrap_err().to_string();
         assert!(error.contains("has 4 bricks, not 6"), "{error}");
         let file = dir.path().join("cluster.json");
         let newer = fs::read_to_string(&file).unwrap().replace("\"format\": 1", "\"format\": 2");

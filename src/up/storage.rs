@@ -136,7 +136,8 @@ impl Storage {
     /// If data could not be flushed; everything is stopped all the same.
     pub async fn stop(self) -> Result<()> {
         let unmounted = self.mount.stop().await.context("data was left unwritten when the mount was stopped");
-        let closed = self.client.shutdown().await.context("data was left unwritten when the session was closed");
+        let closed =
+            self.client.shutdown().await.context("data was left unwritten when the session was closed");
         let committed = stop_bricks(self.bricks).await;
         self.namespace.stop().await;
         drop(self.home);

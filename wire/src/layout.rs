@@ -10,9 +10,7 @@ use crate::id::{ChainId, Ino};
 use crate::map::ClusterMap;
 
 /// Version of the chain table a file is laid out by.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct TableVersion(pub u32);
 
 /// How a file is cut and spread. Fixed at creation.
@@ -57,8 +55,7 @@ impl Piece {
 impl FileLayout {
     /// Whether the numbers make sense (they come from disk and network).
     pub fn is_valid(&self) -> bool {
-        self.chunk_bytes.is_power_of_two()
-            && (MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&self.chunk_bytes)
+        self.chunk_bytes.is_power_of_two() && (MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&self.chunk_bytes)
     }
 
     /// Cuts `len` bytes from `offset` at chunk borders and into pieces of at most `max_len`.
@@ -136,10 +133,9 @@ mod tests {
     fn pieces_align_after_the_first() {
         let layout = FileLayout::default();
         let pieces: Vec<_> = layout.pieces(4_194_204, 1_100_000, 1 << 20).collect();
-        assert_eq!(pieces.iter().map(|p| (p.index, p.offset, p.len)).collect::<Vec<_>>(), [
-            (0, 4_194_204, 100),
-            (1, 0, 1 << 20),
-            (1, 1 << 20, 1_100_000 - 100 - (1 << 20)),
-        ]);
+        assert_eq!(
+            pieces.iter().map(|p| (p.index, p.offset, p.len)).collect::<Vec<_>>(),
+            [(0, 4_194_204, 100), (1, 0, 1 << 20), (1, 1 << 20, 1_100_000 - 100 - (1 << 20)),]
+        );
     }
 }

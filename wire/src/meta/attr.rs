@@ -8,9 +8,7 @@ use crate::id::Ino;
 use crate::layout::FileLayout;
 
 /// A point in time: seconds since 1970 (before it: negative) and nanoseconds after that second.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp {
     /// Seconds since 1970.
     pub secs: i64,
@@ -54,11 +52,7 @@ impl From<Timestamp> for SystemTime {
     fn from(time: Timestamp) -> Self {
         let nanos = Duration::from_nanos(u64::from(time.nanos));
         let whole = Duration::from_secs(time.secs.unsigned_abs());
-        let at = if time.secs >= 0 {
-            UNIX_EPOCH.checked_add(whole)
-        } else {
-            UNIX_EPOCH.checked_sub(whole)
-        };
+        let at = if time.secs >= 0 { UNIX_EPOCH.checked_add(whole) } else { UNIX_EPOCH.checked_sub(whole) };
         at.and_then(|t| t.checked_add(nanos)).unwrap_or(UNIX_EPOCH)
     }
 }

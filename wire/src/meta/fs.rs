@@ -327,12 +327,27 @@ impl FsRequest {
     pub fn is_change(&self) -> bool {
         use FsRequest::*;
         match self {
-            Lookup { .. } | LookupParent { .. } | GetAttr { .. } | Readlink { .. } | ReadDir { .. }
-            | GetXattr { .. } | ListXattr { .. } | StatFs => false,
+            Lookup { .. }
+            | LookupParent { .. }
+            | GetAttr { .. }
+            | Readlink { .. }
+            | ReadDir { .. }
+            | GetXattr { .. }
+            | ListXattr { .. }
+            | StatFs => false,
             Open { access, .. } | Close { access, .. } => *access == Access::Write,
-            SetAttr { .. } | Create { .. } | Mkdir { .. } | Mknod { .. } | Symlink { .. }
-            | Link { .. } | Unlink { .. } | Rmdir { .. } | Rename { .. } | SetXattr { .. }
-            | RemoveXattr { .. } | ReportWrite { .. } => true,
+            SetAttr { .. }
+            | Create { .. }
+            | Mkdir { .. }
+            | Mknod { .. }
+            | Symlink { .. }
+            | Link { .. }
+            | Unlink { .. }
+            | Rmdir { .. }
+            | Rename { .. }
+            | SetXattr { .. }
+            | RemoveXattr { .. }
+            | ReportWrite { .. } => true,
         }
     }
 }

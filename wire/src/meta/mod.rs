@@ -18,7 +18,7 @@ use crate::net::Protocol;
 pub use attr::{Attr, FileKind, SetTime, Timestamp};
 pub use check::{CheckReply, CheckRequest, InodeSummary};
 pub use cluster::{
-    BrickReport, BrickRegistration, ClusterReply, ClusterRequest, ClusterStatus, SessionGrant, SessionStatus,
+    BrickRegistration, BrickReport, ClusterReply, ClusterRequest, ClusterStatus, SessionGrant, SessionStatus,
 };
 pub use fs::{
     Access, AttrChanges, DirEntry, FsReply, FsRequest, NewInode, RenameMode, StatFs, WriteReport, XattrMode,
