@@ -94,9 +94,11 @@ pub(crate) fn prepare(wanted: &Path, allow_non_empty: bool) -> Result<PathBuf, E
     // A crash of a crash may have left several on top of each other.
     for _ in 0..16 {
         let Some(listed) = mounted_at(&path).filter(|listed| listed.fs_type == FS_TYPE) else { break };
-        match rustix::fs::stat(&path) {
+        // The one question the kernel never answers from what it remembers. Of a process that is
+        // just dying the answer comes when the kernel has cut the connection.
+        match rustix::fs::statfs(&path) {
             Ok(_) => return Err(failed(MountProblem::AlreadyMounted)),
-            Err(Errno::NOTCONN) => {
+            Err(Errno::NOTCONN | Errno::CONNABORTED) => {
                 tracing::warn!(mountpoint = %path.display(), device = listed.device,
                     "taking away a mount whose process has died");
                 unmount(&path, UnmountFlags::DETACH).map_err(system)?;
