@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use wire::chunk::BLOCK_BYTES;
 use wire::id::Ino;
 use wire::layout::FileLayout;
 use wire::meta::{Access, Attr, FileKind, Timestamp, WriteReport};
@@ -178,8 +179,9 @@ impl State {
             attr.ctime = attr.ctime.max(mtime);
         }
         let unreported = self.unreported.map_or(0, |report| report.allocated_delta_bytes);
-        attr.allocated_bytes =
-            attr.allocated_bytes.saturating_add_signed(unreported).saturating_add(self.dirty_bytes());
+        // In whole blocks: programs take a file without any for one great hole.
+        let dirty = self.dirty_bytes().next_multiple_of(u64::from(BLOCK_BYTES));
+        attr.allocated_bytes = attr.allocated_bytes.saturating_add_signed(unreported).saturating_add(dirty);
         attr
     }
 
