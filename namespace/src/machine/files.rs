@@ -197,8 +197,9 @@ pub fn report(
         None => {}
     }
     if inode != before {
-        changed(&mut inode, txn.at);
-        inode.ctime = inode.ctime.max(if inode.mtime_set.is_none() { inode.mtime } else { inode.ctime });
+        // The change was made when it was written, and was seen as such by then; a report of it is
+        // no change of its own.
+        inode.ctime = if written_at > inode.ctime { written_at } else { inode.ctime.next() };
         txn.put_inode(ino, &inode)?;
     }
     if closes {
