@@ -236,6 +236,12 @@ impl Brick {
         self.view.read().unwrap_or_else(PoisonError::into_inner).standings.clone()
     }
 
+    /// Whether it is sure of its copies in every chain it serves in.
+    pub fn is_sure(&self) -> bool {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        view.standings.values().all(|standing| standing.sure || !standing.serving)
+    }
+
     /// It has compared its copies of a chain.
     pub(crate) fn set_sure(&self, chain: ChainRef) {
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);

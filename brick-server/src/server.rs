@@ -94,7 +94,7 @@ async fn dispatch(
             replace::replace(brick, map, chain, part, payload).await
         }
         R::Drop { chain, key, version } => replace::drop_chunk(brick, map, chain, key, version).await,
-        R::Trim { ino, chunk_bytes, size } => trim::trim(brick, ino, chunk_bytes, size).await,
+        R::Trim { ino, chunk_bytes, size } => trim::trim(brick, map, ino, chunk_bytes, size).await,
         R::List { chain, after, max } => inspect::list(brick, chain, after, max).await,
         R::Verify { key } => inspect::verify(brick, key).await,
     };

@@ -1,8 +1,16 @@
 //! The namespace shortens or removes a file: what is beyond goes, durably.
+//!
+//! 1. What was answered is for good: a brick that has not compared its copies since it came up
+//!    trims nothing yet, or a fellow that still has the chunk would give it back
+//!    (`a_trim_waits_for_the_comparison`).
+//! 2. A session that was blocked before the trim writes nothing after it
+//!    (`a_trim_comes_with_its_map`).
+
+use std::time::{Duration, Instant};
 
 use wire::brick::{BrickReply, ChainRef};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES};
-use wire::id::{ChunkVersion, Ino};
+use wire::id::{ChunkVersion, Ino, MapEpoch};
 use wire::status::Status;
 
 use crate::brick::{Brick, Place, lock};
@@ -11,14 +19,28 @@ use crate::error::status_of;
 use crate::ops::{copy, repair};
 use crate::store::{Shrunk, StoreError};
 
+/// Longest wait for a comparison under way; the namespace asks again later.
+const COMPARED_WAIT: Duration = Duration::from_secs(2);
+/// Pause between two looks whether it is through.
+const COMPARED_PAUSE: Duration = Duration::from_millis(25);
+
 /// Leaves nothing of the file beyond `size` on this brick.
 ///
 /// # Errors
-/// As a status; repeating it does no harm.
-pub async fn trim(brick: &Brick, ino: Ino, chunk_bytes: u32, size: u64) -> Result<BrickReply, Status> {
+/// As a status; repeating it does no harm. [`Status::Busy`] while the brick compares its copies,
+/// [`Status::MapBehind`] if the caller's map can't be had.
+pub async fn trim(
+    brick: &Brick,
+    map: MapEpoch,
+    ino: Ino,
+    chunk_bytes: u32,
+    size: u64,
+) -> Result<BrickReply, Status> {
     if !(MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes) {
         return Err(Status::Malformed);
     }
+    brick.need_map(map).await?;
+    compared(brick).await?;
     // A call that its caller has given up must not come after a later one: in turn, by file.
     // No file has a chunk of this number.
     let _turn = brick.alone(ChunkKey { ino, index: u64::MAX }).await?;
@@ -42,6 +64,19 @@ pub async fn trim(brick: &Brick, ino: Ino, chunk_bytes: u32, size: u64) -> Resul
     }
     brick.commit().await?;
     Ok(BrickReply::Trimmed { freed_bytes })
+}
+
+/// Waits until the brick is sure of its copies wherever it serves. Where it does not serve,
+/// those of the head count anyway.
+async fn compared(brick: &Brick) -> Result<(), Status> {
+    let begun = Instant::now();
+    while !brick.is_sure() {
+        if begun.elapsed() >= COMPARED_WAIT {
+            return Err(Status::Busy);
+        }
+        tokio::time::sleep(COMPARED_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Cuts or removes one chunk. Returns the bytes that became free.

@@ -274,3 +274,55 @@ async fn three_members_hold_the_same() {
     cluster.until_equal(0, 1).await;
     cluster.until_equal(0, 2).await;
 }
+
+/// A brick that came up trims nothing before it has compared its copies: a fellow that comes
+/// later would give back what it answered for. Not even a kill of both brings it back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trim_waits_for_the_comparison() {
+    let mut cluster = Cluster::pair().await;
+    cluster.write(key(8, 0), 0, &[1; 30_000]).await;
+    for brick in [0, 1] {
+        cluster.commit(brick).await;
+        cluster.crash(brick).await;
+    }
+    cluster.up(1).await;
+    let trim = BrickRequest::Trim { ino: key(8, 0).ino, chunk_bytes: 4 << 20, size: 0 };
+    let net = cluster.net(Role::Namespace);
+    let early = cluster.raw(&net, 1, cluster.namespace.map().epoch, trim, Bytes::new()).await;
+    assert_eq!(status(early), Status::Busy);
+    assert_eq!(cluster.holds(1).await.len(), 1);
+    cluster.up(0).await;
+    cluster.until_readable(&[0, 1]).await;
+    for brick in [1, 0] {
+        cluster.trim(brick, 8, 0).await;
+    }
+    for brick in [0, 1] {
+        cluster.crash(brick).await;
+    }
+    for brick in [0, 1] {
+        cluster.up(brick).await;
+    }
+    cluster.until_readable(&[0, 1]).await;
+    assert!(cluster.holds(0).await.is_empty() && cluster.holds(1).await.is_empty());
+}
+
+/// A session that was blocked before a trim is blocked on the brick that answered it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trim_comes_with_its_map() {
+    let cluster = Cluster::pair().await;
+    let (change, writer) = (Change::Write { offset: 0 }, cluster.writer());
+    cluster.write(key(8, 0), 0, b"data").await;
+    let before = cluster.namespace.map().epoch;
+    cluster.namespace.change(|map| {
+        map.blocked.insert(writer.session, map.epoch);
+    });
+    let trim = BrickRequest::Trim { ino: key(8, 0).ino, chunk_bytes: 4 << 20, size: 0 };
+    let (net, epoch) = (cluster.net(Role::Namespace), cluster.namespace.map().epoch);
+    let head = cluster.head(CHAIN);
+    cluster.raw(&net, head, epoch, trim, Bytes::new()).await.unwrap();
+    // The writer does not know the map that blocks it.
+    let request = BrickRequest::Change { chain: cluster.chain(CHAIN), key: key(8, 0), writer, change };
+    let late =
+        cluster.raw(&cluster.net(Role::Client), head, before, request, Bytes::from_static(b"late")).await;
+    assert_eq!(status(late), Status::SessionGone);
+}
