@@ -26,6 +26,10 @@ pub const TRIM_ACKS: usize = 512;
 pub const TRIMS_A_BRICK: usize = 16;
 /// Files in the queue of trims; those beyond are found by reading the records again.
 pub const TRIM_QUEUE: usize = 65536;
+/// Chunks a brick is asked for at a time when those of no use are looked for.
+pub const COLLECT_PAGE: u32 = 1024;
+/// Most chunks told by one command that are of no use.
+pub const COLLECT_CHUNKS: usize = 256;
 /// Orphans looked at in one pass of the loop that frees them.
 pub const RECLAIM_PASS: usize = 4096;
 /// Problems a check tells at most.
@@ -64,6 +68,11 @@ pub struct Config {
     pub trim_wait: Duration,
     /// How often orphans and trims nobody spoke of are looked for. Default 2 s.
     pub sweep: Duration,
+    /// How often chunks that are of no use are looked for on all bricks; more often after a
+    /// start and when a brick came up, from `sweep` on by doubling. Default 1 h.
+    pub collect: Duration,
+    /// Longest time a brick may take to list a page of chunks. Default 5 s.
+    pub list_timeout: Duration,
     /// Longest wait of a registering brick for a sign of life of the others of its chains.
     /// Default 10 s.
     pub register_wait: Duration,
@@ -85,6 +94,8 @@ impl Config {
             trim_timeout: Duration::from_secs(5),
             trim_wait: Duration::from_secs(10),
             sweep: Duration::from_secs(2),
+            collect: Duration::from_secs(3600),
+            list_timeout: Duration::from_secs(5),
             register_wait: Duration::from_secs(10),
         }
     }

@@ -15,6 +15,7 @@ pub struct Metrics {
     trims_done: AtomicU64,
     trims_failed: AtomicU64,
     reclaimed: AtomicU64,
+    collected: AtomicU64,
     sessions_expired: AtomicU64,
     bricks_died: AtomicU64,
 }
@@ -40,6 +41,8 @@ pub struct Snapshot {
     pub trims_failed: u64,
     /// Inodes freed.
     pub reclaimed: u64,
+    /// Files that were cut because chunks of no use were found.
+    pub collected: u64,
     /// Sessions that were not renewed.
     pub sessions_expired: u64,
     /// Bricks declared dead.
@@ -79,6 +82,10 @@ impl Metrics {
         add(&self.reclaimed, inodes);
     }
 
+    pub(crate) fn collect(&self, files: u64) {
+        add(&self.collected, files);
+    }
+
     pub(crate) fn session_expired(&self) {
         add(&self.sessions_expired, 1);
     }
@@ -100,6 +107,7 @@ impl Metrics {
             trims_done: get(&self.trims_done),
             trims_failed: get(&self.trims_failed),
             reclaimed: get(&self.reclaimed),
+            collected: get(&self.collected),
             sessions_expired: get(&self.sessions_expired),
             bricks_died: get(&self.bricks_died),
         }

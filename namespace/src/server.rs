@@ -93,6 +93,7 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
     let mut loops = JoinSet::new();
     loops.spawn(background::liveness::run(namespace.clone(), stopped.clone()));
     loops.spawn(background::reclaim::run(namespace.clone(), stopped.clone()));
+    loops.spawn(background::collect::run(namespace.clone(), stopped.clone()));
     loops.spawn(background::trims::run(namespace.clone(), trims_queue, stopped));
     Ok(Running { serving, namespace, solo, stop, loops })
 }

@@ -1,5 +1,6 @@
 //! One loop a file. All end when the stop signal says so.
 
+pub mod collect;
 pub mod liveness;
 pub mod reclaim;
 pub mod trims;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, Ino, NodeId, SessionId};
 use wire::map::ClusterMap;
 use wire::meta::{BrickRegistration, FsReply, FsRequest, Timestamp};
@@ -86,6 +87,8 @@ pub enum Op {
         /// The member.
         brick: BrickId,
     },
+    /// Chunks were seen that seem to be of no use. Those that are none get their files cut.
+    Collect(Vec<ChunkKey>),
 }
 
 /// A brick has nothing of a file beyond a size any more.
@@ -108,6 +111,8 @@ pub enum Outcome {
     Fs(FsReply),
     /// A session was started.
     Session(SessionId),
+    /// Files whose chunks are to be cut.
+    Collected(u64),
 }
 
 /// Result of one command.

@@ -223,6 +223,7 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
         Op::SyncDone { chain, epoch, brick } => {
             bricks::sync_done(txn, *chain, *epoch, *brick).map(|()| Outcome::Done)
         }
+        Op::Collect(chunks) => trims::collect(txn, chunks).map(Outcome::Collected),
     }
 }
 

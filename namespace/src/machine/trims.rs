@@ -7,14 +7,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use wire::chunk::ChunkKey;
 use wire::id::{BrickId, Ino};
 use wire::layout::FileLayout;
 use wire::map::ClusterMap;
 use wire::meta::FileKind;
 
+use crate::error::Error;
 use crate::machine::bricks;
 use crate::machine::command::TrimAck;
-use crate::machine::txn::{Do, Txn};
+use crate::machine::txn::{Do, Txn, load};
 use crate::store::records::{Inode, Trim};
 use crate::store::{Read, keys};
 
@@ -50,17 +52,22 @@ pub fn record(txn: &mut Txn<'_>, ino: Ino, inode: &Inode, size: u64, targets: Ta
     if inode.kind != FileKind::File || !inode.written {
         return Ok(());
     }
-    let key = keys::trim(ino);
-    let before: Option<Trim> = txn.load(&key)?;
+    let bricks = bricks_of(&txn.map, &inode.layout, targets);
+    owe(txn, ino, inode.layout.chunk_bytes, size, bricks)
+}
+
+/// Makes bricks owe it that nothing of the file beyond `size` is there.
+fn owe(txn: &mut Txn<'_>, ino: Ino, chunk_bytes: u32, size: u64, bricks: BTreeSet<BrickId>) -> Do<()> {
+    let before: Option<Trim> = txn.load(&keys::trim(ino))?;
     let mut owed = before.as_ref().map(|t| t.owed.clone()).unwrap_or_default();
     // What a brick owes already stays owed: all it has beyond the smaller size is older.
     for kept in owed.values_mut() {
         *kept = (*kept).min(size);
     }
-    for brick in bricks_of(&txn.map, &inode.layout, targets) {
+    for brick in bricks {
         owed.entry(brick).or_insert(size);
     }
-    store(txn, ino, before, Trim { chunk_bytes: inode.layout.chunk_bytes, owed })?;
+    store(txn, ino, before, Trim { chunk_bytes, owed })?;
     txn.effects.trims.push(ino);
     Ok(())
 }
@@ -131,6 +138,52 @@ fn store(txn: &mut Txn<'_>, ino: Ino, before: Option<Trim>, after: Trim) -> Do<(
     } else {
         txn.put(key, &after)
     }
+}
+
+/// How a file with a chunk that is of no use is to be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Useless {
+    /// Chunk size of the file, in bytes.
+    pub chunk_bytes: u32,
+    /// Bytes that stay.
+    pub size: u64,
+}
+
+/// Whether a chunk that a brick has is of no use: its file is gone, or ends before it and
+/// nobody writes to it. Nothing, if it may be of use or is about to be cut anyway.
+///
+/// Inode numbers are given once and before the first chunk is written, so a number that was
+/// given and has no inode is of a file that is gone for good. A number that was never given is
+/// of a later state than this one, which must not cut what it does not know.
+///
+/// # Errors
+/// If the state cannot be read.
+pub fn useless(state: &dyn Read, next_ino: u64, chunk: ChunkKey) -> Result<Option<Useless>, Error> {
+    let ino = chunk.ino;
+    if ino.0 >= next_ino || state.get(&keys::trim(ino))?.is_some() || state.any(&keys::writers(ino))? {
+        return Ok(None);
+    }
+    let Some(inode) = load::<Inode>(state, &keys::inode(ino))? else {
+        return Ok(Some(Useless { chunk_bytes: FileLayout::default().chunk_bytes, size: 0 }));
+    };
+    let chunk_bytes = inode.layout.chunk_bytes;
+    let start = chunk.index.saturating_mul(u64::from(chunk_bytes));
+    let beyond = inode.kind == FileKind::File && !inode.dirty_tail && start >= inode.size;
+    Ok(beyond.then_some(Useless { chunk_bytes, size: inode.size }))
+}
+
+/// Has all bricks cut the files of those `chunks` that are of no use now. Returns how many.
+pub fn collect(txn: &mut Txn<'_>, chunks: &[ChunkKey]) -> Do<u64> {
+    let mut files = 0;
+    for chunk in chunks {
+        let Some(found) = useless(txn, txn.counters.next_ino, *chunk)? else { continue };
+        let all: BTreeSet<BrickId> = txn.map.bricks.keys().copied().collect();
+        if !all.is_empty() {
+            owe(txn, chunk.ino, found.chunk_bytes, found.size, all)?;
+            files += 1;
+        }
+    }
+    Ok(files)
 }
 
 /// Frees an inode without a name, unless a session writes to it. Others that have it open

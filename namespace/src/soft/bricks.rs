@@ -134,6 +134,13 @@ impl Bricks {
         }
     }
 
+    /// Whether all that live by the map were heard since this process began, in the life the
+    /// map knows.
+    pub fn all_heard(&self, map: &ClusterMap) -> bool {
+        let heard = |id, boot| self.seen.get(&id).and_then(|s| s.heard).is_some_and(|(_, b)| b == boot);
+        map.bricks.values().filter(|b| b.alive).all(|b| heard(b.id, b.boot))
+    }
+
     /// Last report of each.
     pub fn reports(&self) -> Vec<(BrickId, BrickReport)> {
         self.seen.iter().filter_map(|(b, seen)| Some((*b, seen.report?))).collect()

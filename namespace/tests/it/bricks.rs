@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use namespace::machine::command::{Op, TrimAck};
+use namespace::machine::command::{Op, Outcome, TrimAck};
 use namespace::machine::txn::load;
 use namespace::store::keys;
 use namespace::store::records::Trim;
+use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, Ino, StoreId};
 use wire::map::MemberState;
 use wire::meta::{Access, FsRequest};
@@ -204,5 +205,61 @@ fn a_writer_keeps_a_removed_file() {
     world.op(Op::Reclaim(vec![file])).unwrap();
     assert!(world.fs(FsRequest::GetAttr { ino: file }).is_err());
     assert_eq!(owed(&world, file), [(0, 0), (1, 0)]);
+    world.sound();
+}
+
+fn collect(world: &mut World, ino: Ino, index: u64) -> u64 {
+    match world.op(Op::Collect(vec![ChunkKey { ino, index }])).unwrap() {
+        Outcome::Collected(files) => files,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Chunks of files that are gone, and those beyond the end of a file, are cut on all bricks,
+/// dead ones too.
+#[test]
+fn chunks_of_no_use_are_collected() {
+    let mut world = with_bricks(6);
+    let gone = world.written_file(ROOT, "gone", 10);
+    world.unlink(ROOT, "gone").unwrap();
+    world.op(Op::Reclaim(vec![gone])).unwrap();
+    for (brick, size) in owed(&world, gone) {
+        ack(&mut world, gone, brick, size);
+    }
+    dead(&mut world, 3, 1);
+    assert_eq!(collect(&mut world, gone, 0), 1);
+    assert_eq!(owed(&world, gone), (0..6).map(|brick| (brick, 0)).collect::<Vec<_>>());
+    world.sound();
+    let short = world.written_file(ROOT, "short", 10);
+    assert_eq!(collect(&mut world, short, 1), 1);
+    assert_eq!(owed(&world, short).len(), 6);
+    assert!(owed(&world, short).iter().all(|(_, size)| *size == 10));
+    world.sound();
+}
+
+/// What was of no use when a brick listed it and is of use now stays, and so does what is cut
+/// anyway or is not known here.
+#[test]
+fn collecting_leaves_what_is_of_use() {
+    let mut world = with_bricks(2);
+    let held = world.written_file(ROOT, "held", 10);
+    assert_eq!(collect(&mut world, held, 0), 0, "it holds the bytes of the file");
+    world.fs(FsRequest::Open { ino: held, access: Access::Write }).unwrap();
+    assert_eq!(collect(&mut world, held, 1), 0, "somebody writes");
+    world.fs(FsRequest::Close { ino: held, access: Access::Write }).unwrap();
+    world.set_size(held, 5);
+    let before = owed(&world, held);
+    ack(&mut world, held, before[0].0, 5);
+    assert_eq!(collect(&mut world, held, 1), 0, "it is being cut");
+    assert_eq!(owed(&world, held), before[1..]);
+    let dying = world.written_file(ROOT, "dying", 10);
+    let living = world.open_session(7);
+    let first = std::mem::replace(&mut world.session, living);
+    world.fs(FsRequest::Open { ino: dying, access: Access::Write }).unwrap();
+    world.fs(FsRequest::Unlink { parent: ROOT, name: name("dying") }).unwrap();
+    world.op(Op::EndSession { session: first, clean: false }).unwrap();
+    assert_eq!(collect(&mut world, dying, 0), 0, "a writer keeps it");
+    assert_eq!(collect(&mut world, Ino(1 << 40), 0), 0, "that number was never given");
+    assert_eq!(collect(&mut world, Ino(u64::MAX), u64::MAX), 0);
     world.sound();
 }

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use namespace::{Config, Running, start};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest};
-use wire::id::{BootId, BrickId, CallSeq, Ino, MapEpoch, NodeId, SessionId};
+use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, ChunkSummary};
+use wire::chunk::ChunkKey;
+use wire::id::{BootId, BrickId, CallSeq, ChainId, ChunkVersion, Ino, MapEpoch, NodeId, SessionId};
 use wire::map::ClusterMap;
 use wire::meta::*;
 use wire::net::typed::Typed;
@@ -34,6 +35,10 @@ pub struct FakeBrick {
     pub heard: AtomicU64,
     pub gate: watch::Sender<bool>,
     pub cuts: Mutex<Vec<(Ino, u64)>>,
+    /// What it lists until it is cut.
+    pub chunks: Mutex<BTreeSet<ChunkKey>>,
+    /// How often it was asked for the first page.
+    pub listed: AtomicU64,
 }
 
 impl TypedHandler<BrickProtocol> for FakeBrick {
@@ -44,13 +49,35 @@ impl TypedHandler<BrickProtocol> for FakeBrick {
         _payload: Bytes,
     ) -> BoxFuture<'static, (Result<BrickReply, Status>, Bytes)> {
         Box::pin(async move {
-            let BrickRequest::Trim { ino, size, .. } = call.request else {
-                return (Err(Status::Malformed), Bytes::new());
+            let (ino, chunk_bytes, size) = match call.request {
+                BrickRequest::Trim { ino, chunk_bytes, size } => (ino, u64::from(chunk_bytes), size),
+                BrickRequest::List { after, max, .. } => return (Ok(self.list(after, max)), Bytes::new()),
+                _ => return (Err(Status::Malformed), Bytes::new()),
             };
             self.gate.subscribe().wait_for(|open| *open).await.unwrap();
             self.cuts.lock().unwrap().push((ino, size));
+            self.chunks.lock().unwrap().retain(|key| key.ino != ino || key.index * chunk_bytes < size);
             (Ok(BrickReply::Trimmed { freed_bytes: 0 }), Bytes::new())
         })
+    }
+}
+
+impl FakeBrick {
+    fn list(&self, after: Option<ChunkKey>, max: u32) -> BrickReply {
+        self.listed.fetch_add(u64::from(after.is_none()), Ordering::SeqCst);
+        // Small pages, so that there are several.
+        let max = max.min(2) as usize;
+        let held = self.chunks.lock().unwrap();
+        let rest: Vec<_> = held.iter().filter(|key| after.is_none_or(|a| **key > a)).collect();
+        let chunks = rest.iter().take(max).map(|key| ChunkSummary {
+            key: **key,
+            chain: ChainId(1),
+            version: ChunkVersion(1),
+            len: 10,
+            allocated_bytes: 4096,
+            digest: 0,
+        });
+        BrickReply::Chunks { chunks: chunks.collect(), end: rest.len() <= max }
     }
 }
 
@@ -106,6 +133,8 @@ impl Cluster {
                 heard: AtomicU64::new(0),
                 gate: watch::Sender::new(true),
                 cuts: Mutex::new(Vec::new()),
+                chunks: Mutex::new(BTreeSet::new()),
+                listed: AtomicU64::new(0),
             });
             let net = self.net(Role::Brick, id as u8);
             let handler = Typed::<BrickProtocol, _>::handler(brick.clone());

@@ -9,13 +9,14 @@ use namespace::store::db::Db;
 use namespace::verify::verify;
 use namespace::{Config, Error, start};
 use tokio::time::timeout;
+use wire::chunk::ChunkKey;
 use wire::id::{BrickId, ClusterId, Ino, MapEpoch};
 use wire::map::MemberState;
 use wire::meta::*;
 use wire::net::{Authority, Endpoint, MemoryHub, Role};
 use wire::status::{FsError, Status};
 
-use crate::cluster::{Client, Cluster, LONG, call, copy_dir, net, until};
+use crate::cluster::{Client, Cluster, FakeBrick, LONG, call, copy_dir, net, until};
 use crate::harness::{CLUSTER, name, new};
 
 fn mkdir(text: &str) -> FsRequest {
@@ -337,4 +338,48 @@ async fn other_peoples_directories_are_refused() {
     assert!(matches!(refused.err(), Some(Error::OtherCluster { .. })));
     let refused = start(config, net(&cluster.authority, &hub, Role::Namespace, 1)).await;
     assert!(matches!(refused.err(), Some(Error::InUse { .. })));
+}
+
+/// A chunk of no use that a brick holds is found after a start and cut on all; those of files
+/// that exist stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_of_no_use_are_cut() {
+    let mut cluster = Cluster::new(3, |_| {}).await;
+    let client = cluster.client(1).await;
+    let (gone, kept) = (client.file("gone", 100).await, client.file("kept", 100).await);
+    let written = client.create("written", Access::Write).await;
+    client.unlink("gone").await;
+    gone_for_good(&client, &cluster, gone).await;
+    cluster.stop().await;
+    for brick in &cluster.bricks {
+        brick.cuts.lock().unwrap().clear();
+    }
+    let chunk = |ino, index| ChunkKey { ino, index };
+    let useful = [chunk(kept, 0), chunk(written, 0), chunk(written, 9)];
+    let useless = [chunk(gone, 0), chunk(gone, 1), chunk(kept, 7)];
+    for brick in &cluster.bricks[1..] {
+        brick.chunks.lock().unwrap().extend(useful.iter().chain(&useless));
+    }
+    let net = cluster.net(Role::Namespace, 251);
+    cluster.running = Some(start(cluster.config.clone(), net).await.unwrap());
+    until("only what is of use is left", async || {
+        let left = |b: &Arc<FakeBrick>| b.chunks.lock().unwrap().iter().copied().eq(useful);
+        cluster.bricks[1..].iter().all(left).then_some(())
+    })
+    .await;
+    until("all have cut", async || (cluster.status().await.trims == 0).then_some(())).await;
+    assert_eq!((cluster.cut_by(gone, 0).len(), cluster.cut_by(kept, 100).len()), (3, 3));
+    assert!(cluster.running.as_ref().unwrap().metrics().collected >= 2);
+    // Nothing more is found, and what is of use stays.
+    let looked = |brick: &FakeBrick| brick.listed.load(Ordering::SeqCst);
+    let before = looked(&cluster.bricks[2]);
+    until("it looks again", async || (looked(&cluster.bricks[2]) > before + 1).then_some(())).await;
+    let cuts: usize = cluster.bricks.iter().map(|b| b.cuts.lock().unwrap().len()).sum();
+    assert_eq!(cuts, 6);
+    cluster.sound().await;
+}
+
+async fn gone_for_good(client: &Client, cluster: &Cluster, ino: Ino) {
+    gone(client, ino).await;
+    until("nothing is owed", async || (cluster.status().await.trims == 0).then_some(())).await;
 }
