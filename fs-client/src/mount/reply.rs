@@ -20,25 +20,26 @@ use crate::error::Error;
 pub(super) struct Validity {
     entry: Duration,
     directory: Duration,
-    file: Duration,
 }
 
 impl Validity {
-    /// Beside other mounts, not at all. Alone, every change comes through this kernel, which knows
-    /// by itself what it changes; only the space a file takes is settled a moment later.
+    /// Beside other mounts, not at all. Alone, names and directories change through this kernel
+    /// only, which knows by itself what it changes.
     pub(super) fn new(sharing: Sharing) -> Self {
-        let (always, moment) = match sharing {
-            Sharing::Sole => (Duration::from_secs(3600), Duration::from_secs(1)),
-            Sharing::Shared => (Duration::ZERO, Duration::ZERO),
+        let always = match sharing {
+            Sharing::Sole => Duration::from_secs(3600),
+            Sharing::Shared => Duration::ZERO,
         };
-        Self { entry: always, directory: always, file: moment }
+        Self { entry: always, directory: always }
     }
 
-    /// For attributes.
+    /// For attributes. Those of files are asked for each time: the space of one written through a
+    /// mapping changes without the kernel forgetting what it was told, and `tar --sparse` takes a
+    /// file without blocks for empty.
     pub(super) fn of(&self, kind: FileKind) -> Duration {
         match kind {
             FileKind::Directory => self.directory,
-            _ => self.file,
+            _ => Duration::ZERO,
         }
     }
 }
