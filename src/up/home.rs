@@ -101,7 +101,8 @@ impl Home {
                 })?;
             }
             Err(error) => {
-                return Err(error).with_context(|| format!("cannot use the data directory {}", dir.display()));
+                return Err(error)
+                    .with_context(|| format!("cannot use the data directory {}", dir.display()));
             }
         }
         if !cluster_file.exists() && !is_fresh(dir)? {
