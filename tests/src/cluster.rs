@@ -403,6 +403,12 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if !self.finished {
             self.workshop.keep = true;
+            if std::env::var_os("BRICKYARD_TEST_KEEP").is_some() {
+                let path = self.workshop.path().join("log");
+                if let Err(error) = std::fs::write(&path, self.log.lines().join("\n")) {
+                    eprintln!("cannot write {}: {error}", path.display());
+                }
+            }
             eprintln!("-- the cluster's log, last lines:\n{}", self.log.tail(60));
         }
         // Detach first: whoever hangs in the mount is freed when the daemon dies.
