@@ -316,12 +316,14 @@ impl Agent {
                 self.config.hostname
             )));
         }
+        // The supervisor works elsewhere.
+        let root = std::path::absolute(&self.config.root).at("find", &self.config.root)?;
         let work = Work {
             key,
             person: person.into(),
             queue: assignment.queue,
             host: self.config.hostname.clone(),
-            root: self.config.root.to_string_lossy().into_owned(),
+            root: root.to_string_lossy().into_owned(),
             spec,
         };
         Ok((work, script))

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::ids::{JobId, RunKey, TaskId};
 use super::ranges::Ranges;
 use super::record::{
-    BAD_ENDS_MAX, Exit, Finished, Job, NewJob, Phase, Record, Run, TaskEnd, Verdict, failed,
+    BAD_ENDS_MAX, Exit, Finished, Job, NewJob, Phase, Record, Run, TaskEnd, UNBEGUN_RUNS_MAX, Verdict, failed,
 };
 use crate::config::FINISHED_MAX;
 
@@ -176,6 +176,8 @@ impl Queue {
         } else if exit.lost {
             exit.failed = failed::NO_STATUS;
             if job.new.rerun { Verdict::Requeued } else { Verdict::Lost }
+        } else if exit.unbegun && key.run < UNBEGUN_RUNS_MAX {
+            Verdict::Requeued
         } else if exit.failed != 0 && exit.failed != failed::SIGNALLED {
             Verdict::Error(exit.reason.clone())
         } else if exit.exit_status == 99 {

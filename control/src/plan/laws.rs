@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::law::{Host, Queue};
-use super::record::Exit;
+use super::record::{Exit, UNBEGUN_RUNS_MAX, failed};
 use super::*;
 
 pub(crate) fn new_job(id: u64, array: Option<TaskRange>) -> NewJob {
@@ -255,6 +255,28 @@ fn exit_codes_mean_what_grid_engine_users_know() {
     assert_eq!(end(7), (Verdict::Done, 0));
     assert!(queue.jobs.is_empty());
     assert_eq!(queue.finished[0].bad_ends[&TaskId(1)].exit_status, 7);
+}
+
+#[test]
+fn a_run_that_found_no_mount_runs_again_but_not_for_ever() {
+    let mut queue = Queue::default();
+    queue.set_host("h", Host { slots: 1, up: true });
+    queue.apply(&queue.submit(new_job(1, None)).unwrap()).unwrap();
+    for run in 1..=UNBEGUN_RUNS_MAX {
+        let dispatched = queue.next_dispatch(0).unwrap();
+        let Record::Dispatched { key, .. } = dispatched else { panic!("{dispatched:?}") };
+        assert_eq!(key.run, run);
+        queue.apply(&dispatched).unwrap();
+        queue.apply(&queue.report_started(key, 0).unwrap()).unwrap();
+        let exit = Exit { failed: failed::CHDIR, reason: "away".into(), unbegun: true, ..Exit::default() };
+        let record = queue.report_ended(key, exit).unwrap();
+        queue.apply(&record).unwrap();
+        let Record::Ended { verdict, .. } = record else { panic!("{record:?}") };
+        let last = run == UNBEGUN_RUNS_MAX;
+        assert_eq!(verdict, if last { Verdict::Error("away".into()) } else { Verdict::Requeued });
+    }
+    assert!(queue.next_dispatch(0).is_none());
+    assert!(queue.jobs[&JobId(1)].errors.contains_key(&TaskId(1)), "it waits for somebody to look into it");
 }
 
 #[test]

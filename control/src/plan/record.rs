@@ -97,10 +97,18 @@ pub struct Exit {
     /// The supervisor vanished without a word: nobody knows how the job ended.
     #[serde(default)]
     pub lost: bool,
+    /// Nothing of the job was executed, and not for a fault of its own: the mount was away when it was about to begin. It is to
+    /// run again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unbegun: bool,
     /// What it used.
     #[serde(default)]
     pub usage: Usage,
 }
+
+/// From this run of a task on, one more that found the mount away puts it in error: then something else is wrong, and trying
+/// for ever would hide it.
+pub const UNBEGUN_RUNS_MAX: u32 = 100;
 
 /// Values of [`Exit::failed`] and of the accounting's `failed` field.
 pub mod failed {

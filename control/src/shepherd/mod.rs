@@ -7,13 +7,16 @@
 //! 1. It holds the lock of the directory for as long as it lives; of two for the same run one ends at once.
 //! 2. `started` is durable before the job exists; a directory that has it (or `exit`) is never started again.
 //! 3. `exit` is durable before anybody is told.
-//! 4. When the job's first process is over, what it left behind is killed: the slot is free for the next one.
+//! 4. A job that couldn't begin because the mount was away is reported as not begun, so that it runs again; any other reason is the
+//!    job's error. `a_job_that_finds_the_mount_away_runs_later`, `what_cannot_begin_is_in_error_with_a_reason`
+//! 5. When the job's first process is over, what it left behind is killed: the slot is free for the next one.
 //!
-//! All four are tried by the integration tests (`tests/it`), which kill agent, master and supervisors in the middle.
+//! All are tried by the integration tests (`tests/it`), which kill agent, master and supervisors in the middle.
 
 pub(crate) mod environment;
 pub(crate) mod family;
 mod inherited;
+mod mount;
 pub(crate) mod starter;
 
 use std::ffi::OsString;
@@ -221,6 +224,15 @@ fn run(
     }
     let usage = usage();
     match refusal {
+        Some(refusal) if refusal.away => Exit {
+            ended_ms: now_ms(),
+            failed: refusal.failed,
+            exit_status: 1,
+            reason: refusal.reason,
+            unbegun: true,
+            usage,
+            ..Exit::default()
+        },
         Some(refusal) => Exit { usage, ..over(started_ms, refusal.failed, refusal.reason) },
         None => Exit {
             started_ms: Some(started_ms),

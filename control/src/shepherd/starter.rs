@@ -16,9 +16,15 @@ use nix::unistd::{Gid, Uid};
 use rustix::io::FdFlags;
 
 use super::environment::{self, Places, expand};
+use super::mount::Seen;
 use crate::agent::spool::{self, Work};
 use crate::config::ShellStartMode;
 use crate::plan::record::failed;
+
+/// First word of a refusal's text.
+const REFUSED: &str = "refused";
+/// The same where the mount was away.
+const AWAY: &str = "away";
 
 /// Why a job couldn't be begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,17 +33,30 @@ pub(crate) struct Refusal {
     pub failed: u32,
     /// In words.
     pub reason: String,
+    /// The mount was away: it isn't the job's fault.
+    pub away: bool,
 }
 
 impl Refusal {
     fn new(failed: u32, reason: String) -> Refusal {
-        Refusal { failed, reason }
+        Refusal { failed, reason, away: false }
+    }
+
+    fn text(&self) -> String {
+        let word = if self.away { AWAY } else { REFUSED };
+        format!("{word} {} {}\n", self.failed, self.reason.replace('\n', " "))
     }
 
     /// Reads what [`main`] wrote; `None` if that isn't one.
     pub fn parse(text: &str) -> Option<Refusal> {
-        let (code, reason) = text.trim_end().strip_prefix("refused ")?.split_once(' ')?;
-        Some(Refusal { failed: code.parse().ok()?, reason: reason.to_owned() })
+        let (word, rest) = text.trim_end().split_once(' ')?;
+        let away = match word {
+            AWAY => true,
+            REFUSED => false,
+            _ => return None,
+        };
+        let (code, reason) = rest.split_once(' ')?;
+        Some(Refusal { failed: code.parse().ok()?, reason: reason.to_owned(), away })
     }
 }
 
@@ -46,7 +65,7 @@ pub(super) fn main(dir: &Path) -> ExitCode {
     // Kept aside, as stderr itself becomes the job's.
     let complain = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 3);
     let Err(refusal) = become_job(dir);
-    let text = format!("refused {} {}\n", refusal.failed, refusal.reason.replace('\n', " "));
+    let text = refusal.text();
     let told =
         complain.map_err(std::io::Error::from).and_then(|fd| File::from(fd).write_all(text.as_bytes()));
     if told.is_ok() { ExitCode::FAILURE } else { ExitCode::from(2) }
@@ -71,6 +90,20 @@ fn become_job(dir: &Path) -> Result<std::convert::Infallible, Refusal> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|e| before(format!("can't be tied to the supervisor: {e}")))?;
 
+    let mount = Seen::now(Path::new(&work.root));
+    begin(dir, &work, script.as_deref(), script_file).map_err(|refusal| {
+        let away = mount.went_away();
+        Refusal { away, ..refusal }
+    })
+}
+
+/// Takes what the user asked for, as the user, and becomes the job.
+fn begin(
+    dir: &Path,
+    work: &Work,
+    script: Option<&Path>,
+    script_file: Option<File>,
+) -> Result<std::convert::Infallible, Refusal> {
     let spec = &work.spec;
     let cwd = spec.cwd.clone().unwrap_or_else(|| work.person.home.clone());
     std::env::set_current_dir(&cwd)
@@ -78,20 +111,20 @@ fn become_job(dir: &Path) -> Result<std::convert::Infallible, Refusal> {
     let cwd_path = PathBuf::from(&cwd);
     let (stdin_path, stdin) = match &spec.stdin {
         Some(path) => {
-            let path = cwd_path.join(expand(local_part(path, &work.host), &work));
+            let path = cwd_path.join(expand(local_part(path, &work.host), work));
             let file = File::open(&path).map_err(|e| cant_open(&path, &e))?;
             (path, Stdio::from(file))
         }
         None => (PathBuf::from("/dev/null"), Stdio::null()),
     };
-    let (stdout_path, stdout) = open_output(&work, spec.stdout.as_deref(), 'o', &cwd_path)?;
+    let (stdout_path, stdout) = open_output(work, spec.stdout.as_deref(), 'o', &cwd_path)?;
     let (stderr_path, stderr) = if spec.join {
         let again = stdout.try_clone().map_err(|e| cant_open(&stdout_path, &e))?;
         (stdout_path.clone(), again)
     } else {
-        open_output(&work, spec.stderr.as_deref(), 'e', &cwd_path)?
+        open_output(work, spec.stderr.as_deref(), 'e', &cwd_path)?
     };
-    let (program, args, script_name) = command_line(&work, script.as_deref(), script_file)?;
+    let (program, args, script_name) = command_line(work, script, script_file)?;
     let text = |p: &Path| p.to_string_lossy().into_owned();
     let places = Places {
         cwd,
@@ -100,12 +133,12 @@ fn become_job(dir: &Path) -> Result<std::convert::Infallible, Refusal> {
         stderr: text(&stderr_path),
         script: script_name,
         spool: text(dir),
-        tmpdir: text(&super::tmpdir(&work)),
+        tmpdir: text(&super::tmpdir(work)),
     };
     let error = Command::new(&program)
         .args(args)
         .env_clear()
-        .envs(environment::build(&work, &places))
+        .envs(environment::build(work, &places))
         .stdin(stdin)
         .stdout(stdout)
         .stderr(stderr)
@@ -232,7 +265,11 @@ mod tests {
     #[test]
     fn a_refusal_survives_the_pipe() {
         let refusal = Refusal::new(26, "can't open /x: denied".into());
-        assert_eq!(Refusal::parse("refused 26 can't open /x: denied\n"), Some(refusal));
+        assert_eq!(refusal.text(), "refused 26 can't open /x: denied\n");
+        let away = Refusal { away: true, ..refusal.clone() };
+        for refusal in [refusal, away] {
+            assert_eq!(Refusal::parse(&refusal.text()), Some(refusal));
+        }
         assert_eq!(Refusal::parse(""), None);
         assert_eq!(Refusal::parse("sh: something"), None);
     }

@@ -1,6 +1,9 @@
 //! kill -9 of everything, at any moment.
 
 use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, DEADLINE, eventually};
@@ -13,6 +16,7 @@ pub const TESTS: &[(&str, fn())] = &[
         killing_master_and_agent_loses_and_doubles_nothing,
     ),
     ("crash::a_vanished_supervisor_means_lost", a_vanished_supervisor_means_lost),
+    ("crash::a_job_that_finds_the_mount_away_runs_later", a_job_that_finds_the_mount_away_runs_later),
     ("crash::there_is_one_master_and_the_next_takes_over", there_is_one_master_and_the_next_takes_over),
     ("crash::numbers_are_never_given_out_again", numbers_are_never_given_out_again),
     ("crash::a_spool_of_another_cluster_is_refused", a_spool_of_another_cluster_is_refused),
@@ -147,6 +151,51 @@ fn a_vanished_supervisor_means_lost() {
     assert!(finished.contains("lost"), "{finished}");
     let said = c.say(&["qacct", "-j", "once"]);
     assert!(said.out.contains("failed       19"), "{said:?}");
+}
+
+/// Writes to a fifo as soon as somebody reads it.
+fn feed(fifo: &Path, text: &str) {
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut open = File::options();
+    open.write(true).custom_flags(nonblock);
+    let mut file = eventually("somebody reads the fifo", || open.open(fifo).ok());
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+/// The supervisor outlives a mount that dies with the cluster's process; the job it was about to begin has done nothing wrong.
+fn a_job_that_finds_the_mount_away_runs_later() {
+    let mut c = Cluster::running(1);
+    let dir = c.file("dir");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    // Opening a fifo waits for its writer: there the job's beginning is held until the directories are away.
+    let fifo = c.file("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
+    let script = "echo ran $(cat) >> ran\n";
+    let id = c.submit(&["-i", "fifo", "-o", "dir/out", "-e", "dir/err"], script);
+    let begun = c.spool().join(format!("events/{id}.1.1.started"));
+    eventually("the supervisor is about to begin it", || begun.exists().then_some(()));
+    c.kill_agent();
+    c.kill_master();
+    let (root, root_away, dir_away) = (c.root(), c.file("root-away"), c.file("dir-away"));
+    std::fs::rename(&root, &root_away).unwrap();
+    std::fs::rename(&dir, &dir_away).unwrap();
+    feed(&fifo, "");
+    eventually("the supervisor is through", || {
+        c.spool().join(format!("runs/{id}.1.1/exit")).exists().then_some(())
+    });
+    std::fs::rename(&root_away, &root).unwrap();
+    std::fs::rename(&dir_away, &dir).unwrap();
+    c.start_master();
+    c.start_agent();
+    let begun = c.spool().join(format!("events/{id}.1.2.started"));
+    eventually("it is begun again", || begun.exists().then_some(()));
+    feed(&fifo, "once\n");
+    let lines = c.wait_accounted(id, 1);
+    assert_eq!((lines[0][11].as_str(), lines[0][12].as_str()), ("0", "0"), "{}", c.logs());
+    c.wait_text("ran", "ran once\n");
+    eventually("nothing is left", || c.say(&["qstat"]).out.is_empty().then_some(()));
+    assert_eq!(c.accounting(id).len(), 1, "only what ran is accounted for");
 }
 
 fn there_is_one_master_and_the_next_takes_over() {

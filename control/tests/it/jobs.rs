@@ -286,6 +286,7 @@ fn held_jobs_wait_for_release() {
     c.wait_text("out", "ran\n");
     // Held while another job has the slot.
     let busy = c.submit(&[], "sleep 300\n");
+    c.wait_state(busy, "r");
     let id = c.submit(&[], "true\n");
     c.wait_state(id, "qw");
     assert_eq!(c.say(&["qhold", &id.to_string()]).code, 0);
