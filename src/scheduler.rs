@@ -18,6 +18,12 @@ pub enum Tool {
     Qdel,
     /// Account.
     Qacct,
+    /// Hold.
+    Qhold,
+    /// Release.
+    Qrls,
+    /// Clear errors.
+    Qmod,
 }
 
 /// The tool a program name or subcommand means, if it means one.
@@ -28,6 +34,9 @@ pub fn tool_called(name: &OsString) -> Option<Tool> {
         "qstat" => Tool::Qstat,
         "qdel" => Tool::Qdel,
         "qacct" => Tool::Qacct,
+        "qhold" => Tool::Qhold,
+        "qrls" => Tool::Qrls,
+        "qmod" => Tool::Qmod,
         _ => return None,
     })
 }
@@ -39,6 +48,9 @@ pub fn run_tool(tool: Tool, args: Vec<OsString>) -> ExitCode {
         Tool::Qstat => control::cli::qstat::main(args),
         Tool::Qdel => control::cli::qdel::main(args),
         Tool::Qacct => control::cli::qacct::main(args),
+        Tool::Qhold => control::cli::qhold::main(args),
+        Tool::Qrls => control::cli::qrls::main(args),
+        Tool::Qmod => control::cli::qmod::main(args),
     }
 }
 

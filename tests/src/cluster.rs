@@ -386,17 +386,30 @@ impl Cluster {
         self.command("check")?.arg("--data").arg(&self.data).ok().context("brickyard check")
     }
 
-    /// Resident memory of `up` in KiB: VmRSS.
+    /// Resident memory of `up` and the processes it started, in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
         resident_kib(self.pid()?)
     }
 }
 
-/// Resident memory of a process in KiB.
+/// Resident memory of a process and its children in KiB: the sum of VmRSS, so that what they share
+/// counts for each.
 pub fn resident_kib(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    line.split_whitespace().next().context("empty VmRSS")?.parse().context("VmRSS is no number")
+    let own: u64 =
+        line.split_whitespace().next().context("empty VmRSS")?.parse().context("VmRSS is no number")?;
+    Ok(own + children(pid).into_iter().filter_map(|child| resident_kib(child).ok()).sum::<u64>())
+}
+
+/// The processes that threads of this one have started; none if it has ended.
+fn children(pid: u32) -> Vec<u32> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<u32>>())
+        .collect()
 }
 
 impl Drop for Cluster {
