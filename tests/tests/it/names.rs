@@ -70,7 +70,10 @@ fn a_changing_directory_is_listed_right() -> Result<()> {
     const STABLE: usize = 10_000;
     let mut place = Place::new()?;
     let dir = place.make_dir("big")?;
-    in_parallel(STABLE, |number| Ok(drop(File::create(dir.join(format!("stable-{number}")))?)))?;
+    in_parallel(STABLE, |number| {
+        File::create(dir.join(format!("stable-{number}")))?;
+        Ok(())
+    })?;
     let stop = AtomicBool::new(false);
     let rounds = std::thread::scope(|scope| -> Result<usize> {
         let changer = scope.spawn(|| -> Result<usize> {
