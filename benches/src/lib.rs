@@ -6,7 +6,8 @@
 //! Invariants:
 //! 1. Both sides do the same work, from the same inputs, in turns (`measure::tests::sides_take_turns`).
 //! 2. What is read "cold" is read after the kernel's caches were dropped ([`cold`]).
-//! 3. Writes count as done when they are on the disk: every timed write ends with fsync.
+//! 3. Writes of large files count as done when they are on the disk: they end with fsync. Names and trees
+//!    are timed as programs make them, without.
 //! 4. Nothing is left in either directory, also by an error ([`side::Side`]).
 
 pub mod cold;

@@ -12,7 +12,7 @@ use clap::Parser;
 
 /// Measures a mounted filesystem beside the local disk, in turns, and prints a table
 ///
-/// Each figure is the median of the repetitions. Writes are timed until they are on the disk; what is
+/// Each figure is the median of the repetitions. The large file is timed until it is on the disk; what is
 /// called cold is read after the kernel's caches were dropped, which needs root.
 #[derive(Debug, Parser)]
 #[command(name = "brickyard-bench", version)]

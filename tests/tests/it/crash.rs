@@ -2,14 +2,18 @@
 //!
 //! `BRICKYARD_CRASH_ROUNDS` (default 10) and `BRICKYARD_SEED` choose how often and how.
 
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use brickyard_tests::kernel::Mapping;
 use brickyard_tests::place::setting;
 use brickyard_tests::seed::{self, Rng};
 use brickyard_tests::workload::{Stopped, Worker};
 use brickyard_tests::{Cluster, Options, status, wait};
+use rustix::fs::OFlags;
 
 const WORKERS: u64 = 4;
 /// A round ends by this time even when few operations were done.
@@ -101,6 +105,41 @@ fn wait_until_reclaimed(cluster: &Cluster, empty: &serde_json::Value) -> Result<
         Ok(clean && chunks <= status::brick_sum(empty, "chunks")?)
     })
     .with_context(|| format!("left over: {last}"))
+}
+
+/// Every other call that promises durability keeps its promise too: O_DSYNC, O_SYNC, msync, and
+/// fsync through another handle than the writing one.
+#[test]
+fn every_way_to_sync_survives_a_crash() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let dir = cluster.dir("synced")?;
+    let content = |pattern| seed::bytes(pattern, 0, 2_500_000);
+    let mut files = Vec::new();
+    for (name, flags) in [("dsync", OFlags::DSYNC), ("sync", OFlags::SYNC)] {
+        let mut options = File::options();
+        options.create(true).write(true).custom_flags(flags.bits() as i32);
+        let file = options.open(dir.join(name))?;
+        file.write_all_at(&content(1), 0)?;
+        files.push(file);
+    }
+    let mapped =
+        File::options().create(true).truncate(true).read(true).write(true).open(dir.join("mapped"))?;
+    mapped.set_len(2_500_000)?;
+    let mut mapping = Mapping::shared(&mapped, 2_500_000)?;
+    mapping.write(0, &content(2));
+    mapping.sync()?;
+    let writer = File::create(dir.join("other-handle"))?;
+    writer.write_all_at(&content(3), 0)?;
+    File::open(dir.join("other-handle"))?.sync_all()?;
+    files.extend([mapped, writer]);
+    cluster.kill9()?;
+    drop((mapping, files));
+    cluster.up()?;
+    for (name, pattern) in [("dsync", 1), ("sync", 1), ("mapped", 2), ("other-handle", 3)] {
+        ensure!(std::fs::read(dir.join(name))? == content(pattern), "{name} was lost");
+    }
+    cluster.check()?;
+    cluster.finish()
 }
 
 /// Files deleted while open, and open when everything dies, leave nothing behind.
