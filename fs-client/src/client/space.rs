@@ -40,7 +40,7 @@ pub enum FallocateMode {
     },
 }
 
-/// What [`Client::seek`] looks for.
+/// What [`Client::seek_data`] and [`Client::seek_hole`] look for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sought {
     Data,
