@@ -384,7 +384,7 @@ fn exit_99_runs_again_and_100_is_an_error() {
     c.wait_text("out", "0\n1\n");
     let id = c.submit(&["-o", "err"], "echo run\n[ -e cleared ] || exit 100\n");
     c.wait_state(id, "Eqw");
-    assert_eq!(c.accounting(id)[0][11], "30");
+    assert_eq!(c.wait_accounted(id, 1)[0][11], "30");
     let said = c.say(&["qstat", "-j", &id.to_string()]);
     assert!(said.out.contains("error reason"), "{said:?}");
     c.script("cleared", "");
