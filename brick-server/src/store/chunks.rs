@@ -9,8 +9,9 @@ use super::disk::Disk;
 use super::edit::{Prepared, Staged};
 use super::engine::{Engine, Need};
 use super::index::Index;
+use super::pieces::{PIECE_BYTES, PieceDigest};
 use super::record::{BLOCK, GROUP_BLOCKS, Group, Header, digest_of};
-use super::{ChunkStore, Pressure, ReadBytes, Shrunk, StoreError, Usage};
+use super::{ChunkStore, Pressure, ReadBytes, Shrunk, StoreCounters, StoreError, Usage};
 
 const BLOCK_U32: u32 = BLOCK as u32;
 /// How much of a chunk is read at a time to verify it, in blocks.
@@ -249,6 +250,36 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
             block = last + 1;
         }
         Ok((*hasher.finalize().as_bytes(), corrupt))
+    }
+
+    fn pieces(&self, key: ChunkKey) -> Result<(Option<Header>, Vec<PieceDigest>), StoreError> {
+        self.check()?;
+        let _shared = self.read_lock(key);
+        let Some(header) = self.header_of(key)? else { return Ok((None, Vec::new())) };
+        let blocks = header.len.div_ceil(BLOCK_U32);
+        let mut out = Vec::with_capacity(blocks.div_ceil(GROUP_BLOCKS) as usize);
+        let mut bytes = vec![0; PIECE_BYTES as usize];
+        let mut bad = Vec::new();
+        for first in (0..blocks).step_by(GROUP_BLOCKS as usize) {
+            let slots = self.slots(key, first, (first + GROUP_BLOCKS).min(blocks) - 1)?;
+            if slots.iter().all(Option::is_none) {
+                out.push(PieceDigest::zeros());
+                continue;
+            }
+            let end = slots.len() * BLOCK;
+            let failed = self.read_slots(&slots, &mut bytes[..end])?;
+            bad.extend(failed.into_iter().map(|at| first + at as u32));
+            out.push(PieceDigest::of(&bytes[..end]));
+        }
+        if bad.is_empty() {
+            Ok((Some(header), out))
+        } else {
+            Err(StoreError::Corrupt { key, version: header.version, blocks: bad })
+        }
+    }
+
+    fn counters(&self) -> StoreCounters {
+        self.tally.read(0)
     }
 
     fn commit(&self) -> Result<(), StoreError> {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::counters::add;
 use super::disk::Disk;
 use super::engine::Engine;
 use super::index::Index;
@@ -29,9 +30,11 @@ impl<D: Disk, I: Index> Engine<D, I> {
             };
             let Some(generation) = generation else { return Ok(()) };
             if generation.written_bytes > 0 {
+                add(&self.tally.flushes, 1);
                 self.disk.sync().map_err(|e| self.fail(format!("flushing: {e}")))?;
             }
             self.index.write(&mut generation.changes()).map_err(|e| self.index_failed(e))?;
+            add(&self.tally.commits, 1);
             lock(&self.overlay).frozen = None;
             let mut allocator = lock(&self.allocator);
             for run in &generation.freed {

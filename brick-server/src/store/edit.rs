@@ -8,6 +8,7 @@ use wire::chunk::{ChunkKey, MAX_CHUNK_BYTES};
 use wire::id::ChunkVersion;
 
 use super::StoreError;
+use super::counters::add;
 use super::disk::Disk;
 use super::engine::{Engine, Need};
 use super::index::Index;
@@ -130,6 +131,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
         }
         let written_bytes = u64::from(count) * BLOCK as u64;
+        add(&self.tally.payload_bytes, data.len() as u64);
         Ok(Prepared { key, base, end, blocks, lease, written_bytes })
     }
 
@@ -225,6 +227,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             }
         }
         staged.next = block * BLOCK_U32;
+        add(&self.tally.payload_bytes, data.len() as u64);
         staged.written_bytes += count * BLOCK as u64;
         match &mut staged.lease {
             Some(all) => all.join(lease),

@@ -8,6 +8,7 @@ use wire::chunk::ChunkKey;
 use wire::id::{ChainId, ChunkVersion};
 
 use super::alloc::{Allocator, Run, Used};
+use super::counters::{Tally, add};
 use super::disk::Disk;
 use super::index::{Index, IndexError};
 use super::lease::{Lease, SharedAllocator, lock, push_block};
@@ -64,6 +65,7 @@ pub struct Engine<D, I> {
     stripes: Vec<RwLock<()>>,
     pub(super) committing: Mutex<()>,
     failure: OnceLock<String>,
+    pub(super) tally: Tally,
     chunks: AtomicU64,
     /// How many bricks share what is left of the filesystem, for reports.
     sharers: Arc<AtomicU64>,
@@ -134,6 +136,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             stripes: (0..STRIPES).map(|_| RwLock::new(())).collect(),
             committing: Mutex::default(),
             failure: OnceLock::new(),
+            tally: Tally::default(),
             chunks: AtomicU64::new(chunks),
             sharers,
         })
@@ -277,6 +280,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     pub(super) fn write_blocks(&self, position: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        add(&self.tally.data_bytes, bytes.len() as u64);
         self.disk.write_at(position * BLOCK as u64, bytes).map_err(|e| match e.kind() {
             // A filesystem that could not reserve the space.
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => StoreError::NoSpace,

@@ -24,6 +24,7 @@
 mod alloc;
 mod chunks;
 mod commit;
+mod counters;
 pub mod dir;
 pub mod disk;
 mod edit;
@@ -34,6 +35,7 @@ pub mod file_disk;
 pub mod index;
 mod lease;
 mod overlay;
+mod pieces;
 pub mod record;
 pub mod rocks;
 #[cfg(test)]
@@ -44,8 +46,10 @@ use wire::brick::{Change, Extent, WriterId};
 use wire::chunk::ChunkKey;
 use wire::id::{ChainId, ChunkVersion};
 
+pub use counters::StoreCounters;
 pub use edit::{Prepared, Staged};
 pub use engine::{Engine, Limits};
+pub use pieces::{PIECE_BYTES, PieceDigest};
 pub use record::Header;
 
 /// What a store could not do.
@@ -231,6 +235,13 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// [`StoreError::Failed`].
     fn verify(&self, key: ChunkKey) -> Result<([u8; 32], u32), StoreError>;
 
+    /// The chunk's header, if it exists, and a digest for each 64 KiB piece of it up to its
+    /// end.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Failed`].
+    fn pieces(&self, key: ChunkKey) -> Result<(Option<Header>, Vec<PieceDigest>), StoreError>;
+
     /// Makes everything published durable.
     ///
     /// # Errors
@@ -240,6 +251,9 @@ pub trait ChunkStore: Send + Sync + 'static {
 
     /// How much waits for a commit.
     fn pressure(&self) -> Pressure;
+
+    /// What it has counted since it was opened.
+    fn counters(&self) -> StoreCounters;
 
     /// How full it is.
     fn usage(&self) -> Usage;

@@ -15,7 +15,7 @@ use wire::id::{CallSeq, ChainId, ChunkVersion, Ino, SessionId};
 use super::faulty::{FaultyDisk, MemIndex, Random};
 use super::index::IndexError;
 use super::record::BLOCK;
-use super::{ChunkStore, Engine, Header, Limits, Pressure, Staged, StoreError};
+use super::{ChunkStore, Engine, Header, Limits, PIECE_BYTES, PieceDigest, Pressure, Staged, StoreError};
 
 type TestStore = Engine<FaultyDisk, MemIndex>;
 
@@ -140,6 +140,10 @@ fn compare(store: &TestStore, model: &Model) {
     for (key, (_, bytes)) in model {
         let (hash, corrupt) = store.verify(*key).unwrap();
         assert_eq!((hash, corrupt), (*blake3::hash(bytes).as_bytes(), 0));
+        let (header, pieces) = store.pieces(*key).unwrap();
+        assert_eq!(header.map(|h| h.len as usize), Some(bytes.len()));
+        let digests: Vec<_> = bytes.chunks(PIECE_BYTES as usize).map(PieceDigest::of).collect();
+        assert!(pieces == digests, "digests of the pieces of {key}");
         let (header, extents) = store.extents(*key).unwrap();
         let header = header.unwrap();
         assert_eq!(
