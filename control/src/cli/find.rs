@@ -27,7 +27,9 @@ pub(crate) fn layout() -> Result<Layout, Failure> {
             });
     }
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    brickyard_mounts(&mounts)
+    // The kernel knows the working directory by itself: a mount that does not answer is not asked.
+    let here = std::env::current_dir().ok();
+    nearest_first(brickyard_mounts(&mounts), here.as_deref())
         .into_iter()
         .map(|m| m.join(NAME))
         .find(|p| p.join("jobs").is_dir())
@@ -54,6 +56,15 @@ fn brickyard_mounts(mounts: &str) -> Vec<PathBuf> {
     // Of several mounts on each other the last one counts.
     found.reverse();
     found
+}
+
+/// Puts the mount that `here` is in first; the others stay as they are, the newest first.
+fn nearest_first(mut mounts: Vec<PathBuf>, here: Option<&Path>) -> Vec<PathBuf> {
+    let depth =
+        |mount: &PathBuf| here.filter(|here| here.starts_with(mount)).map(|_| mount.components().count());
+    // Of mounts within each other the innermost one; the sort keeps the order of equals.
+    mounts.sort_by_key(|mount| std::cmp::Reverse(depth(mount)));
+    mounts
 }
 
 /// The kernel writes blanks, tabs, newlines and backslashes in octal.
@@ -107,5 +118,22 @@ mod tests {
         let mounts = "proc /proc proc rw 0 0\nbrickyard /mnt/a\\040b fuse rw 0 0\nother /mnt/x fuse rw 0 0\n\
                       h1,h2:/ /mnt/c fuse.brickyard rw 0 0\n";
         assert_eq!(brickyard_mounts(mounts), [PathBuf::from("/mnt/c"), PathBuf::from("/mnt/a b")]);
+    }
+
+    /// With several mounts the one the user works in is meant, else the newest.
+    #[test]
+    fn the_mount_of_the_working_directory_comes_first() {
+        let order = |here: Option<&str>| -> Vec<String> {
+            let mounts = ["/new", "/old", "/old/inner", "/older"].map(PathBuf::from).to_vec();
+            let sorted = nearest_first(mounts, here.map(Path::new));
+            sorted.into_iter().map(|m| m.display().to_string()).collect()
+        };
+        assert_eq!(order(None), ["/new", "/old", "/old/inner", "/older"]);
+        assert_eq!(order(Some("/home/ann")), ["/new", "/old", "/old/inner", "/older"]);
+        assert_eq!(order(Some("/older/project")), ["/older", "/new", "/old", "/old/inner"]);
+        assert_eq!(order(Some("/old/inner/x")), ["/old/inner", "/old", "/new", "/older"]);
+        // A name that only begins alike is another directory.
+        assert_eq!(order(Some("/newer"))[0], "/new");
+        assert_eq!(order(Some("/olde")), ["/new", "/old", "/old/inner", "/older"]);
     }
 }
