@@ -324,6 +324,7 @@ impl Agent {
             queue: assignment.queue,
             host: self.config.hostname.clone(),
             root: root.to_string_lossy().into_owned(),
+            cluster: self.spool.cluster()?,
             spec,
         };
         Ok((work, script))

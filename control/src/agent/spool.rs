@@ -57,6 +57,10 @@ pub(crate) struct Work {
     pub queue: QueueView,
     pub host: String,
     pub root: String,
+    /// The cluster's id, by which its places on this host are told from another cluster's. Empty in
+    /// what releases before it was there have written.
+    #[serde(default)]
+    pub cluster: String,
     pub spec: Spec,
 }
 
@@ -113,6 +117,12 @@ impl Spool {
         disk::sweep_unfinished(disk, &path.join("runs"))?;
         disk.sync_dir(path)?;
         Ok(Spool { path: path.to_path_buf(), _lock: Arc::new(file) })
+    }
+
+    /// The cluster it is tied to, from this disk: the mount need not be there.
+    pub fn cluster(&self) -> Result<String> {
+        let found = disk::read_bounded(&self.path.join("cluster"), 64)?;
+        Ok(String::from_utf8_lossy(&found.bytes).trim().to_owned())
     }
 
     /// Ties the spool to its cluster the first time; refuses another one later.

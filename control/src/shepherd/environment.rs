@@ -168,6 +168,7 @@ pub(crate) mod tests {
             },
             host: "node1".into(),
             root: "/mnt/.cluster".into(),
+            cluster: "0123456789abcdef0123456789abcdef".into(),
             spec: crate::store::submission::tests::spec(7),
         }
     }

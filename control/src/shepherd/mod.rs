@@ -315,10 +315,19 @@ fn own(path: &Path, person: &User) -> Result<()> {
     Ok(())
 }
 
-/// The job's own scratch directory.
+/// Digits of the cluster's id in the name of a scratch directory.
+const CLUSTER_DIGITS: usize = 8;
+
+/// The job's own scratch directory: Grid Engine's `JOB.TASK.QUEUE` and the beginning of the cluster's id, since every
+/// cluster counts its jobs from 1 and two of them may run jobs on one host.
 pub(crate) fn tmpdir(work: &Work) -> PathBuf {
     let key = work.key;
-    Path::new(&work.queue.tmpdir).join(format!("{}.{}.{}", key.job, key.task, work.queue.name))
+    let mut name = format!("{}.{}.{}", key.job, key.task, work.queue.name);
+    if let Some(cluster) = work.cluster.get(..CLUSTER_DIGITS) {
+        name.push('.');
+        name.push_str(cluster);
+    }
+    Path::new(&work.queue.tmpdir).join(name)
 }
 
 fn make_tmpdir(work: &Work) -> Result<()> {
@@ -338,5 +347,23 @@ fn remove_tmpdir(work: &Work) {
     let path = tmpdir(work);
     if let Err(error) = Disk::default().remove_tree(&path) {
         eprintln!("shepherd: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same job number of two clusters on one host: each has its own scratch directory.
+    #[test]
+    fn clusters_on_one_host_share_no_scratch_directory() {
+        let ours = environment::tests::work();
+        let mut theirs = ours.clone();
+        theirs.cluster = "fedcba9876543210fedcba9876543210".into();
+        assert_eq!(tmpdir(&ours), Path::new("/tmp/7.1.all.q.01234567"));
+        assert_eq!(tmpdir(&theirs), Path::new("/tmp/7.1.all.q.fedcba98"));
+        // A run taken over from a release that did not know: where that release made it.
+        theirs.cluster.clear();
+        assert_eq!(tmpdir(&theirs), Path::new("/tmp/7.1.all.q"));
     }
 }

@@ -97,6 +97,12 @@ impl Cluster {
         self.dir.path().join("tmp")
     }
 
+    /// The TMPDIR of a run, named as users know it: `JOB.TASK.QUEUE`.
+    pub fn tmpdir_of(&self, run: &str) -> PathBuf {
+        let id = std::fs::read_to_string(self.root().join("id")).unwrap();
+        self.tmp().join(format!("{run}.{}", &id[..8]))
+    }
+
     pub fn spool(&self) -> PathBuf {
         self.dir.path().join("spool")
     }

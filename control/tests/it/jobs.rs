@@ -62,7 +62,7 @@ fn the_environment_is_the_documented_one() {
     c.wait_text("look.o1", "mine\n");
     let env: BTreeMap<&str, &str> = text.split('\0').filter_map(|l| l.split_once('=')).collect();
     let cwd = c.work().to_string_lossy().into_owned();
-    let tmp = c.tmp().join("1.1.all.q").to_string_lossy().into_owned();
+    let tmp = c.tmpdir_of("1.1.all.q").to_string_lossy().into_owned();
     let out = c.file("look.o1").to_string_lossy().into_owned();
     for (key, value) in [
         ("A", "1"),
@@ -103,7 +103,7 @@ fn the_environment_is_the_documented_one() {
     }
     assert!(!env.contains_key("SECRET_OF_THE_AGENT"), "the agent's environment leaks");
     c.wait_accounted(1, 1);
-    eventually("TMPDIR is gone", || (!c.tmp().join("1.1.all.q").exists()).then_some(()));
+    eventually("TMPDIR is gone", || (!c.tmpdir_of("1.1.all.q").exists()).then_some(()));
     let script = c.script("all.sh", "echo $ONLY_HERE > all\n");
     assert!(c.command(&["qsub", "-cwd", "-V", &script]).env("ONLY_HERE", "yes").status().unwrap().success());
     c.wait_text("all", "yes\n");
