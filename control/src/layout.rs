@@ -189,8 +189,16 @@ pub(crate) fn exists(path: &Path) -> Result<bool> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A new control directory, for tests of what lies in one.
+    pub(crate) fn cluster() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().unwrap();
+        init(dir.path()).unwrap();
+        let layout = Layout::new(dir.path());
+        (dir, layout)
+    }
 
     #[test]
     fn a_second_init_changes_nothing_but_wrong_modes() {

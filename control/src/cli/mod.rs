@@ -1,7 +1,7 @@
 //! The commands users type. Each is a `main` that takes the arguments behind the command's name and gives the exit code.
 //!
 //! They find the control directory by the variable `BRICKYARD_ROOT` (a mount point or the directory itself), or else by looking for
-//! a mounted Brickyard filesystem. They ask no server: handing in is a rename into `jobs/incoming`, asking is reading the
+//! a mounted Brickyard filesystem: the one the working directory is in, or the one mounted last. They ask no server: handing in is a rename into `jobs/incoming`, asking is reading the
 //! snapshot and the journal's tail.
 
 mod find;
@@ -18,7 +18,7 @@ mod rows;
 mod select;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{BufWriter, StdoutLock, Write};
 use std::process::ExitCode;
 
 use crate::error::{Error, Result};
@@ -83,6 +83,39 @@ pub(crate) fn finish(name: &str, result: std::result::Result<(), Failure>) -> Ex
     }
 }
 
+/// Where a command's answer goes.
+pub(crate) type Output = BufWriter<StdoutLock<'static>>;
+
+/// What the commands that show or change jobs have in common: arguments as text, `--help`, and an answer that is
+/// written out whatever becomes of `body`.
+pub(crate) fn run(
+    name: &str,
+    args: Vec<OsString>,
+    help: &str,
+    body: impl FnOnce(Vec<String>, &mut Output) -> std::result::Result<(), Failure>,
+) -> ExitCode {
+    let answer = || {
+        let args = text_args(args)?;
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        let done = if wants_help(&args) {
+            out.write_all(help.as_bytes()).map_err(Failure::from)
+        } else {
+            body(args, &mut out)
+        };
+        out.flush()?;
+        done
+    };
+    finish(name, answer())
+}
+
+/// The value behind an option.
+pub(crate) fn value_of(
+    option: &str,
+    args: &mut impl Iterator<Item = String>,
+) -> std::result::Result<String, Failure> {
+    args.next().ok_or_else(|| Failure::new(format!("option {option} needs a value")))
+}
+
 /// The arguments as text; Grid Engine's formats have no place for other bytes.
 pub(crate) fn text_args(args: Vec<OsString>) -> std::result::Result<Vec<String>, Failure> {
     args.into_iter()
@@ -91,7 +124,7 @@ pub(crate) fn text_args(args: Vec<OsString>) -> std::result::Result<Vec<String>,
 }
 
 /// Does the user ask for help?
-pub(crate) fn wants_help(args: &[String]) -> bool {
+fn wants_help(args: &[String]) -> bool {
     args.iter().any(|a| a == "--help" || a == "-help")
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::select;
-use super::{Failure, find, finish, local_time, text_args, wants_help};
+use super::{Failure, Output, find, local_time, run, value_of};
 use crate::clock::now_ms;
 use crate::layout::Layout;
 use crate::plan::accounting::FIELDS;
@@ -31,7 +31,7 @@ Shows what finished jobs used. Without -j: totals.
 
 /// Runs `qacct` with the arguments behind its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    finish("qacct", qacct(args))
+    run("qacct", args, HELP, qacct)
 }
 
 /// One line of the accounting file.
@@ -82,7 +82,7 @@ fn parse(args: Vec<String>) -> Result<Asked, Failure> {
             "-q" => asked.queue = Some(optional()),
             "-h" => asked.host = Some(optional()),
             "-t" | "-d" | "-f" => {
-                let value = args.next().ok_or_else(|| Failure::new(format!("option {arg} needs a value")))?;
+                let value = value_of(&arg, &mut args)?;
                 match arg.as_str() {
                     "-t" => asked.tasks = Some(super::options::tasks(&value).map_err(Failure::new)?),
                     "-d" => {
@@ -160,14 +160,7 @@ pub(super) fn exit_statuses(layout: &Layout, id: JobId) -> Result<Vec<i32>, Fail
     Ok(found)
 }
 
-fn qacct(args: Vec<OsString>) -> Result<(), Failure> {
-    let args = text_args(args)?;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    if wants_help(&args) {
-        out.write_all(HELP.as_bytes())?;
-        out.flush()?;
-        return Ok(());
-    }
+fn qacct(args: Vec<String>, out: &mut Output) -> Result<(), Failure> {
     let asked = parse(args)?;
     let path = match &asked.file {
         Some(path) => path.clone(),
@@ -178,14 +171,13 @@ fn qacct(args: Vec<OsString>) -> Result<(), Failure> {
         let read = each(&path, |line| {
             if asked.wants(&line) {
                 found = true;
-                show(&mut out, &line)?;
+                show(out, &line)?;
             }
             Ok(())
         });
         if path.exists() || asked.file.is_some() {
             read?;
         }
-        out.flush()?;
         return match job {
             Some(job) if !found && plain_number(job).is_some() => {
                 Err(Failure::new(format!("error: job id {job} not found")))
@@ -194,9 +186,7 @@ fn qacct(args: Vec<OsString>) -> Result<(), Failure> {
             _ => Ok(()),
         };
     }
-    totals(&mut out, &path, &asked)?;
-    out.flush()?;
-    Ok(())
+    totals(out, &path, &asked)
 }
 
 fn failed_text(code: &str) -> &'static str {

@@ -5,12 +5,11 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use super::select::{self, Target};
-use super::{Failure, find, finish, hand_in, options, rows, text_args, wants_help};
+use super::{Failure, Output, find, hand_in, options, run, value_of};
 use crate::clock::now_ms;
 use crate::layout::Layout;
 use crate::plan::{JobId, Queue, Ranges, Refusal, TaskRange};
 use crate::store::message::Command;
-use crate::store::recover;
 use crate::users::{self, Person};
 
 const HELP: &str = "\
@@ -26,23 +25,16 @@ Deletes jobs: by number, ID.TASK, name or pattern.
 
 /// Runs `qdel` with the arguments behind its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    finish("qdel", qdel(args))
+    run("qdel", args, HELP, qdel)
 }
 
-fn qdel(args: Vec<OsString>) -> Result<(), Failure> {
-    let args = text_args(args)?;
-    let mut out = std::io::stdout().lock();
-    if wants_help(&args) {
-        out.write_all(HELP.as_bytes())?;
-        return Ok(());
-    }
+fn qdel(args: Vec<String>, out: &mut Output) -> Result<(), Failure> {
     let (mut words, mut of, mut only, mut force) = (Vec::new(), Vec::<String>::new(), None, false);
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
-        let mut value = || args.next().ok_or_else(|| Failure::new(format!("option {arg} needs a value")));
         match arg.as_str() {
-            "-u" => of.extend(value()?.split(',').map(str::to_owned)),
-            "-t" => only = Some(options::tasks(&value()?).map_err(Failure::new)?),
+            "-u" => of.extend(value_of(&arg, &mut args)?.split(',').map(str::to_owned)),
+            "-t" => only = Some(options::tasks(&value_of(&arg, &mut args)?).map_err(Failure::new)?),
             "-f" => force = true,
             other if other.starts_with('-') => {
                 return Err(Failure::new(format!("unknown option {other:?} (qdel --help lists them)")));
@@ -56,14 +48,7 @@ fn qdel(args: Vec<OsString>) -> Result<(), Failure> {
     }
     let layout = find::layout()?;
     let me = users::me()?;
-    let incoming = rows::incoming(&layout);
-    let mut queue = recover::view(&layout)?.queue;
-    for new in incoming {
-        // What the master hasn't taken in yet is there all the same.
-        if let Some(record) = queue.submit(new) {
-            queue.apply(&record).map_err(|c| Failure::new(c.0))?;
-        }
-    }
+    let mut queue = select::all_jobs(&layout)?;
     let mut doomed: Vec<(JobId, Option<TaskRange>)> = Vec::new();
     let mut failed = false;
     for user in &of {
@@ -84,7 +69,7 @@ fn qdel(args: Vec<OsString>) -> Result<(), Failure> {
                     .collect();
                 if found.is_empty() {
                     failed = true;
-                    writeln!(out, "denied: job \"{name}\" does not exist")?;
+                    select::no_such_job(out, name)?;
                 }
                 doomed.extend(found.into_iter().map(|id| (id, only)));
             }
@@ -92,14 +77,14 @@ fn qdel(args: Vec<OsString>) -> Result<(), Failure> {
     }
     let force = force && me.uid == 0;
     for (id, tasks) in doomed {
-        failed |= !delete(&mut out, &layout, &mut queue, &me, id, tasks, force)?;
+        failed |= !delete(out, &layout, &mut queue, &me, id, tasks, force)?;
     }
     if failed { Err(Failure::silent(1)) } else { Ok(()) }
 }
 
 /// Deletes one job or tasks of it; false when that isn't to be.
 fn delete(
-    out: &mut impl Write,
+    out: &mut Output,
     layout: &Layout,
     queue: &mut Queue,
     me: &Person,
@@ -112,11 +97,11 @@ fn delete(
     let record = match queue.delete((me.uid, user), id, numbers.clone(), force, now_ms()) {
         Ok(record) => record,
         Err(Refusal::NoSuchJob) => {
-            writeln!(out, "denied: job \"{id}\" does not exist")?;
+            select::no_such_job(out, id)?;
             return Ok(false);
         }
         Err(Refusal::NotOwner) => {
-            writeln!(out, "{user} - you do not have the necessary privileges to delete the job \"{id}\"")?;
+            select::not_yours(out, user, "delete", id)?;
             return Ok(false);
         }
         Err(Refusal::AlreadyDone) => {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use super::{finish, qmod};
+use super::{qmod, run};
 
 const HELP: &str = "\
 usage: qhold [-h u] [-u USER,...] JOB,...
@@ -14,5 +14,5 @@ JOB: number, name or pattern.
 
 /// Runs `qhold` with the arguments behind its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    finish("qhold", qmod::change(args, HELP, qmod::Change::Hold(true)))
+    run("qhold", args, HELP, |args, out| qmod::change(args, out, qmod::Change::Hold(true)))
 }

@@ -5,11 +5,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use super::select::{self, Target};
-use super::{Failure, find, finish, hand_in, rows, text_args, wants_help};
+use super::{Failure, Output, find, hand_in, run, value_of};
 use crate::config;
 use crate::plan::{JobId, Ranges, Refusal, TaskRange};
 use crate::store::message::Command;
-use crate::store::recover;
 use crate::users;
 
 const HELP: &str = "\
@@ -27,25 +26,18 @@ pub(super) enum Change {
 
 /// Runs `qmod` with the arguments behind its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    finish("qmod", change(args, HELP, Change::Clear))
+    run("qmod", args, HELP, |args, out| change(args, out, Change::Clear))
 }
 
-pub(super) fn change(args: Vec<OsString>, help: &str, change: Change) -> Result<(), Failure> {
-    let args = text_args(args)?;
-    let mut out = std::io::stdout().lock();
-    if wants_help(&args) {
-        out.write_all(help.as_bytes())?;
-        return Ok(());
-    }
+pub(super) fn change(args: Vec<String>, out: &mut Output, change: Change) -> Result<(), Failure> {
     let (mut words, mut of, mut clear) = (Vec::new(), Vec::<String>::new(), false);
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
-        let mut value = || args.next().ok_or_else(|| Failure::new(format!("option {arg} needs a value")));
         match (arg.as_str(), change) {
             ("-cj", Change::Clear) => clear = true,
-            ("-u", Change::Hold(_)) => of.extend(value()?.split(',').map(str::to_owned)),
+            ("-u", Change::Hold(_)) => of.extend(value_of(&arg, &mut args)?.split(',').map(str::to_owned)),
             ("-h", Change::Hold(_)) => {
-                let kind = value()?;
+                let kind = value_of(&arg, &mut args)?;
                 if kind != "u" {
                     return Err(Failure::new(format!(
                         "option -h takes u (user hold) in this release, not {kind:?}"
@@ -67,13 +59,7 @@ pub(super) fn change(args: Vec<OsString>, help: &str, change: Change) -> Result<
     }
     let layout = find::layout()?;
     let me = users::me()?;
-    let incoming = rows::incoming(&layout);
-    let mut queue = recover::view(&layout)?.queue;
-    for new in incoming {
-        if let Some(record) = queue.submit(new) {
-            queue.apply(&record).map_err(|c| Failure::new(c.0))?;
-        }
-    }
+    let mut queue = select::all_jobs(&layout)?;
     let mut meant: Vec<(JobId, Option<TaskRange>)> =
         select::of_users(&queue, &of).into_iter().map(|id| (id, None)).collect();
     let mut failed = false;
@@ -84,7 +70,7 @@ pub(super) fn change(args: Vec<OsString>, help: &str, change: Change) -> Result<
                 let found = select::of_name(&queue, name);
                 if found.is_empty() {
                     failed = true;
-                    writeln!(out, "denied: job \"{name}\" does not exist")?;
+                    select::no_such_job(out, name)?;
                 }
                 meant.extend(found.into_iter().map(|id| (id, None)));
             }
@@ -113,15 +99,11 @@ pub(super) fn change(args: Vec<OsString>, help: &str, change: Change) -> Result<
             }
             Err(Refusal::NoSuchJob) => {
                 failed = true;
-                writeln!(out, "denied: job \"{id}\" does not exist")?;
+                select::no_such_job(out, id)?;
             }
             Err(Refusal::NotOwner) => {
                 failed = true;
-                writeln!(
-                    out,
-                    "{} - you do not have the necessary privileges to modify the job \"{id}\"",
-                    me.name
-                )?;
+                select::not_yours(out, &me.name, "modify", id)?;
             }
             Err(Refusal::AlreadyDone) => match change {
                 Change::Hold(_) => writeln!(out, "modified hold of job {id}")?,

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use super::{finish, qmod};
+use super::{qmod, run};
 
 const HELP: &str = "\
 usage: qrls [-h u] [-u USER,...] JOB,...
@@ -14,5 +14,5 @@ JOB: number, name or pattern.
 
 /// Runs `qrls` with the arguments behind its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    finish("qrls", qmod::change(args, HELP, qmod::Change::Hold(false)))
+    run("qrls", args, HELP, |args, out| qmod::change(args, out, qmod::Change::Hold(false)))
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::rows::{self, Kind, Row};
 use super::select::{self, Target};
-use super::{Failure, find, finish, local_time, text_args, wants_help};
+use super::{Failure, Output, find, local_time, run, value_of};
 use crate::config::{MESSAGE_MAX, SUBMISSION_MAX, load_queue};
 use crate::layout::Layout;
 use crate::plan::{Job, JobId, Queue};
@@ -37,7 +37,7 @@ z finished, lost: its host vanished while it ran.
 
 /// Runs `qstat` with the arguments behind its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    finish("qstat", qstat(args))
+    run("qstat", args, HELP, qstat)
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ fn parse(args: Vec<String>) -> Result<Asked, Failure> {
     let mut asked = Asked::default();
     let mut args = args.into_iter().peekable();
     while let Some(arg) = args.next() {
-        let mut value = || args.next().ok_or_else(|| Failure::new(format!("option {arg} needs a value")));
+        let mut value = || value_of(&arg, &mut args);
         match arg.as_str() {
             "-u" => asked.users.get_or_insert_default().extend(value()?.split(',').map(str::to_owned)),
             "-s" => {
@@ -80,32 +80,22 @@ fn parse(args: Vec<String>) -> Result<Asked, Failure> {
     Ok(asked)
 }
 
-fn qstat(args: Vec<OsString>) -> Result<(), Failure> {
-    let args = text_args(args)?;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    if wants_help(&args) {
-        out.write_all(HELP.as_bytes())?;
-        out.flush()?;
-        return Ok(());
-    }
+fn qstat(args: Vec<String>, out: &mut Output) -> Result<(), Failure> {
     let asked = parse(args)?;
     let layout = find::layout()?;
     // Incoming first: a submission the master takes between the two looks is then seen in one of them.
     let incoming = rows::incoming(&layout);
     let queue = recover::view(&layout)?.queue;
-    let result = if let Some(targets) = &asked.jobs {
-        jobs(&mut out, &layout, &queue, targets)
+    if let Some(targets) = &asked.jobs {
+        return jobs(out, &layout, &queue, targets);
+    }
+    let queue_name = load_queue(&layout)?.name;
+    let rows = rows::all(&queue, &incoming, &queue_name);
+    if asked.clusters {
+        clusters(out, &layout, &queue, &queue_name)
     } else {
-        let queue_name = load_queue(&layout)?.name;
-        let rows = rows::all(&queue, &incoming, &queue_name);
-        if asked.clusters {
-            clusters(&mut out, &layout, &queue, &queue_name)
-        } else {
-            list(&mut out, &layout, &queue, &queue_name, rows, &asked)
-        }
-    };
-    out.flush()?;
-    result
+        list(out, &layout, &queue, &queue_name, rows, &asked)
+    }
 }
 
 fn wanted(row: &Row, states: Option<&str>) -> bool {

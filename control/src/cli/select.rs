@@ -1,10 +1,14 @@
 //! Which jobs a command means: numbers, `ID.T`, names and patterns, users.
 
+use std::io::Write;
+
+use crate::layout::Layout;
 use crate::plan::ids::plain_number;
 use crate::plan::{JobId, Queue, Ranges, TaskRange};
+use crate::store::recover;
 
-use super::Failure;
 use super::options::tasks;
+use super::{Failure, Output, rows};
 
 /// One entry of a list of jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +105,29 @@ pub(crate) fn numbers(range: &TaskRange) -> Ranges {
         }
     }
     out
+}
+
+/// The queue with what the master hasn't taken in yet, which is there all the same.
+pub(crate) fn all_jobs(layout: &Layout) -> Result<Queue, Failure> {
+    // Incoming first: a submission the master takes between the two looks is then seen in one of them.
+    let incoming = rows::incoming(layout);
+    let mut queue = recover::view(layout)?.queue;
+    for new in incoming {
+        if let Some(record) = queue.submit(new) {
+            queue.apply(&record).map_err(|c| Failure::new(c.0))?;
+        }
+    }
+    Ok(queue)
+}
+
+/// Says that a job, by number or name, is not there.
+pub(crate) fn no_such_job(out: &mut Output, job: impl std::fmt::Display) -> Result<(), Failure> {
+    Ok(writeln!(out, "denied: job \"{job}\" does not exist")?)
+}
+
+/// Says that a job is somebody else's.
+pub(crate) fn not_yours(out: &mut Output, user: &str, verb: &str, job: JobId) -> Result<(), Failure> {
+    Ok(writeln!(out, "{user} - you do not have the necessary privileges to {verb} the job \"{job}\"")?)
 }
 
 /// Jobs of these users, in order.

@@ -120,14 +120,8 @@ pub(crate) fn claimer(layout: &Layout, id: JobId) -> Result<Option<(u32, i64)>> 
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::layout::tests::cluster;
     use std::collections::BTreeSet;
-
-    fn cluster() -> (tempfile::TempDir, Layout) {
-        let dir = tempfile::tempdir().unwrap();
-        crate::layout::init(dir.path()).unwrap();
-        let layout = Layout::new(dir.path());
-        (dir, layout)
-    }
 
     #[test]
     fn claimers_at_the_same_time_get_different_numbers() {

@@ -165,13 +165,7 @@ impl LedgerFile {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    fn cluster() -> (tempfile::TempDir, Layout) {
-        let dir = tempfile::tempdir().unwrap();
-        crate::layout::init(dir.path()).unwrap();
-        let layout = Layout::new(dir.path());
-        (dir, layout)
-    }
+    use crate::layout::tests::cluster;
 
     #[test]
     fn a_line_is_there_once_wherever_the_first_try_stopped() {

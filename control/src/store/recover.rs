@@ -82,18 +82,12 @@ fn recover(layout: &Layout) -> Result<Recovered> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::layout::tests::cluster;
     use crate::plan::JobId;
     use crate::store::journal::{Journal, Part};
 
     fn abandoned(n: u64) -> Record {
         Record::Abandoned { job: JobId(n) }
-    }
-
-    fn cluster() -> (tempfile::TempDir, Layout) {
-        let dir = tempfile::tempdir().unwrap();
-        crate::layout::init(dir.path()).unwrap();
-        let layout = Layout::new(dir.path());
-        (dir, layout)
     }
 
     #[test]
