@@ -17,28 +17,29 @@ use crate::error::Error;
 
 /// How long the kernel may use what it is told without asking again.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Validity {
-    entry: Duration,
-    directory: Duration,
-}
+pub(super) struct Validity(Duration);
 
 impl Validity {
     /// Beside other mounts, not at all. Alone, names and directories change through this kernel
     /// only, which knows by itself what it changes.
     pub(super) fn new(sharing: Sharing) -> Self {
-        let always = match sharing {
+        Self(match sharing {
             Sharing::Sole => Duration::from_secs(3600),
             Sharing::Shared => Duration::ZERO,
-        };
-        Self { entry: always, directory: always }
+        })
+    }
+
+    /// For names.
+    fn of_names(self) -> Duration {
+        self.0
     }
 
     /// For attributes. Those of files are asked for each time: the space of one written through a
     /// mapping changes without the kernel forgetting what it was told, and `tar --sparse` takes a
     /// file without blocks for empty.
-    pub(super) fn of(&self, kind: FileKind) -> Duration {
+    pub(super) fn of(self, kind: FileKind) -> Duration {
         match kind {
-            FileKind::Directory => self.directory,
+            FileKind::Directory => self.0,
             _ => Duration::ZERO,
         }
     }
@@ -79,7 +80,7 @@ impl<T> Handles<T> {
 pub(super) fn reply_entry(valid: Validity, reply: ReplyEntry, result: Result<Attr, Error>) {
     match result {
         Ok(attr) => {
-            reply.entry_with_ttls(&valid.of(attr.kind), &valid.entry, &convert::attr(&attr), GENERATION);
+            reply.entry_with_ttls(&valid.of(attr.kind), &valid.of_names(), &convert::attr(&attr), GENERATION);
         }
         Err(error) => reply.error(errno(&error)),
     }
