@@ -1,9 +1,10 @@
 //! Every knob of the metadata service.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use wire::net::Endpoint;
+use wire::net::{Authority, Endpoint};
 
 /// Memory of the database for changes that are not in sorted files yet, in bytes.
 pub const WRITE_BUFFER_BYTES: usize = 8 << 20;
@@ -36,6 +37,14 @@ pub const RECLAIM_PASS: usize = 4096;
 pub const CHECK_PROBLEMS: usize = 1000;
 /// Files one page of a check gives at most.
 pub const CHECK_FILES: u32 = 4096;
+/// Join tokens there may be at a time.
+pub const TOKENS: usize = 10_000;
+/// Longest life of a join token, in seconds: a year.
+pub const TOKEN_TTL_MOST_S: u32 = 366 * 86_400;
+/// Most uses of one join token.
+pub const TOKEN_USES_MOST: u32 = 100_000;
+/// How long it is remembered of a join token that it has expired, in seconds.
+pub const TOKEN_KEPT_S: i64 = 86_400;
 /// Longest wait of a call for a newer map, in milliseconds.
 pub const MAP_WAIT_MS: u32 = 30_000;
 
@@ -76,6 +85,13 @@ pub struct Config {
     /// Longest wait of a registering brick for a sign of life of the others of its chains.
     /// Default 10 s.
     pub register_wait: Duration,
+    /// What certifies those who join. Default none: nobody can join.
+    pub authority: Option<Arc<Authority>>,
+    /// How often expired join tokens are looked for. Default 5 s.
+    pub token_sweep: Duration,
+    /// Added to the machine's clock where join tokens expire, in seconds; tests set clocks
+    /// back with it. Default 0.
+    pub clock_offset_s: i64,
 }
 
 impl Config {
@@ -97,6 +113,9 @@ impl Config {
             collect: Duration::from_secs(3600),
             list_timeout: Duration::from_secs(5),
             register_wait: Duration::from_secs(10),
+            authority: None,
+            token_sweep: Duration::from_secs(5),
+            clock_offset_s: 0,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::machine::command::{Answer, Caller, Command, Effects, Op};
 use crate::machine::txn::load;
 use crate::metrics::Metrics;
 use crate::soft::bricks::Bricks;
+use crate::soft::clock::SteadyClock;
 use crate::soft::opens::Opens;
 use crate::soft::sessions::Sessions;
 use crate::store::db::Db;
@@ -42,6 +43,8 @@ pub struct Watchers {
     pub opens: Mutex<Opens>,
     /// When bricks were heard.
     pub bricks: Mutex<Bricks>,
+    /// What join tokens expire by.
+    pub clock: Mutex<SteadyClock>,
     /// Becomes true when the service stops: who waits answers at once.
     pub stopping: watch::Sender<bool>,
 }

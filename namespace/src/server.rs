@@ -25,9 +25,12 @@ use crate::error::Error;
 use crate::log::Solo;
 use crate::machine::Machine;
 use crate::machine::command::Caller;
+use crate::machine::txn::load;
 use crate::metrics::{Metrics, Snapshot};
 use crate::namespace::{Namespace, Watchers};
+use crate::ops::join::Doorway;
 use crate::soft::bricks::Bricks;
+use crate::soft::clock::SteadyClock;
 use crate::soft::opens::Opens;
 use crate::soft::sessions::Sessions;
 use crate::store::db::Db;
@@ -79,6 +82,10 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         sessions: Mutex::new(sessions),
         opens: Mutex::new(Opens::default()),
         bricks: Mutex::new(Bricks::new(config.brick_dead_after, config.brick_grace)),
+        clock: Mutex::new(SteadyClock::new(
+            load(&*db, keys::CLOCK)?.unwrap_or_default(),
+            std::time::Instant::now(),
+        )),
         stopping: watch::Sender::new(false),
     });
     info!(dir = %config.dir.display(), %cluster, applied = machine.applied().0, "the namespace is open");
@@ -88,12 +95,18 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
     let namespace =
         Arc::new(Namespace { config, net: net.clone(), db, log: solo.clone(), watchers, metrics });
     let handler = Typed::<MetaProtocol, _>::handler(Arc::new(Door(Arc::downgrade(&namespace))));
-    let serving = net.serve(&listen, Service::Namespace, handler).await?;
+    let serving = if namespace.config.authority.is_some() {
+        let doorway = Arc::new(Doorway(Arc::downgrade(&namespace)));
+        net.serve_and_take_in(&listen, Service::Namespace, handler, doorway).await?
+    } else {
+        net.serve(&listen, Service::Namespace, handler).await?
+    };
     let (stop, stopped) = watch::channel(false);
     let mut loops = JoinSet::new();
     loops.spawn(background::liveness::run(namespace.clone(), stopped.clone()));
     loops.spawn(background::reclaim::run(namespace.clone(), stopped.clone()));
     loops.spawn(background::collect::run(namespace.clone(), stopped.clone()));
+    loops.spawn(background::tokens::run(namespace.clone(), stopped.clone()));
     loops.spawn(background::trims::run(namespace.clone(), trims_queue, stopped));
     Ok(Running { serving, namespace, solo, stop, loops })
 }
@@ -182,7 +195,7 @@ fn may(role: Role, request: &MetaRequest) -> bool {
         MetaRequest::Cluster(C::RegisterBrick(_) | C::Heartbeat { .. } | C::SyncDone { .. }) => {
             matches!(role, Role::Brick | Role::Admin)
         }
-        MetaRequest::Cluster(C::AddBricks(_)) => role == Role::Admin,
+        MetaRequest::Cluster(C::AddBricks(_) | C::MakeToken { .. }) => role == Role::Admin,
         MetaRequest::Cluster(C::GetMap { .. } | C::Status) => true,
     }
 }
@@ -243,6 +256,7 @@ impl Namespace {
             C::SyncDone { chain, epoch, brick } => self.sync_done(chain, epoch, brick).await,
             C::Status => self.status(),
             C::AddBricks(bricks) => self.add_bricks(bricks).await,
+            C::MakeToken { hash, role, ttl_s, uses } => self.make_token(hash, role, ttl_s, uses).await,
         }
     }
 }

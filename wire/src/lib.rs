@@ -3,7 +3,8 @@
 //! - [`id`], [`chunk`], [`layout`], [`map`]: names of things and where bytes are
 //! - [`meta`]: calls to the namespace; [`brick`]: calls to a brick; [`status`]: what went wrong
 //!   and what to do about it
-//! - [`frame`], [`handshake`], [`net`]: how a call travels, over QUIC, TLS or memory
+//! - [`frame`], [`handshake`], [`net`]: how a call travels, over QUIC, TLS or memory; [`join`]:
+//!   how a machine gets its certificate
 //!
 //! Not here: any decision. This crate knows no file, no disk and no clock but deadlines of calls.
 //!
@@ -15,6 +16,7 @@ pub mod chunk;
 pub mod frame;
 pub mod handshake;
 pub mod id;
+pub mod join;
 pub mod layout;
 pub mod map;
 pub mod meta;

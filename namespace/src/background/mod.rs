@@ -3,6 +3,7 @@
 pub mod collect;
 pub mod liveness;
 pub mod reclaim;
+pub mod tokens;
 pub mod trims;
 
 use tokio::sync::watch;

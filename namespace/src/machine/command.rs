@@ -6,10 +6,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use wire::chunk::ChunkKey;
+use wire::handshake::Role;
 use wire::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, Ino, NodeId, SessionId};
+use wire::join::{JoinRefusal, TokenHash};
 use wire::map::ClusterMap;
 use wire::meta::{BrickRegistration, FsReply, FsRequest, Timestamp};
 use wire::status::Status;
+
+use crate::machine::tokens::NewToken;
 
 /// Place of a command in the log; the first is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -89,6 +93,29 @@ pub enum Op {
     },
     /// Chunks were seen that seem to be of no use. Those that are none get their files cut.
     Collect(Vec<ChunkKey>),
+    /// Makes a join token.
+    MakeToken {
+        /// Which.
+        token: NewToken,
+        /// The present that tokens expire by.
+        now: Timestamp,
+    },
+    /// Uses a join token.
+    RedeemToken {
+        /// Which.
+        hash: TokenHash,
+        /// What its holder wants to be.
+        role: Role,
+        /// Who.
+        node: NodeId,
+        /// The present that tokens expire by.
+        now: Timestamp,
+    },
+    /// Time has passed: tokens that ended long ago are forgotten.
+    ForgetTokens {
+        /// The present that tokens expire by.
+        now: Timestamp,
+    },
 }
 
 /// A brick has nothing of a file beyond a size any more.
@@ -113,6 +140,8 @@ pub enum Outcome {
     Session(SessionId),
     /// Files whose chunks are to be cut.
     Collected(u64),
+    /// Whether somebody with a join token is taken in: `None`, or why not.
+    Joined(Option<JoinRefusal>),
 }
 
 /// Result of one command.

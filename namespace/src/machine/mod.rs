@@ -22,6 +22,7 @@ pub mod files;
 pub mod looks;
 pub mod rename;
 pub mod sessions;
+pub mod tokens;
 pub mod trims;
 pub mod txn;
 pub mod xattrs;
@@ -223,6 +224,11 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
         Op::SyncDone { chain, epoch, brick } => {
             bricks::sync_done(txn, *chain, *epoch, *brick).map(|()| Outcome::Done)
         }
+        Op::MakeToken { token, now } => tokens::make(txn, token, *now).map(|()| Outcome::Done),
+        Op::RedeemToken { hash, role, node, now } => {
+            tokens::redeem(txn, *hash, *role, *node, *now).map(Outcome::Joined)
+        }
+        Op::ForgetTokens { now } => tokens::forget(txn, *now).map(|()| Outcome::Done),
         Op::Collect(chunks) => trims::collect(txn, chunks).map(Outcome::Collected),
     }
 }

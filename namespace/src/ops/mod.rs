@@ -4,5 +4,6 @@
 pub mod check;
 pub mod cluster;
 pub mod fs;
+pub mod join;
 pub mod reads;
 pub mod session;

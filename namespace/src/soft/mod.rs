@@ -2,5 +2,6 @@
 //! sessions have open for reading. Pure: the present is an argument.
 
 pub mod bricks;
+pub mod clock;
 pub mod opens;
 pub mod sessions;

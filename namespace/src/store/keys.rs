@@ -2,12 +2,15 @@
 //! order of things (`keys_sort_as_their_numbers`).
 
 use wire::id::{CallSeq, DirCookie, Ino, SessionId};
+use wire::join::TokenHash;
 use wire::meta::Name;
 
 /// The cluster map.
 pub const MAP: &[u8] = b"Cmap";
 /// Numbers given out and numbers of things.
 pub const COUNTERS: &[u8] = b"Ccounters";
+/// The latest time that join tokens were judged by.
+pub const CLOCK: &[u8] = b"Cclock";
 /// Index of the last command whose effects are here.
 pub const APPLIED: &[u8] = b"Capplied";
 
@@ -79,6 +82,14 @@ pub fn trim(ino: Ino) -> Vec<u8> {
     numbered(b'T', ino.0, &[])
 }
 
+/// `K hash`.
+pub fn token(hash: TokenHash) -> Vec<u8> {
+    let mut key = Vec::with_capacity(33);
+    key.push(b'K');
+    key.extend_from_slice(&hash.0);
+    key
+}
+
 /// The least key that is greater than all that begin with `prefix`, whose first byte is a tag.
 pub fn after(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
@@ -134,6 +145,7 @@ mod tests {
             text(writer(Ino(0x41), SessionId(0x42))),
             r"W\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
         );
+        assert_eq!(text(token(TokenHash([0x61; 32]))), format!("K{}", "a".repeat(32)));
         assert_eq!(text(trim(Ino(0x41))), r"T\x00\x00\x00\x00\x00\x00\x00A");
     }
 

@@ -14,6 +14,8 @@
 //!   U session seq     -> Answer       answer of a call, for its retry
 //!   W ino session     -> ()           open for writing
 //!   T ino             -> Trim         bricks that still have to cut chunks of it
+//!   K hash            -> TokenRecord  join token: role, end, uses
+//!   C "clock"         -> Timestamp    latest time that tokens were judged by
 //!   C "map"           -> ClusterMap   C "counters" -> Counters   C "applied" -> log index
 //! ```
 //!

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use wire::handshake::Role;
 use wire::id::{BrickId, DirCookie, Ino, NodeId};
 use wire::layout::FileLayout;
 use wire::meta::{Attr, FileKind, Name, Timestamp};
@@ -139,6 +140,19 @@ pub struct Trim {
     pub owed: BTreeMap<BrickId, u64>,
 }
 
+/// A join token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// What its users become.
+    pub role: Role,
+    /// When it ends.
+    pub expires: Timestamp,
+    /// How often it may still be used.
+    pub uses_left: u32,
+    /// Who has used it.
+    pub redeemed: Vec<NodeId>,
+}
+
 /// Numbers given out, and numbers of things.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
@@ -247,6 +261,11 @@ mod tests {
             "01070707070707070707070707070707070168022f6d0205",
         );
         golden(Trim { chunk_bytes: 1 << 20, owed: BTreeMap::from([(BrickId(3), 9)]) }, "01808040010309");
+        let redeemed = vec![NodeId([7; 16])];
+        golden(
+            TokenRecord { role: Role::Client, expires: time(1), uses_left: 2, redeemed },
+            "01030205020107070707070707070707070707070707",
+        );
         golden(
             Counters {
                 next_ino: 2,

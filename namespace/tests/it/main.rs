@@ -13,3 +13,4 @@ mod posix;
 mod random;
 mod service;
 mod store;
+mod tokens;

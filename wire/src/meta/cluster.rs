@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::handshake::Role;
 use crate::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, Ino, MapEpoch, NodeId, SessionId, StoreId};
+use crate::join::TokenHash;
 use crate::map::ClusterMap;
 use crate::meta::{Access, Timestamp};
 use crate::net::Endpoint;
@@ -144,6 +146,17 @@ pub enum ClusterRequest {
     /// Adds bricks to the map and makes chains of them, at the cluster's birth. Bricks known
     /// already are left as they are. -> `Map`
     AddBricks(Vec<BrickRegistration>),
+    /// Makes a join token. The secret stays with the caller; only its hash is told. -> `Done`
+    MakeToken {
+        /// What the token is known by.
+        hash: TokenHash,
+        /// What its users become; never an administrator.
+        role: Role,
+        /// For how long, in seconds; at most a year.
+        ttl_s: u32,
+        /// How often it may be used.
+        uses: u32,
+    },
 }
 
 /// Answers to [`ClusterRequest`].

@@ -23,6 +23,7 @@ use rustls::{
 
 use crate::handshake::Identity;
 use crate::id::ClusterId;
+use crate::join::{Fingerprint, Token};
 use crate::net::endpoint::Endpoint;
 use crate::net::error::{NetError, Whose};
 use crate::net::pki::{Credential, CredentialError, cluster_name, identity_of};
@@ -30,6 +31,8 @@ use crate::net::pki::{Credential, CredentialError, cluster_name, identity_of};
 /// Offered beside the versioned name, so that two versions still meet for long enough to
 /// tell each other their versions in the handshake.
 const ALPN_ANY: &[u8] = b"brickyard";
+/// What a caller without a certificate asks for, who wants to join and nothing else.
+pub(crate) const ALPN_JOIN: &[u8] = b"brickyard-join";
 
 /// Keeps the secret of resets apart from other uses of the same key.
 const RESET_SALT: &[u8] = b"brickyard quic reset 1";
@@ -57,6 +60,7 @@ pub(crate) struct Crypto {
     cluster: ClusterId,
     resets: Arc<dyn HkdfExpander>,
     server: Arc<ServerConfig>,
+    joining: Arc<ServerConfig>,
     client: ClientConfig,
     verifier: Arc<WebPkiServerVerifier>,
 }
@@ -82,6 +86,19 @@ impl Crypto {
         // No resumption: connections are few and long, and every one shows its certificate.
         server.send_tls13_tickets = 0;
 
+        // Joiners have no certificate, and know the authority's by its fingerprint: it is sent along.
+        let mut joining = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(unusable)?
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![credential.certificate().clone(), credential.authority().clone()],
+                credential.key().clone_key(),
+            )
+            .map_err(unusable)?;
+        joining.alpn_protocols = vec![ALPN_JOIN.to_vec()];
+        joining.send_tls13_tickets = 0;
+
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
             .build()
             .map_err(unusable)?;
@@ -100,11 +117,16 @@ impl Crypto {
             .hkdf_provider;
         let secret = credential.key().secret_der();
         let resets = hkdf.extract_from_secret(Some(RESET_SALT), secret).into();
-        Ok(Crypto { cluster, resets, server: Arc::new(server), client, verifier })
+        Ok(Crypto { cluster, resets, server: Arc::new(server), joining: Arc::new(joining), client, verifier })
     }
 
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
+    }
+
+    /// For callers who want to join: they show no certificate.
+    pub(crate) fn joining(&self) -> Arc<ServerConfig> {
+        self.joining.clone()
     }
 
     /// The secret with which a service proves over QUIC that it has forgotten a connection. It
@@ -286,6 +308,89 @@ impl ServerCertVerifier for Witness {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.verifier.supported_verify_schemes()
+    }
+}
+
+/// How a joiner knows its cluster: by the fingerprint in its token, not by a certificate it has.
+#[derive(Debug, Clone)]
+pub(crate) struct JoinTrust {
+    authority: Fingerprint,
+    provider: Arc<CryptoProvider>,
+    verdict: Verdict,
+}
+
+impl JoinTrust {
+    pub(crate) fn new(token: &Token) -> JoinTrust {
+        JoinTrust { authority: token.authority, provider: provider(), verdict: Verdict::default() }
+    }
+
+    /// For one connection.
+    pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, CredentialError> {
+        let mut config = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(unusable)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(self.clone()))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![ALPN_JOIN.to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+
+    /// The server was of another authority; what cluster its certificate says it is of.
+    pub(crate) fn other_authority(&self) -> Option<Option<ClusterId>> {
+        match self.verdict.get() {
+            Some(Objection::OtherAuthority { theirs }) => Some(theirs),
+            _ => None,
+        }
+    }
+}
+
+impl ServerCertVerifier for JoinTrust {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let trusted = intermediates.iter().find(|c| Fingerprint::of(c) == self.authority);
+        let Some(trusted) = trusted else {
+            let theirs = identity_of(end_entity).ok().map(|identity| identity.cluster);
+            self.verdict.set(Objection::OtherAuthority { theirs });
+            return Err(Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.clone().into_owned())?;
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?
+            .verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let known = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let known = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -12,7 +12,8 @@
 //!    and half a message ends in a reset (`a_request_cut_short_is_never_executed`).
 //! 4. Every wait ends: calls at their deadline, connecting and handshakes at their time-outs,
 //!    silent connections at `idle_timeout` (`a_silent_peer_is_noticed`).
-//! 5. Nobody without a certificate of the cluster gets an answer (`strangers_get_no_answer`).
+//! 5. Nobody without a certificate of the cluster gets an answer (`strangers_get_no_answer`), but
+//!    to the one question whether they may join (`joiners_get_nothing_but_an_answer`).
 //!
 //! Not here: retries (the caller knows what may be repeated), what calls mean, who may do
 //! what beyond [`Service::may_be_called_by`].
@@ -31,6 +32,7 @@ mod counters;
 mod crypto;
 mod endpoint;
 mod error;
+mod joining;
 mod memory;
 pub mod pki;
 mod pool;
@@ -46,8 +48,9 @@ pub use config::NetConfig;
 pub use counters::{Counter, Counters};
 pub use endpoint::Endpoint;
 pub use error::{Delivery, NetError, Whose};
+pub use joining::{JoinError, Joiner, join};
 pub use memory::MemoryHub;
-pub use pki::{Authority, Credential, CredentialError};
+pub use pki::{Authority, Credential, CredentialError, JoinKey};
 pub use serving::{Drained, Serving};
 pub use typed::{CallError, Protocol, TypedHandler};
 
@@ -168,7 +171,19 @@ impl Net {
         service: Service,
         handler: Arc<dyn Handler>,
     ) -> Result<Serving, NetError> {
-        serving::serve(self.inner.context.clone(), listen, service, handler).await
+        serving::serve(self.inner.context.clone(), listen, service, handler, None).await
+    }
+
+    /// The same, and answers at the same address those who have no certificate and want to
+    /// join. Over TLS only: elsewhere nobody can join.
+    pub async fn serve_and_take_in(
+        &self,
+        listen: &Endpoint,
+        service: Service,
+        handler: Arc<dyn Handler>,
+        joiner: Arc<dyn Joiner>,
+    ) -> Result<Serving, NetError> {
+        serving::serve(self.inner.context.clone(), listen, service, handler, Some(joiner)).await
     }
 
     /// Lets go of every connection made by [`Net::call`]: each closes when the calls under way

@@ -22,13 +22,15 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SignatureAlgorithm,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::handshake::{Identity, Role};
 use crate::id::{ClusterId, NodeId};
+use crate::join::{Fingerprint, PublicKey};
+use crate::net::endpoint::Endpoint;
 
 const CREDENTIAL_HEADER: &str = "brickyard credential 1";
 const AUTHORITY_HEADER: &str = "brickyard authority 1";
@@ -185,8 +187,37 @@ impl Authority {
         from: SystemTime,
         until: SystemTime,
     ) -> Result<Credential, CredentialError> {
-        let identity = Identity { cluster: self.cluster, node, role };
         let key = KeyPair::generate().map_err(crypto)?;
+        let certificate = self.sign(&key, role, node, from, until)?;
+        Credential::from_parts(&certificate, &key.serialize_pem(), &self.certificate_pem)
+    }
+
+    /// Certifies a key that somebody else holds, for ten years; the certificate in text form.
+    ///
+    /// That the holder has the private half is proven by every handshake made with the
+    /// certificate, so it isn't asked for here.
+    pub fn certify(&self, role: Role, key: &PublicKey) -> Result<String, CredentialError> {
+        if !key.is_well_formed() {
+            return Err(malformed("certificate", "this is not a public key of the kind that is certified"));
+        }
+        let now = SystemTime::now();
+        self.sign(&Foreign(key), role, key.node(), now - CLOCK_SKEW, now + CREDENTIAL_LIFE)
+    }
+
+    /// The authority's own certificate, in text form.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    fn sign(
+        &self,
+        key: &impl PublicKeyData,
+        role: Role,
+        node: NodeId,
+        from: SystemTime,
+        until: SystemTime,
+    ) -> Result<String, CredentialError> {
+        let identity = Identity { cluster: self.cluster, node, role };
         let mut params = CertificateParams::new(vec![holder_name(&identity), cluster_name(self.cluster)])
             .map_err(crypto)?;
         set_validity(&mut params, from, until);
@@ -199,8 +230,7 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let issuer = Issuer::new(authority_params(self.cluster), &self.key);
-        let certificate = params.signed_by(&key, &issuer).map_err(crypto)?;
-        Credential::from_parts(&certificate.pem(), &key.serialize_pem(), &self.certificate_pem)
+        Ok(params.signed_by(key, &issuer).map_err(crypto)?.pem())
     }
 
     /// The text form, which holds the private key.
@@ -245,9 +275,71 @@ impl Authority {
     }
 }
 
+/// Somebody else's key, of which the public half is known.
+struct Foreign<'a>(&'a PublicKey);
+
+impl PublicKeyData for Foreign<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
+}
+
+/// The key a joiner has made for itself. Kept in a file until the certificate is there, so that
+/// asking again after a lost answer is the same request.
+pub struct JoinKey(KeyPair);
+
+impl JoinKey {
+    /// Reads the key from a file, or makes one and writes it there, for its owner only.
+    pub fn load_or_create(path: &Path) -> Result<JoinKey, CredentialError> {
+        match read_text(path) {
+            Ok(text) => Ok(JoinKey(
+                KeyPair::from_pem(&text).map_err(|error| malformed("private key", error.to_string()))?,
+            )),
+            Err(CredentialError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let key = JoinKey::create()?;
+                write_private(path, &key.0.serialize_pem())?;
+                Ok(key)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a key.
+    pub fn create() -> Result<JoinKey, CredentialError> {
+        Ok(JoinKey(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(crypto)?))
+    }
+
+    /// What may be told.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(self.0.public_key_raw().to_vec())
+    }
+
+    /// The credential that the key and an answer to joining make.
+    pub(crate) fn credential(
+        &self,
+        certificate: &str,
+        authority: &str,
+        trusted: Fingerprint,
+    ) -> Result<Credential, CredentialError> {
+        let credential = Credential::from_parts(certificate, &self.0.serialize_pem(), authority)?;
+        if credential.fingerprint() != trusted {
+            return Err(malformed("credential", "it is of another authority than the join token's"));
+        }
+        super::crypto::check_signed(&credential, &credential.authority)
+            .map_err(|error| malformed("credential", error))?;
+        Ok(credential)
+    }
+}
+
 /// What a program needs to take part: its certificate and key, and the authority's certificate.
+/// It may say where the namespace answers, so that a file of it is all that an administrator needs.
 pub struct Credential {
     identity: Identity,
+    namespaces: Vec<Endpoint>,
     certificate: CertificateDer<'static>,
     authority: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
@@ -264,6 +356,7 @@ impl Clone for Credential {
     fn clone(&self) -> Self {
         Credential {
             identity: self.identity,
+            namespaces: self.namespaces.clone(),
             certificate: self.certificate.clone(),
             authority: self.authority.clone(),
             key: self.key.clone_key(),
@@ -284,6 +377,7 @@ impl Credential {
         let Identity { cluster, node, role } = identity;
         Ok(Credential {
             identity,
+            namespaces: Vec::new(),
             certificate: certificate_der,
             authority: read(authority)?,
             key: PrivateKeyDer::from_pem_slice(key.as_bytes())
@@ -298,6 +392,37 @@ impl Credential {
     /// Whom it names.
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// Where the namespace answered when the credential was written; empty if it does not say.
+    pub fn namespaces(&self) -> &[Endpoint] {
+        &self.namespaces
+    }
+
+    /// The same, saying where the namespace answers.
+    pub fn with_namespaces(mut self, namespaces: Vec<Endpoint>) -> Credential {
+        let (head, blocks) = match self.text.find("-----") {
+            Some(at) => self.text.split_at(at),
+            None => (self.text.as_str(), ""),
+        };
+        let mut text: String = head
+            .lines()
+            .filter(|line| !line.starts_with("namespaces "))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        if !namespaces.is_empty() {
+            let list: Vec<String> = namespaces.iter().map(Endpoint::to_string).collect();
+            text.push_str(&format!("namespaces {}\n", list.join(",")));
+        }
+        text.push_str(blocks);
+        self.text = text;
+        self.namespaces = namespaces;
+        self
+    }
+
+    /// Of its authority.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.authority)
     }
 
     pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
@@ -337,7 +462,13 @@ impl Credential {
                 return Err(malformed(what, format!("its certificate is for {name} {value}")));
             }
         }
-        Ok(credential)
+        let Ok(list) = fact(text, what, "namespaces") else { return Ok(credential) };
+        let namespaces = list
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<Vec<Endpoint>, _>>()
+            .map_err(|error: crate::id::ParseIdError| malformed(what, error.to_string()))?;
+        Ok(credential.with_namespaces(namespaces))
     }
 
     /// Reads it from a file.

@@ -24,7 +24,7 @@ use crate::net::config::NetConfig;
 use crate::net::counters::Counters;
 use crate::net::endpoint::Endpoint;
 use crate::net::error::NetError;
-use crate::net::{Context, Handler, Peer, quic_server, tls_server};
+use crate::net::{Context, Handler, Joiner, Peer, quic_server, tls_server};
 
 /// How long closing connections may take to say goodbye.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
@@ -59,6 +59,7 @@ pub(crate) struct ServingShared {
     context: Arc<Context>,
     doorkeeper: Doorkeeper,
     handler: Arc<dyn Handler>,
+    joiner: Option<Arc<dyn Joiner>>,
     phase: watch::Sender<Phase>,
     active: AtomicUsize,
     idle: Notify,
@@ -71,6 +72,11 @@ impl ServingShared {
 
     pub(crate) fn config(&self) -> &NetConfig {
         &self.context.config
+    }
+
+    /// Who decides about callers that want to join, where they can.
+    pub(crate) fn joiner(&self) -> Option<Arc<dyn Joiner>> {
+        self.joiner.clone()
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -283,6 +289,7 @@ pub(crate) async fn serve(
     listen: &Endpoint,
     service: Service,
     handler: Arc<dyn Handler>,
+    joiner: Option<Arc<dyn Joiner>>,
 ) -> Result<Serving, NetError> {
     let shared = Arc::new(ServingShared {
         doorkeeper: Doorkeeper {
@@ -291,6 +298,7 @@ pub(crate) async fn serve(
             service,
         },
         handler,
+        joiner,
         phase: watch::Sender::new(Phase::Running),
         active: AtomicUsize::new(0),
         idle: Notify::new(),

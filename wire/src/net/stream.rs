@@ -36,8 +36,16 @@ pub(crate) async fn write_message<W: AsyncWrite + Unpin>(writer: &mut W, message
 
 /// Reads one message of the handshake.
 pub(crate) async fn read_message<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Vec<u8>> {
+    read_message_up_to(reader, MAX_HANDSHAKE_BYTES).await
+}
+
+/// Reads one message of at most so many bytes.
+pub(crate) async fn read_message_up_to<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    most: usize,
+) -> io::Result<Vec<u8>> {
     let length = usize::from(reader.read_u16_le().await?);
-    if length > MAX_HANDSHAKE_BYTES {
+    if length > most {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "the peer does not speak Brickyard's protocol",

@@ -5,28 +5,35 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tracing::{debug, warn};
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
+use tracing::{debug, error, warn};
 
 use crate::frame::{Frame, FrameKind};
 use crate::handshake::Answer;
-use crate::net::Peer;
-use crate::net::crypto::peer_identity;
+use crate::join::{
+    JOIN_VERSION, JoinAnswer, JoinMessageError, JoinRefusal, JoinRequest, MAX_JOIN_BYTES, decode, encode,
+};
+use crate::net::crypto::{ALPN_JOIN, peer_identity};
 use crate::net::serving::{Budget, ConnectionCount, GOODBYE, Outcome, Phase, ServingShared, reached};
 use crate::net::stream::{
-    Liveness, Outgoing, read_body, read_head, read_message, write_frames, write_message,
+    Liveness, Outgoing, read_body, read_head, read_message, read_message_up_to, write_frames, write_message,
 };
+use crate::net::{Joiner, Peer};
 
 /// Connections the kernel keeps ready for us to accept.
 const BACKLOG: i32 = 1024;
 /// How long to wait after a failed accept, such as when there are no descriptors left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Joiners of one listener at the same time; each may cost a flush of the disk.
+const JOINING: usize = 16;
 
 /// Opens the listener and serves it in a task of its own.
 pub(crate) fn listen(
@@ -50,7 +57,11 @@ pub(crate) fn listen(
 }
 
 async fn accept(shared: Arc<ServingShared>, listener: TcpListener) {
-    let acceptor = TlsAcceptor::from(shared.context().crypto.server());
+    let acceptor = Acceptor {
+        members: shared.context().crypto.server(),
+        joiners: shared.joiner().map(|joiner| (shared.context().crypto.joining(), joiner)),
+        joining: Arc::new(Semaphore::new(JOINING)),
+    };
     let places = Arc::new(Semaphore::new(shared.config().connections_most.max(1)));
     let mut connections = JoinSet::new();
     let mut phase = shared.phase();
@@ -81,9 +92,90 @@ async fn accept(shared: Arc<ServingShared>, listener: TcpListener) {
     while connections.join_next().await.is_some() {}
 }
 
+/// How a connection begins: as a member's, or as that of somebody who wants to become one.
+#[derive(Clone)]
+struct Acceptor {
+    members: Arc<ServerConfig>,
+    joiners: Option<(Arc<ServerConfig>, Arc<dyn Joiner>)>,
+    joining: Arc<Semaphore>,
+}
+
+/// Why a connection goes no further.
+enum Unmet {
+    /// Turned away, which has been logged.
+    Silent,
+    /// The same, after last words on this socket.
+    Spoken(TcpStream),
+}
+
+impl Acceptor {
+    /// TLS. Those who want to join are served to the end here.
+    async fn accept(
+        self,
+        shared: &ServingShared,
+        stream: TcpStream,
+        from: SocketAddr,
+    ) -> Result<TlsStream<TcpStream>, Unmet> {
+        let fallen = |(error, socket): (io::Error, TcpStream)| {
+            shared.turned_away(from, &error.to_string());
+            Unmet::Spoken(socket)
+        };
+        let Some((config, joiner)) = self.joiners else {
+            return TlsAcceptor::from(self.members).accept(stream).into_fallible().await.map_err(fallen);
+        };
+        let mut hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+        let start = match (&mut hello).await {
+            Ok(start) => start,
+            Err(error) => {
+                shared.turned_away(from, &error.to_string());
+                return Err(hello.take_io().map_or(Unmet::Silent, Unmet::Spoken));
+            }
+        };
+        let joins = start.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == ALPN_JOIN));
+        if !joins {
+            return start.into_stream(self.members).into_fallible().await.map_err(fallen);
+        }
+        let Ok(_place) = self.joining.try_acquire() else {
+            shared.turned_away(from, "too many want to join at the same time");
+            return Err(Unmet::Silent);
+        };
+        let mut stream = start.into_stream(config).into_fallible().await.map_err(fallen)?;
+        match take_in(&mut stream, joiner, from).await {
+            Ok(()) => Err(Unmet::Spoken(stream.into_inner().0)),
+            Err(error) => {
+                shared.turned_away(from, &error.to_string());
+                Err(Unmet::Silent)
+            }
+        }
+    }
+}
+
+/// Hears one request to join and answers it.
+async fn take_in(
+    stream: &mut TlsStream<TcpStream>,
+    joiner: Arc<dyn Joiner>,
+    from: SocketAddr,
+) -> io::Result<()> {
+    let asked = read_message_up_to(stream, MAX_JOIN_BYTES).await?;
+    let answer = match decode::<JoinRequest>(&asked) {
+        // In a task of its own: a certificate that was begun is counted, whoever still waits.
+        Ok(request) => tokio::spawn(joiner.join(request, from.to_string())).await.unwrap_or_else(|error| {
+            error!(%error, "could not answer a joiner");
+            JoinAnswer::Refused(JoinRefusal::Busy)
+        }),
+        Err(JoinMessageError::OtherVersion { .. }) => {
+            JoinAnswer::Refused(JoinRefusal::OtherVersion { theirs: JOIN_VERSION })
+        }
+        Err(JoinMessageError::Malformed) => JoinAnswer::Refused(JoinRefusal::Malformed),
+        Err(error @ JoinMessageError::NotBrickyard) => return Err(io::Error::other(error)),
+    };
+    write_message(stream, &encode(&answer).map_err(io::Error::other)?).await?;
+    stream.shutdown().await
+}
+
 async fn serve_connection(
     shared: Arc<ServingShared>,
-    acceptor: TlsAcceptor,
+    acceptor: Acceptor,
     stream: TcpStream,
     from: SocketAddr,
 ) {
@@ -100,37 +192,30 @@ async fn serve_connection(
             debug!(connection = peer.connection, why, "a connection ended");
         }
         // Turned away in time: being slow to hang up is no second offence.
-        Ok(Err(Some(socket))) => linger(socket).await,
-        Ok(Err(None)) => {}
+        Ok(Err(Unmet::Spoken(socket))) => linger(socket).await,
+        Ok(Err(Unmet::Silent)) => {}
         Err(_) => shared.turned_away(from, "no handshake in time"),
     }
 }
 
-/// TLS and handshake. An error means that the caller was turned away, which has been logged;
-/// it holds the socket if last words were said on it.
+/// TLS and handshake.
 async fn meet(
     shared: &Arc<ServingShared>,
-    acceptor: TlsAcceptor,
+    acceptor: Acceptor,
     stream: TcpStream,
     from: SocketAddr,
-) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Option<TcpStream>> {
+) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Unmet> {
     let turned_away = |why: &dyn std::fmt::Display| shared.turned_away(from, &why.to_string());
     if let Err(error) = stream.set_nodelay(true) {
         turned_away(&error);
-        return Err(None);
+        return Err(Unmet::Silent);
     }
-    let mut stream = match acceptor.accept(stream).into_fallible().await {
-        Ok(stream) => stream,
-        Err((error, socket)) => {
-            turned_away(&error);
-            return Err(Some(socket));
-        }
-    };
+    let mut stream = acceptor.accept(shared, stream, from).await?;
     let certified = match peer_identity(stream.get_ref().1.peer_certificates()) {
         Ok(identity) => identity,
         Err(error) => {
             turned_away(&error);
-            return Err(None);
+            return Err(Unmet::Silent);
         }
     };
     let exchange = async {
@@ -146,10 +231,10 @@ async fn meet(
     };
     match exchange.await {
         Ok(Some(Answer::Welcome(_))) => Ok((stream, shared.new_peer(certified, from.to_string()))),
-        Ok(_) => Err(Some(stream.into_inner().0)),
+        Ok(_) => Err(Unmet::Spoken(stream.into_inner().0)),
         Err(error) => {
             turned_away(&error);
-            Err(None)
+            Err(Unmet::Silent)
         }
     }
 }
