@@ -1,8 +1,25 @@
 //! What a brick does unasked, one loop a file.
 
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use wire::net::BoxFuture;
+
+use crate::brick::Brick;
+
 pub mod commit;
 pub mod compare;
 pub mod heal;
 pub mod heartbeat;
 pub mod reconcile;
 pub mod sync;
+
+/// All loops of a brick; each runs until `stop`.
+pub fn loops(brick: &Arc<Brick>, stop: &watch::Receiver<bool>) -> Vec<BoxFuture<'static, ()>> {
+    vec![
+        Box::pin(heartbeat::run(brick.clone(), stop.clone())),
+        Box::pin(reconcile::run(brick.clone(), stop.clone())),
+        Box::pin(sync::run(brick.clone(), stop.clone())),
+        Box::pin(heal::run(brick.clone(), stop.clone())),
+    ]
+}

@@ -6,12 +6,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use wire::brick::{BrickCall, BrickReply, BrickRequest, ChainRef};
 use wire::chunk::ChunkKey;
-use wire::id::{BootId, BrickId, ChainId, ChunkVersion, MapEpoch, SessionId};
+use wire::id::{BootId, BrickId, ChainId, ChunkVersion, MapEpoch, SessionId, StoreId};
 use wire::map::{Chain, ClusterMap};
 use wire::meta::{BrickRegistration, BrickReport};
 use wire::net::{CallError, Endpoint, Net};
@@ -54,7 +55,9 @@ pub struct Brick {
     /// Something in the background may have to be done.
     pub(crate) stir: Notify,
     pub(crate) config: Config,
-    held: Held,
+    store_id: StoreId,
+    /// Its directory; none in a simulation.
+    held: Option<Held>,
     endpoint: Endpoint,
     view: RwLock<View>,
     map_epoch: watch::Sender<MapEpoch>,
@@ -95,7 +98,8 @@ impl Place {
 /// What a brick is made of.
 pub(crate) struct Parts {
     pub(crate) config: Config,
-    pub(crate) held: Held,
+    pub(crate) store_id: StoreId,
+    pub(crate) held: Option<Held>,
     pub(crate) store: Arc<dyn ChunkStore>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) committer: Committer,
@@ -130,6 +134,7 @@ impl Brick {
             namespaces: parts.namespaces,
             stir: Notify::new(),
             config: parts.config,
+            store_id: parts.store_id,
             held: parts.held,
             endpoint: parts.endpoint,
             view: RwLock::new(View { map: Arc::new(map), standings: Standings::new() }),
@@ -365,14 +370,14 @@ impl Brick {
 
     /// Whether its directory is still there.
     pub(crate) fn directory_is_there(&self) -> bool {
-        self.held.is_there()
+        self.held.as_ref().is_none_or(Held::is_there)
     }
 
     /// Who it is.
     pub(crate) fn registration(&self) -> BrickRegistration {
         BrickRegistration {
             brick: self.id,
-            store: self.held.identity.store,
+            store: self.store_id,
             boot: self.boot,
             node: self.config.node,
             host: self.config.host.clone(),
@@ -412,6 +417,7 @@ impl Brick {
         let call = BrickCall { brick: to, map: place.map.epoch, request };
         let deadline = tokio::time::Instant::now() + PEER_DEADLINE;
         tokio::select! {
+            biased;
             reply = self.net.request::<wire::brick::BrickProtocol>(&endpoint, &call, payload, deadline) => reply,
             () = self.chain_changed(place.chain) => Err(CallError::Status(Status::Busy)),
         }

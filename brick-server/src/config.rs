@@ -34,6 +34,9 @@ pub struct Config {
     pub fence_after: Duration,
     /// What was acknowledged is made durable at least this often. Default 2 s.
     pub commit_interval: Duration,
+    /// Changes from this size on are written here and forwarded at the same time, in bytes.
+    /// Default 64 KiB.
+    pub parallel_bytes: usize,
     /// Numbers the store works by.
     pub limits: Limits,
 }
@@ -61,6 +64,7 @@ impl Config {
             heartbeat: Duration::from_millis(500),
             fence_after: Duration::from_secs(2),
             commit_interval: Duration::from_secs(2),
+            parallel_bytes: 64 << 10,
             limits: Limits::default(),
         }
     }
@@ -74,8 +78,6 @@ pub const NAMESPACE_DEADLINE: Duration = Duration::from_secs(1);
 pub const REGISTER_DEADLINE: Duration = Duration::from_secs(11);
 /// Longest wait to get at a chunk that others are changing.
 pub const GATE_DEADLINE: Duration = Duration::from_secs(15);
-/// Changes from this size on are written here and forwarded at the same time, in bytes.
-pub const PARALLEL_BYTES: usize = 64 << 10;
 /// Jobs that wait for a thread of a brick; more are refused as busy.
 pub const POOL_JOBS: usize = 8192;
 /// Chunks whose copies may differ and are to be levelled; beyond that whole chains are

@@ -40,7 +40,6 @@ use wire::meta::{BrickRegistration, BrickReport};
 use wire::net::{Endpoint, Net, Service, Serving, typed::Typed};
 
 use background::commit::Committer;
-use background::{heal, heartbeat, reconcile, sync};
 use brick::{Brick, Parts};
 pub use config::Config;
 pub use error::Error;
@@ -137,16 +136,16 @@ pub async fn start_all(configs: Vec<Config>, net: Net) -> Result<Running, Error>
             namespaces: Namespaces::new(config.namespaces.clone()),
             boot: BootId(u64::from_le_bytes(dir::random()?).max(1)),
             net: net.clone(),
-            held,
+            store_id: held.identity.store,
+            held: Some(held),
             store,
             metrics,
             endpoint,
             config,
         }));
-        tasks.spawn(heartbeat::run(brick.clone(), stopped.clone()));
-        tasks.spawn(reconcile::run(brick.clone(), stopped.clone()));
-        tasks.spawn(sync::run(brick.clone(), stopped.clone()));
-        tasks.spawn(heal::run(brick.clone(), stopped.clone()));
+        for work in background::loops(&brick, &stopped) {
+            tasks.spawn(work);
+        }
         tracing::info!(brick = %brick.id, boot = %brick.boot, %endpoint, "serving");
         bricks.push(brick);
     }

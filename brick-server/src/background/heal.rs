@@ -3,11 +3,12 @@
 //!
 //! Period: half a second while there is something to do. Budget: one chunk at a time.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use wire::brick::ChainRef;
 use wire::chunk::ChunkKey;
 use wire::id::{ChainId, ChunkVersion};
@@ -37,7 +38,7 @@ struct Note {
 /// Chunks to be levelled.
 #[derive(Debug, Default)]
 pub struct Pending {
-    notes: Mutex<HashMap<ChunkKey, Note>>,
+    notes: Mutex<BTreeMap<ChunkKey, Note>>,
 }
 
 impl Pending {
@@ -81,9 +82,10 @@ impl Pending {
 pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(PERIOD) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
+        biased;
+                    () = tokio::time::sleep(PERIOD) => {}
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
         for (key, note) in brick.pending.due() {
             if *stop.borrow() {
                 return;

@@ -3,9 +3,9 @@
 //! Period: `heartbeat`. What a brick may do without an answer, see [`crate::brick`], 1.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use wire::meta::{BrickReport, ClusterReply, ClusterRequest};
 use wire::net::CallError;
 use wire::status::Status;
@@ -22,9 +22,10 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     let mut silent = false;
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
+        biased;
+                    _ = ticks.tick() => {}
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
         let beat = async {
             if !registered {
                 register(&brick).await?;
@@ -32,9 +33,10 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
             beat(&brick).await
         };
         let done = tokio::select! {
-            done = beat => done,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
+        biased;
+                    done = beat => done,
+                    _ = stop.wait_for(|stop| *stop) => return,
+                };
         match done {
             Ok(known) => {
                 registered = known;

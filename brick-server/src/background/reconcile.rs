@@ -37,11 +37,12 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
             .collect();
         if unsure.is_empty() {
             tokio::select! {
-                () = stirred => continue,
-                // A notification may slip through between two looks.
-                () = tokio::time::sleep(RETRY_PAUSE * 5) => continue,
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
+            biased;
+                            _ = stop.wait_for(|stop| *stop) => return,
+                            () = stirred => continue,
+                            // A notification may slip through between two looks.
+                            () = tokio::time::sleep(RETRY_PAUSE * 5) => continue,
+                        }
         }
         let mut chains = JoinSet::new();
         for chain in unsure {
@@ -55,13 +56,15 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
         }
         let all = async { while chains.join_next().await.is_some() {} };
         tokio::select! {
-            () = all => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
+        biased;
+                    () = all => {}
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
         tokio::select! {
-            () = tokio::time::sleep(RETRY_PAUSE) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
+        biased;
+                    () = tokio::time::sleep(RETRY_PAUSE) => {}
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
     }
 }
 

@@ -30,9 +30,10 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
             for member in chain.members.iter().filter(|m| m.state == MemberState::Syncing) {
                 waiting = true;
                 let done = tokio::select! {
-                    done = one(&brick, here, member.brick) => done,
-                    _ = stop.wait_for(|stop| *stop) => return,
-                };
+                biased;
+                                    done = one(&brick, here, member.brick) => done,
+                                    _ = stop.wait_for(|stop| *stop) => return,
+                                };
                 if let Err(status) = done {
                     tracing::debug!(brick = %brick.id, chain = %chain.id, member = %member.brick, %status,
                         "not in sync yet");
@@ -41,10 +42,11 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
         }
         let pause = if waiting { RETRY_PAUSE } else { RETRY_PAUSE * 5 };
         tokio::select! {
-            () = stirred, if !waiting => {}
-            () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
+        biased;
+                    () = stirred, if !waiting => {}
+                    () = tokio::time::sleep(pause) => {}
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
     }
 }
 

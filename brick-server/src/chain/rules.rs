@@ -8,7 +8,7 @@
 //!    compared them in this life and served without a break since
 //!    (`sureness_needs_an_unbroken_service`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use wire::brick::ChainRef;
 use wire::id::{BrickId, ChainEpoch, ChainId};
@@ -42,7 +42,7 @@ pub struct Standing {
 }
 
 /// The standings of a brick.
-pub type Standings = HashMap<ChainId, Standing>;
+pub type Standings = BTreeMap<ChainId, Standing>;
 
 /// What a new map makes of a brick's standings.
 pub fn next_standings(old: &Standings, map: &ClusterMap, me: BrickId) -> Standings {

@@ -22,7 +22,6 @@ use wire::status::{FsError, Status};
 use crate::brick::{Brick, Place, lock, version_of};
 use crate::chain::rules::Wish;
 use crate::chain::writers::Answer;
-use crate::config::PARALLEL_BYTES;
 use crate::error::status_of;
 use crate::ops::{copy, repair};
 use crate::store::{Header, Prepared, StoreError};
@@ -122,7 +121,7 @@ pub async fn change(
     }
     let bytes = payload.len();
     let others = place.others(brick.id)?;
-    let (prepared, acks) = if bytes >= PARALLEL_BYTES && brick.store.has_room(4 * bytes as u64) {
+    let (prepared, acks) = if bytes >= brick.config.parallel_bytes && brick.store.has_room(4 * bytes as u64) {
         tokio::join!(
             prepare_with_repair(brick, &place, key, base, change, &payload),
             forward_all(brick, &place, &others, key, writer, base, change, &payload),

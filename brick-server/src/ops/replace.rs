@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::time::Instant;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use wire::brick::{BrickReply, ChainRef};
 use wire::chunk::{ChunkKey, MAX_IO_BYTES};
 use wire::id::{ChunkVersion, MapEpoch};

@@ -6,8 +6,9 @@
 //! 2. A session that was blocked before the trim writes nothing after it
 //!    (`a_trim_comes_with_its_map`).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use wire::brick::{BrickReply, ChainRef};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES};
 use wire::id::{ChunkVersion, Ino, MapEpoch};

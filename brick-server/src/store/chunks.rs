@@ -6,12 +6,12 @@ use wire::chunk::{ChunkKey, MAX_CHUNK_BYTES};
 use wire::id::{ChainId, ChunkVersion};
 
 use super::disk::Disk;
-use super::edit::{Prepared, Staged};
+use super::edit::{Edit, Parts};
 use super::engine::{Engine, Need};
 use super::index::Index;
 use super::pieces::{PIECE_BYTES, PieceDigest};
 use super::record::{BLOCK, GROUP_BLOCKS, Group, Header, digest_of};
-use super::{ChunkStore, Pressure, ReadBytes, Shrunk, StoreCounters, StoreError, Usage};
+use super::{ChunkStore, Prepared, Pressure, ReadBytes, Shrunk, Staged, StoreCounters, StoreError, Usage};
 
 const BLOCK_U32: u32 = BLOCK as u32;
 /// How much of a chunk is read at a time to verify it, in blocks.
@@ -60,7 +60,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
     ) -> Result<Prepared, StoreError> {
         self.check()?;
         let _shared = self.read_lock(key);
-        self.prepare_locked(key, base, change, data)
+        self.prepare_locked(key, base, change, data).map(Prepared::new)
     }
 
     fn publish(
@@ -70,7 +70,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         writer: Option<WriterId>,
     ) -> Result<Header, StoreError> {
         self.check()?;
-        let Prepared { key, base, end, blocks, lease, written_bytes } = prepared;
+        let Edit { key, base, end, blocks, lease, written_bytes } = prepared.open()?;
         let _alone = self.write_lock(key);
         let found = self.header_of(key)?;
         let version = found.map_or(ChunkVersion(0), |h| h.version);
@@ -91,7 +91,10 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
 
     fn stage(&self, staged: &mut Staged, offset: u32, data: &Bytes) -> Result<(), StoreError> {
         self.check()?;
-        self.stage_part(staged, offset, data)
+        let mut parts: Parts = staged.take()?;
+        let done = self.stage_part(&mut parts, offset, data);
+        staged.put(parts.digest(), parts);
+        done
     }
 
     fn switch(
@@ -103,7 +106,8 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         staged: Staged,
     ) -> Result<(), StoreError> {
         self.check()?;
-        let Staged { blocks, lease, written_bytes, .. } = staged;
+        let mut staged = staged;
+        let Parts { blocks, lease, written_bytes, .. } = staged.take()?;
         let beyond = blocks.last_key_value().is_some_and(|(&last, _)| last * BLOCK_U32 >= len);
         if beyond || len > MAX_CHUNK_BYTES || version.0 == 0 {
             return Err(StoreError::Range);

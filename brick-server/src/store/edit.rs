@@ -14,12 +14,14 @@ use super::engine::{Engine, Need};
 use super::index::Index;
 use super::lease::Lease;
 use super::record::{BLOCK, Slot, digest_of};
+#[cfg(doc)]
+use super::{Prepared, Staged};
 
 const BLOCK_U32: u32 = BLOCK as u32;
 
-/// A change that only has to be published. Dropped otherwise, its blocks become free again.
+/// What this engine keeps in a [`Prepared`].
 #[derive(Debug)]
-pub struct Prepared {
+pub(super) struct Edit {
     pub(super) key: ChunkKey,
     pub(super) base: ChunkVersion,
     /// The chunk is at least this long afterwards.
@@ -30,24 +32,17 @@ pub struct Prepared {
     pub(super) written_bytes: u64,
 }
 
-/// The parts of a chunk's future content that are there already. Dropped otherwise, their
-/// blocks become free again.
+/// What this engine keeps in a [`Staged`].
 #[derive(Debug, Default)]
-pub struct Staged {
+pub(super) struct Parts {
     pub(super) blocks: BTreeMap<u32, Slot>,
     pub(super) lease: Option<Lease>,
     pub(super) next: u32,
     pub(super) written_bytes: u64,
 }
 
-impl Staged {
-    /// Nothing yet.
-    pub fn new() -> Staged {
-        Staged::default()
-    }
-
-    /// Digest of the content so far.
-    pub fn digest(&self) -> u64 {
+impl Parts {
+    pub(super) fn digest(&self) -> u64 {
         self.blocks.iter().fold(0, |sum: u64, (&block, slot)| sum.wrapping_add(digest_of(block, slot.crc)))
     }
 }
@@ -60,7 +55,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         base: ChunkVersion,
         change: Change,
         data: &Bytes,
-    ) -> Result<Prepared, StoreError> {
+    ) -> Result<Edit, StoreError> {
         let header = self.header_of(key)?;
         let version = header.map_or(ChunkVersion(0), |h| h.version);
         if version != base {
@@ -83,7 +78,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         base: ChunkVersion,
         offset: u32,
         data: &[u8],
-    ) -> Result<Prepared, StoreError> {
+    ) -> Result<Edit, StoreError> {
         let end = u64::from(offset) + data.len() as u64;
         if data.is_empty() || end > u64::from(MAX_CHUNK_BYTES) {
             return Err(StoreError::Range);
@@ -132,7 +127,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         }
         let written_bytes = u64::from(count) * BLOCK as u64;
         add(&self.tally.payload_bytes, data.len() as u64);
-        Ok(Prepared { key, base, end, blocks, lease, written_bytes })
+        Ok(Edit { key, base, end, blocks, lease, written_bytes })
     }
 
     /// `from..to` is within the chunk's length.
@@ -142,8 +137,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         base: ChunkVersion,
         from: u32,
         to: u32,
-    ) -> Result<Prepared, StoreError> {
-        let mut prepared = Prepared {
+    ) -> Result<Edit, StoreError> {
+        let mut prepared = Edit {
             key,
             base,
             end: 0,
@@ -189,12 +184,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// See [`super::ChunkStore::stage`].
-    pub(super) fn stage_part(
-        &self,
-        staged: &mut Staged,
-        offset: u32,
-        data: &Bytes,
-    ) -> Result<(), StoreError> {
+    pub(super) fn stage_part(&self, staged: &mut Parts, offset: u32, data: &Bytes) -> Result<(), StoreError> {
         if data.is_empty() {
             return Ok(());
         }

@@ -41,13 +41,14 @@ pub mod rocks;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
+
 use bytes::Bytes;
 use wire::brick::{Change, Extent, WriterId};
 use wire::chunk::ChunkKey;
 use wire::id::{ChainId, ChunkVersion};
 
 pub use counters::StoreCounters;
-pub use edit::{Prepared, Staged};
 pub use engine::{Engine, Limits};
 pub use pieces::{PIECE_BYTES, PieceDigest};
 pub use record::Header;
@@ -86,6 +87,63 @@ pub struct ReadBytes {
     pub version: ChunkVersion,
     /// The bytes; they end where the chunk ends.
     pub data: Bytes,
+}
+
+/// A change that only has to be published. Dropped otherwise, what it took is free again. What
+/// is in it is the matter of the store that made it.
+#[derive(Debug)]
+pub struct Prepared(Box<dyn Any + Send>);
+
+impl Prepared {
+    /// Wraps what a store needs to publish a change.
+    pub fn new(change: impl Any + Send) -> Prepared {
+        Prepared(Box::new(change))
+    }
+
+    /// What the store put in.
+    ///
+    /// # Errors
+    /// [`StoreError::Range`] if another kind of store made it.
+    pub fn open<T: Any>(self) -> Result<T, StoreError> {
+        self.0.downcast().map(|change| *change).map_err(|_| StoreError::Range)
+    }
+}
+
+/// The parts of a chunk's future content that are there already. Dropped otherwise, what they
+/// took is free again. What is in it is the matter of the store it was given to first.
+#[derive(Debug, Default)]
+pub struct Staged {
+    parts: Option<Box<dyn Any + Send>>,
+    digest: u64,
+}
+
+impl Staged {
+    /// Nothing yet.
+    pub fn new() -> Staged {
+        Staged::default()
+    }
+
+    /// Digest of the content so far.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// What the store has put in, or nothing yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Range`] if another kind of store put it in.
+    pub fn take<T: Any + Default>(&mut self) -> Result<T, StoreError> {
+        match self.parts.take() {
+            None => Ok(T::default()),
+            Some(parts) => parts.downcast().map(|parts| *parts).map_err(|_| StoreError::Range),
+        }
+    }
+
+    /// Puts it back, with its digest.
+    pub fn put(&mut self, digest: u64, parts: impl Any + Send) {
+        self.digest = digest;
+        self.parts = Some(Box::new(parts));
+    }
 }
 
 /// How full a store is.
