@@ -4,7 +4,7 @@
 //!    `fence_after` (`a_brick_cut_off_fences_itself`), nor when its disk failed.
 //! 2. It never goes back to an older map.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use wire::brick::{BrickCall, BrickReply, BrickRequest, ChainRef};
 use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, ChainId, ChunkVersion, MapEpoch, SessionId, StoreId};
 use wire::map::{Chain, ClusterMap};
-use wire::meta::{BrickRegistration, BrickReport};
+use wire::meta::{BrickRegistration, BrickReport, ClusterRequest};
 use wire::net::{CallError, Endpoint, Net};
 use wire::status::Status;
 
@@ -65,6 +65,8 @@ pub struct Brick {
     born: Instant,
     /// When the last acknowledged heartbeat was sent, in milliseconds since `born`, plus one.
     acknowledged: AtomicU64,
+    /// It is about to say goodbye.
+    leaving: AtomicBool,
 }
 
 /// What it knows of the cluster.
@@ -142,6 +144,7 @@ impl Brick {
             fetching: tokio::sync::Mutex::default(),
             born: Instant::now(),
             acknowledged: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
         }
     }
 
@@ -365,7 +368,22 @@ impl Brick {
     pub fn is_fenced(&self) -> bool {
         let last = self.acknowledged.load(Ordering::Relaxed);
         let sent = Duration::from_millis(last.saturating_sub(1));
-        last == 0 || self.born.elapsed().saturating_sub(sent) > self.config.fence_after
+        self.is_leaving() || last == 0 || self.born.elapsed().saturating_sub(sent) > self.config.fence_after
+    }
+
+    /// Serves nothing from now on and tells the namespace, so that others take over at once. What
+    /// was let in before runs to its end, as it would had it been a little faster.
+    pub(crate) async fn say_goodbye(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        let farewell = ClusterRequest::Farewell { brick: self.id, boot: self.boot };
+        if let Err(error) = self.namespaces.ask(&self.net, farewell).await {
+            tracing::info!(brick = %self.id, %error, "stops without a goodbye: it will be missed");
+        }
+    }
+
+    /// Whether it is about to stop.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Whether its directory is still there.
@@ -395,6 +413,8 @@ impl Brick {
             corrupt_blocks: self.metrics.corrupt_blocks.get(),
             repaired_blocks: self.metrics.repaired_blocks.get(),
             failed: self.store.failure().is_some(),
+            fence_after_ms: u32::try_from(self.config.fence_after.as_millis()).unwrap_or(u32::MAX),
+            ..BrickReport::default()
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wire::id::{BrickId, ClusterId, NodeId};
 use wire::net::Endpoint;
+use wire::timing::BrickTiming;
 
 use crate::store::Limits;
 
@@ -27,11 +28,16 @@ pub struct Config {
     pub namespaces: Vec<Endpoint>,
     /// Threads that wait for the disk. 1 to 64, default 4.
     pub threads: usize,
-    /// How often the brick tells the namespace that it is alive. Default 0.5 s.
+    /// How often the brick tells the namespace that it is alive. Default: [`BrickTiming`]'s,
+    /// 0.5 s.
     pub heartbeat: Duration,
     /// It stops serving when the last acknowledged heartbeat was sent this long ago. Must be
-    /// less than the time after which the namespace gives it up (2.5 s). Default 2.0 s.
+    /// less than the time after which the namespace gives it up, which refuses the heartbeats
+    /// otherwise. Default: [`BrickTiming`]'s, 2.0 s.
     pub fence_after: Duration,
+    /// Whether it says goodbye when it stops, so that others take over at once. Not where all
+    /// bricks stop together: who goes first would have to be brought up to date. Default true.
+    pub farewell: bool,
     /// What was acknowledged is made durable at least this often. Default 2 s.
     pub commit_interval: Duration,
     /// Changes from this size on are written here and forwarded at the same time, in bytes.
@@ -61,8 +67,9 @@ impl Config {
             listen,
             namespaces,
             threads: 4,
-            heartbeat: Duration::from_millis(500),
-            fence_after: Duration::from_secs(2),
+            heartbeat: BrickTiming::default().heartbeat,
+            fence_after: BrickTiming::default().fence_after,
+            farewell: true,
             commit_interval: Duration::from_secs(2),
             parallel_bytes: 64 << 10,
             limits: Limits::default(),

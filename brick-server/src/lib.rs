@@ -207,6 +207,11 @@ impl Running {
                 brick.store.fail("crashed on purpose".to_owned());
             }
         }
+        if !crash {
+            for brick in self.bricks.iter().filter(|brick| brick.config.farewell) {
+                brick.say_goodbye().await;
+            }
+        }
         self.serving.stop(patience).await;
         // Connections that others still hold keep the door, and must not keep the bricks.
         self.door.close();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wire::net::{Authority, Endpoint};
+use wire::timing::BrickTiming;
 
 /// Memory of the database for changes that are not in sorted files yet, in bytes.
 pub const WRITE_BUFFER_BYTES: usize = 8 << 20;
@@ -57,13 +58,21 @@ pub struct Config {
     pub listen: Endpoint,
     /// Replicas of new chains, where the cluster is new. 1 to 3, default 2.
     pub replicas: u8,
+    /// Bricks that must have come up before chains are made of them, where the cluster is new.
+    /// Default 0: as many as there are replicas, on different machines.
+    pub birth_bricks: u32,
     /// A session ends when not renewed for this long. Default 12 s.
     pub session_ttl: Duration,
     /// Sessions are asked to renew this often. Default 3 s.
     pub session_renew: Duration,
-    /// A brick is dead when not heard for this long. It stops serving by itself 0.5 s
-    /// earlier, which must stay so. Default 2.5 s.
+    /// A brick is dead when not heard for this long. It stops serving by itself earlier: the
+    /// heartbeats of one that does not are refused. Default: [`BrickTiming`]'s, 2.5 s.
     pub brick_dead_after: Duration,
+    /// Longest wait for an address to refuse or take a connection, when the connection of a
+    /// brick's heartbeats has ended. Default 200 ms.
+    pub probe_timeout: Duration,
+    /// How often it is looked whether members of chains are to be moved. Default 500 ms.
+    pub plan_every: Duration,
     /// Bricks have this long to be heard after the service starts. Default 5 s.
     pub brick_grace: Duration,
     /// How often deadlines of bricks and sessions are looked at. Default 100 ms.
@@ -101,9 +110,12 @@ impl Config {
             dir: dir.into(),
             listen,
             replicas: 2,
+            birth_bricks: 0,
             session_ttl: Duration::from_secs(12),
             session_renew: Duration::from_secs(3),
-            brick_dead_after: Duration::from_millis(2500),
+            brick_dead_after: BrickTiming::default().dead_after,
+            probe_timeout: Duration::from_millis(200),
+            plan_every: Duration::from_millis(500),
             brick_grace: Duration::from_secs(5),
             tick: Duration::from_millis(100),
             stall: Duration::from_secs(1),

@@ -18,6 +18,8 @@ pub struct Metrics {
     collected: AtomicU64,
     sessions_expired: AtomicU64,
     bricks_died: AtomicU64,
+    members_moved: AtomicU64,
+    probes: AtomicU64,
 }
 
 /// A moment of [`Metrics`].
@@ -47,6 +49,10 @@ pub struct Snapshot {
     pub sessions_expired: u64,
     /// Bricks declared dead.
     pub bricks_died: u64,
+    /// Times a brick joined or left a chain for repair, drain or rebalancing.
+    pub members_moved: u64,
+    /// Times a brick's address was looked at since its connection had ended.
+    pub probes: u64,
 }
 
 fn add(counter: &AtomicU64, amount: u64) {
@@ -94,6 +100,14 @@ impl Metrics {
         add(&self.bricks_died, 1);
     }
 
+    pub(crate) fn probed(&self) {
+        add(&self.probes, 1);
+    }
+
+    pub(crate) fn moved(&self, steps: u64) {
+        add(&self.members_moved, steps);
+    }
+
     /// All numbers now.
     pub fn snapshot(&self) -> Snapshot {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -110,6 +124,8 @@ impl Metrics {
             collected: get(&self.collected),
             sessions_expired: get(&self.sessions_expired),
             bricks_died: get(&self.bricks_died),
+            members_moved: get(&self.members_moved),
+            probes: get(&self.probes),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::log::Log;
 use crate::machine::command::{Answer, Caller, Command, Effects, Op};
 use crate::machine::txn::load;
+use crate::machine::wishes;
 use crate::metrics::Metrics;
 use crate::soft::bricks::Bricks;
 use crate::soft::clock::SteadyClock;
@@ -37,6 +38,8 @@ pub struct Watchers {
     pub trims: mpsc::Sender<Ino>,
     /// There are orphans.
     pub orphans: Notify,
+    /// A brick may have ended.
+    pub suspected: Notify,
     /// Sessions that live.
     pub sessions: Mutex<Sessions>,
     /// What they have open for reading.
@@ -162,6 +165,14 @@ impl Namespace {
             key: keys::COUNTERS.escape_ascii().to_string(),
             detail: "missing".to_owned(),
         })
+    }
+
+    /// What is wanted of the bricks.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn wishes(&self) -> Result<wire::meta::Wishes, Error> {
+        wishes::read(&*self.db, &self.map())
     }
 
     /// Waits until no living brick owes cuts of `ino`. Those that are dead do it before they

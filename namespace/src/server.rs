@@ -23,9 +23,9 @@ use crate::background;
 use crate::config::{Config, TRIM_QUEUE};
 use crate::error::Error;
 use crate::log::Solo;
-use crate::machine::Machine;
-use crate::machine::command::Caller;
+use crate::machine::command::{Caller, Op};
 use crate::machine::txn::load;
+use crate::machine::{Birth, Machine};
 use crate::metrics::{Metrics, Snapshot};
 use crate::namespace::{Namespace, Watchers};
 use crate::ops::join::Doorway;
@@ -58,11 +58,12 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
     let cluster = net.identity().cluster;
     let metrics = Arc::new(Metrics::default());
     let opened = {
-        let (dir, replicas) = (config.dir.clone(), config.replicas);
+        let dir = config.dir.clone();
+        let birth = Birth { replicas: config.replicas, bricks: config.birth_bricks };
         tokio::task::spawn_blocking(move || {
             identity::claim(&dir, cluster)?;
             let db = Arc::new(Db::open(&dir)?);
-            let machine = Machine::open(db.clone(), cluster, replicas, Timestamp::now())?;
+            let machine = Machine::open(db.clone(), cluster, birth, Timestamp::now())?;
             Ok::<_, Error>((db, machine))
         })
     };
@@ -79,6 +80,7 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         heard: watch::Sender::new(0),
         trims,
         orphans: Notify::new(),
+        suspected: Notify::new(),
         sessions: Mutex::new(sessions),
         opens: Mutex::new(Opens::default()),
         bricks: Mutex::new(Bricks::new(config.brick_dead_after, config.brick_grace)),
@@ -104,6 +106,7 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
     let (stop, stopped) = watch::channel(false);
     let mut loops = JoinSet::new();
     loops.spawn(background::liveness::run(namespace.clone(), stopped.clone()));
+    loops.spawn(background::moves::run(namespace.clone(), stopped.clone()));
     loops.spawn(background::reclaim::run(namespace.clone(), stopped.clone()));
     loops.spawn(background::collect::run(namespace.clone(), stopped.clone()));
     loops.spawn(background::tokens::run(namespace.clone(), stopped.clone()));
@@ -192,16 +195,30 @@ fn may(role: Role, request: &MetaRequest) -> bool {
         MetaRequest::Fs(_) => client,
         MetaRequest::Check(_) => role == Role::Admin,
         MetaRequest::Cluster(C::OpenSession { .. } | C::Renew { .. } | C::CloseSession) => client,
-        MetaRequest::Cluster(C::RegisterBrick(_) | C::Heartbeat { .. } | C::SyncDone { .. }) => {
+        MetaRequest::Cluster(
+            C::RegisterBrick(_)
+            | C::Heartbeat { .. }
+            | C::SyncDone { .. }
+            | C::AddBrick(_)
+            | C::Farewell { .. },
+        ) => {
             matches!(role, Role::Brick | Role::Admin)
         }
-        MetaRequest::Cluster(C::AddBricks(_) | C::MakeToken { .. }) => role == Role::Admin,
+        MetaRequest::Cluster(C::Suspect { .. }) => matches!(role, Role::Brick | Role::Client | Role::Admin),
+        MetaRequest::Cluster(
+            C::AddBricks(_)
+            | C::MakeToken { .. }
+            | C::DrainBrick { .. }
+            | C::RemoveBrick { .. }
+            | C::Rebalance { .. }
+            | C::Configure(_),
+        ) => role == Role::Admin,
         MetaRequest::Cluster(C::GetMap { .. } | C::Status) => true,
     }
 }
 
 impl Namespace {
-    async fn answer(self: Arc<Self>, peer: &Peer, call: MetaCall) -> Result<MetaReply, Status> {
+    async fn answer(self: Arc<Self>, peer: &Arc<Peer>, call: MetaCall) -> Result<MetaReply, Status> {
         if !may(peer.identity.role, &call.request) {
             return Err(Status::Forbidden);
         }
@@ -210,7 +227,7 @@ impl Namespace {
                 self.fs(call.session, call.seq, call.answered_below, request).await.map(MetaReply::Fs)
             }
             MetaRequest::Cluster(request) => {
-                self.cluster(call.session, request).await.map(MetaReply::Cluster)
+                self.cluster(peer, call.session, request).await.map(MetaReply::Cluster)
             }
             MetaRequest::Check(request) => self.check(request).await.map(MetaReply::Check),
         }
@@ -242,6 +259,7 @@ impl Namespace {
 
     async fn cluster(
         &self,
+        peer: &Arc<Peer>,
         session: Option<SessionId>,
         request: ClusterRequest,
     ) -> Result<ClusterReply, Status> {
@@ -252,11 +270,21 @@ impl Namespace {
             C::CloseSession => self.close_session(session.ok_or(Status::Malformed)?).await,
             C::GetMap { after, wait_ms } => self.get_map(after, wait_ms).await,
             C::RegisterBrick(brick) => self.register_brick(brick).await,
-            C::Heartbeat { brick, boot, map, report } => self.heartbeat(brick, boot, map, report).await,
+            C::Heartbeat { brick, boot, report, .. } => {
+                let connection = Arc::downgrade(peer);
+                self.heartbeat(brick, boot, report, connection).await
+            }
             C::SyncDone { chain, epoch, brick } => self.sync_done(chain, epoch, brick).await,
             C::Status => self.status(),
             C::AddBricks(bricks) => self.add_bricks(bricks).await,
             C::MakeToken { hash, role, ttl_s, uses } => self.make_token(hash, role, ttl_s, uses).await,
+            C::AddBrick(brick) => self.order(Op::AddBrick(brick)).await,
+            C::Farewell { brick, boot } => self.farewell(brick, boot).await,
+            C::Suspect { brick, boot } => Ok(self.suspect(brick, boot)),
+            C::DrainBrick { brick, drain } => self.order(Op::DrainBrick { brick, drain }).await,
+            C::RemoveBrick { brick, force } => self.order(Op::RemoveBrick { brick, force }).await,
+            C::Rebalance { on } => self.order(Op::Rebalance { on }).await,
+            C::Configure(change) => self.order(Op::Configure(change)).await,
         }
     }
 }

@@ -64,7 +64,7 @@ impl Storage {
             for number in 0..home.identity.bricks {
                 let dir = home.brick(number);
                 prepare_brick(&home, &dir, cluster, BrickId(number))?;
-                let config = brick_server::Config::new(
+                let mut config = brick_server::Config::new(
                     dir,
                     BrickId(number),
                     cluster,
@@ -73,6 +73,8 @@ impl Storage {
                     Endpoint::Tls(brick_address(options.listen, number)?),
                     namespaces.clone(),
                 );
+                // They stop together, and the namespace right after them.
+                config.farewell = false;
                 match brick_server::start(config, brick_net.clone()).await {
                     Ok(running) => starting.bricks.push(running),
                     Err(error) if is_loss(&error) => {

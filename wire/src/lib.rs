@@ -22,3 +22,4 @@ pub mod map;
 pub mod meta;
 pub mod net;
 pub mod status;
+pub mod timing;

@@ -22,10 +22,14 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     let mut silent = false;
     loop {
         tokio::select! {
-        biased;
-                    _ = ticks.tick() => {}
-                    _ = stop.wait_for(|stop| *stop) => return,
-                }
+            biased;
+            _ = ticks.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        if brick.is_leaving() {
+            // A heartbeat now would bring it back into its chains.
+            return;
+        }
         let beat = async {
             if !registered {
                 register(&brick).await?;
@@ -33,7 +37,7 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
             beat(&brick).await
         };
         let done = tokio::select! {
-        biased;
+            biased;
                     done = beat => done,
                     _ = stop.wait_for(|stop| *stop) => return,
                 };

@@ -1,10 +1,15 @@
-//! Deadlines of bricks and sessions, every `tick`. If the tick itself is late by more than
+//! Deadlines of bricks and sessions, every `tick`. A brick whose connection has ended is looked
+//! for at once: where its address refuses connections it has ended as well, since a process
+//! that is gone serves nobody (`a_process_that_ended_is_dead_at_once`). If the tick itself is late by more than
 //! `stall`, this process stood still and could not hear anybody: deadlines move.
 
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
+use wire::id::{BootId, BrickId};
+use wire::net::Probed;
 
 use crate::background::{Stop, stopped};
 use crate::machine::command::Op;
@@ -19,6 +24,7 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
         tokio::select! {
             () = stopped(&mut stop) => return,
             _ = ticks.tick() => {}
+            () = namespace.watchers.suspected.notified() => {}
         }
         let now = Instant::now();
         let late = now.saturating_duration_since(last).saturating_sub(namespace.config.tick);
@@ -28,10 +34,40 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
             lock(&namespace.watchers.bricks).extend(late);
             lock(&namespace.watchers.sessions).extend(late);
         }
+        look_for(&namespace).await;
         bricks(&namespace, now).await;
         sessions(&namespace, now).await;
         // What proposing took is not standing still.
         last = last.max(Instant::now());
+    }
+}
+
+/// Looks whether bricks whose connections have ended are still there.
+async fn look_for(namespace: &Arc<Namespace>) {
+    let map = namespace.map();
+    let hung_up = lock(&namespace.watchers.bricks).hung_up(&map);
+    let mut probes = JoinSet::new();
+    for (brick, boot) in hung_up {
+        let Some(to) = map.endpoint_of(brick).copied() else { continue };
+        let (net, within) = (namespace.net.clone(), namespace.config.probe_timeout);
+        probes.spawn(async move { (brick, boot, net.probe(&to, within).await) });
+    }
+    while let Some(probed) = probes.join_next().await {
+        namespace.metrics.probed();
+        let Ok((brick, boot, Probed::Refused)) = probed else { continue };
+        // It may have been heard again while it was looked for.
+        if lock(&namespace.watchers.bricks).hung_up(&namespace.map()).contains(&(brick, boot)) {
+            warn!(%brick, "a brick's process has ended");
+            give_up(namespace, brick, boot).await;
+        }
+    }
+}
+
+async fn give_up(namespace: &Namespace, brick: BrickId, boot: BootId) {
+    namespace.metrics.brick_died();
+    lock(&namespace.watchers.bricks).died(brick, Instant::now());
+    if let Err(status) = namespace.propose(Op::BrickDead { brick, boot }).await {
+        warn!(%brick, %status, "could not declare a brick dead; trying again");
     }
 }
 
@@ -40,10 +76,7 @@ async fn bricks(namespace: &Namespace, now: Instant) {
     let dead = lock(&namespace.watchers.bricks).dead(&map, now);
     for (brick, boot) in dead {
         warn!(%brick, "a brick was not heard in time and counts as dead");
-        namespace.metrics.brick_died();
-        if let Err(status) = namespace.propose(Op::BrickDead { brick, boot }).await {
-            warn!(%brick, %status, "could not declare a brick dead; trying again");
-        }
+        give_up(namespace, brick, boot).await;
     }
 }
 

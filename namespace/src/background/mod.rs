@@ -2,6 +2,7 @@
 
 pub mod collect;
 pub mod liveness;
+pub mod moves;
 pub mod reclaim;
 pub mod tokens;
 pub mod trims;

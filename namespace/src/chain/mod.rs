@@ -8,6 +8,13 @@
 //!    the one that was last to serve comes back serving (`only_those_who_hold_everything_serve`).
 //! 3. The epoch grows with every change of the members (`any_history_is_lawful`).
 //! 4. A replaced disk never serves before it was synced (`only_those_who_hold_everything_serve`).
+//! 5. Nobody leaves a chain whose going would take a copy that is wanted, and never the last
+//!    one that holds everything (`any_history_is_lawful`, `nobody_leaves_who_is_needed`).
+//!
+//! [`growth`] says when chains are made, [`plan`] who is to join and to leave them.
+
+pub mod growth;
+pub mod plan;
 
 use std::collections::BTreeSet;
 
@@ -117,6 +124,47 @@ pub fn sync_done(chain: &mut Chain, epoch: ChainEpoch, brick: BrickId) -> Result
     }
 }
 
+/// The brick becomes a member, behind all others, to be brought up to date; not in a chain
+/// that nobody serves. Returns whether the chain changed.
+pub fn joined(chain: &mut Chain, brick: BrickId) -> bool {
+    if chain.head().is_none() || chain.state_of(brick).is_some() {
+        return false;
+    }
+    chain.members.push(Member { brick, state: MemberState::Syncing });
+    chain.epoch = ChainEpoch(chain.epoch.0 + 1);
+    true
+}
+
+/// The brick stops being a member, if as many others serve as copies are wanted; one that is
+/// only on its way to a copy may leave as soon as somebody serves. Returns whether the chain
+/// changed.
+pub fn left(chain: &mut Chain, brick: BrickId, replicas: u8) -> bool {
+    let others = chain.serving().filter(|b| *b != brick).count();
+    let needed = match chain.state_of(brick) {
+        None | Some(MemberState::LastServing) => return false,
+        Some(MemberState::Serving | MemberState::Offline) => usize::from(replicas.max(1)),
+        Some(MemberState::Syncing | MemberState::Waiting) => 1,
+    };
+    others >= needed && removed(chain, brick)
+}
+
+/// The brick is given up: it stops being a member though nobody has taken its place, if it
+/// does not serve and somebody else does. Returns whether the chain changed.
+pub fn expelled(chain: &mut Chain, brick: BrickId) -> bool {
+    let serves = matches!(chain.state_of(brick), Some(MemberState::Serving));
+    !serves && chain.head().is_some() && removed(chain, brick)
+}
+
+fn removed(chain: &mut Chain, brick: BrickId) -> bool {
+    let before = chain.members.len();
+    chain.members.retain(|member| member.brick != brick);
+    let changed = chain.members.len() != before;
+    if changed {
+        chain.epoch = ChainEpoch(chain.epoch.0 + 1);
+    }
+    changed
+}
+
 /// Applies `edit` to every member, then what follows from it for the others: with a serving
 /// member those alive are synced, without one they wait. Order: serving first, else as before.
 fn change(chain: &mut Chain, edit: impl FnMut(&mut Member)) -> bool {
@@ -140,5 +188,9 @@ fn change(chain: &mut Chain, edit: impl FnMut(&mut Member)) -> bool {
     changed
 }
 
+#[cfg(test)]
+mod plan_tests;
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

@@ -8,9 +8,10 @@ use wire::map::{BrickInfo, Chain, Member, MemberState, plan_chains};
 use wire::meta::BrickRegistration;
 use wire::status::Status;
 
-use crate::chain::{self, NotSynced, Replaced};
+use crate::chain::{self, NotSynced, Replaced, growth};
 use crate::machine::trims;
 use crate::machine::txn::{Do, Txn};
+use crate::machine::wishes;
 
 fn info(brick: &BrickRegistration) -> BrickInfo {
     BrickInfo {
@@ -31,15 +32,26 @@ pub fn add(txn: &mut Txn<'_>, bricks: &[BrickRegistration]) -> Do<()> {
     if new.is_empty() {
         return Ok(());
     }
+    let mut wishes = wishes::load(txn)?;
     let map = txn.change_map();
     for brick in new {
         map.bricks.insert(brick.brick, info(brick));
+        wishes.next_brick = wishes.next_brick.max(brick.brick.0.saturating_add(1));
     }
-    let all: Vec<_> = map.bricks.values().map(|b| (b.id, b.host.clone())).collect();
-    let planned = plan_chains(&all, map.replicas);
+    wishes::store(txn, &wishes)?;
+    let all: Vec<_> = txn.map.bricks.values().map(|b| (b.id, b.host.clone())).collect();
+    make_table(txn, &all);
+    Ok(())
+}
+
+/// Makes a table of chains of these bricks, for new files. Chains of just these members are
+/// taken into it, others are made.
+pub fn make_table(txn: &mut Txn<'_>, bricks: &[(BrickId, String)]) {
+    let planned = plan_chains(bricks, txn.map.replicas);
     if planned.is_empty() {
-        return Ok(());
+        return;
     }
+    let map = txn.change_map();
     let mut table = Vec::with_capacity(planned.len());
     for group in planned {
         let wanted: BTreeSet<BrickId> = group.iter().copied().collect();
@@ -64,14 +76,16 @@ pub fn add(txn: &mut Txn<'_>, bricks: &[BrickRegistration]) -> Do<()> {
     }
     let version = map.current_table().map_or(0, |last| last.0 + 1);
     map.tables.insert(TableVersion(version), table);
-    Ok(())
 }
 
 /// A brick has come up.
 pub fn register(txn: &mut Txn<'_>, brick: &BrickRegistration, stayed: &BTreeSet<BrickId>) -> Do<()> {
     let id = brick.brick;
-    // It may be about to be added.
-    let before = txn.map.bricks.get(&id).ok_or(Status::Busy)?.clone();
+    let Some(before) = txn.map.bricks.get(&id).cloned() else {
+        // It may be about to be added. A number that was given and is not there was taken back.
+        let removed = id.0 < wishes::load(txn)?.next_brick;
+        return Err(if removed { Status::Forbidden } else { Status::Busy }.into());
+    };
     if before.alive && before == info(brick) {
         return Ok(());
     }
@@ -91,6 +105,9 @@ pub fn register(txn: &mut Txn<'_>, brick: &BrickRegistration, stayed: &BTreeSet<
         for chain in txn.change_map().chains.values_mut() {
             chain::restarted(chain, id, stayed);
         }
+    }
+    if let Some(bricks) = growth::due(&txn.map, &wishes::load(txn)?) {
+        make_table(txn, &bricks);
     }
     Ok(())
 }

@@ -10,9 +10,10 @@ use wire::handshake::Role;
 use wire::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, Ino, NodeId, SessionId};
 use wire::join::{JoinRefusal, TokenHash};
 use wire::map::ClusterMap;
-use wire::meta::{BrickRegistration, FsReply, FsRequest, Timestamp};
+use wire::meta::{BrickRefusal, BrickRegistration, FsReply, FsRequest, NewBrick, SettingsChange, Timestamp};
 use wire::status::Status;
 
+use crate::chain::plan::Step;
 use crate::machine::tokens::NewToken;
 
 /// Place of a command in the log; the first is 1.
@@ -116,6 +117,31 @@ pub enum Op {
         /// The present that tokens expire by.
         now: Timestamp,
     },
+    /// A brick that is to come up gets its number.
+    AddBrick(NewBrick),
+    /// A brick is to be emptied, or not any more.
+    DrainBrick {
+        /// Which.
+        brick: BrickId,
+        /// Whether to.
+        drain: bool,
+    },
+    /// A brick is to be forgotten.
+    RemoveBrick {
+        /// Which.
+        brick: BrickId,
+        /// Though it is a member of chains.
+        force: bool,
+    },
+    /// Members are to be moved until all bricks have their share, or not any more.
+    Rebalance {
+        /// Whether to.
+        on: bool,
+    },
+    /// Settings change.
+    Configure(SettingsChange),
+    /// Members join and leave chains. Steps that do not fit the chains any more are left out.
+    Move(Vec<Step>),
 }
 
 /// A brick has nothing of a file beyond a size any more.
@@ -142,6 +168,12 @@ pub enum Outcome {
     Collected(u64),
     /// Whether somebody with a join token is taken in: `None`, or why not.
     Joined(Option<JoinRefusal>),
+    /// The number of a new brick.
+    Added(BrickId),
+    /// An order about bricks that can't be carried out.
+    Refused(BrickRefusal),
+    /// How many steps were taken.
+    Moved(u64),
 }
 
 /// Result of one command.

@@ -25,6 +25,7 @@ pub mod sessions;
 pub mod tokens;
 pub mod trims;
 pub mod txn;
+pub mod wishes;
 pub mod xattrs;
 
 use std::collections::{BTreeMap, HashMap};
@@ -35,7 +36,7 @@ use bytes::Bytes;
 use wire::id::{CallSeq, ClusterId, DirCookie, Ino, SessionId};
 use wire::layout::FileLayout;
 use wire::map::ClusterMap;
-use wire::meta::{FileKind, FsReply, FsRequest, Timestamp};
+use wire::meta::{BrickRefusal, FileKind, FsReply, FsRequest, Timestamp, Wishes};
 use wire::status::Status;
 
 use crate::config::ANSWERS_A_SESSION;
@@ -48,6 +49,22 @@ use txn::{Do, Fail, Txn, load};
 
 /// First cookie of a directory; those below are the readers' (for `.` and `..`).
 pub const FIRST_COOKIE: DirCookie = DirCookie(16);
+
+/// What a new filesystem begins with.
+#[derive(Debug, Clone, Copy)]
+pub struct Birth {
+    /// Copies of everything.
+    pub replicas: u8,
+    /// See [`Wishes::birth_bricks`].
+    pub bricks: u32,
+}
+
+impl From<u8> for Birth {
+    /// As soon as there are enough bricks for so many copies.
+    fn from(replicas: u8) -> Self {
+        Self { replicas, bricks: 0 }
+    }
+}
 
 /// Answers kept for one session.
 #[derive(Debug, Default)]
@@ -70,9 +87,14 @@ impl<S: Write> Machine<S> {
     ///
     /// # Errors
     /// If the store fails or holds what is not understood or another cluster's map.
-    pub fn open(store: Arc<S>, cluster: ClusterId, replicas: u8, at: Timestamp) -> Result<Self, Error> {
+    pub fn open(
+        store: Arc<S>,
+        cluster: ClusterId,
+        birth: impl Into<Birth>,
+        at: Timestamp,
+    ) -> Result<Self, Error> {
         if store.get(keys::APPLIED)?.is_none() {
-            create(&*store, cluster, replicas, at)?;
+            create(&*store, cluster, birth.into(), at)?;
         }
         let missing =
             |key: &[u8]| Error::Corrupt { key: key.escape_ascii().to_string(), detail: "missing".to_owned() };
@@ -230,7 +252,18 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
         }
         Op::ForgetTokens { now } => tokens::forget(txn, *now).map(|()| Outcome::Done),
         Op::Collect(chunks) => trims::collect(txn, chunks).map(Outcome::Collected),
+        Op::AddBrick(brick) => wishes::add(txn, brick).map(Outcome::Added),
+        Op::DrainBrick { brick, drain } => wishes::drain(txn, *brick, *drain).map(told),
+        Op::RemoveBrick { brick, force } => wishes::remove(txn, *brick, *force).map(told),
+        Op::Rebalance { on } => wishes::rebalance(txn, *on).map(|()| Outcome::Done),
+        Op::Configure(change) => wishes::configure(txn, change).map(|()| Outcome::Done),
+        Op::Move(steps) => wishes::take_steps(txn, steps).map(Outcome::Moved),
     }
+}
+
+/// An order about bricks was carried out or refused.
+fn told(refusal: Option<BrickRefusal>) -> Outcome {
+    refusal.map_or(Outcome::Done, Outcome::Refused)
 }
 
 /// A verb that changes something.
@@ -267,7 +300,7 @@ fn verb(txn: &mut Txn<'_>, session: SessionId, request: &FsRequest) -> Do<FsRepl
 }
 
 /// A new filesystem: a root directory and a map without bricks.
-fn create(store: &impl Write, cluster: ClusterId, replicas: u8, at: Timestamp) -> Result<(), Error> {
+fn create(store: &impl Write, cluster: ClusterId, birth: Birth, at: Timestamp) -> Result<(), Error> {
     let root = Inode {
         kind: FileKind::Directory,
         mode: 0o755,
@@ -302,7 +335,8 @@ fn create(store: &impl Write, cluster: ClusterId, replicas: u8, at: Timestamp) -
     store.write(&BTreeMap::from([
         (keys::inode(Ino::ROOT), Some(encode(&root)?)),
         (keys::COUNTERS.to_vec(), Some(encode(&counters)?)),
-        (keys::MAP.to_vec(), Some(encode(&ClusterMap::new(cluster, replicas))?)),
+        (keys::MAP.to_vec(), Some(encode(&ClusterMap::new(cluster, birth.replicas))?)),
+        (keys::WISHES.to_vec(), Some(encode(&Wishes::new(birth.bricks))?)),
         (keys::APPLIED.to_vec(), Some(encode(&LogIndex(0))?)),
     ]))
 }

@@ -1,17 +1,19 @@
 //! What bricks tell, and the map.
 
 use std::collections::BTreeSet;
+use std::sync::Weak;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId, MapEpoch};
 use wire::meta::{BrickRegistration, BrickReport, ClusterReply, ClusterStatus, SessionStatus};
+use wire::net::Peer;
 use wire::status::Status;
 
 use crate::config::MAP_WAIT_MS;
 use crate::error::Error;
-use crate::machine::command::Op;
+use crate::machine::command::{Op, Outcome};
 use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
 use crate::store::keys;
@@ -44,9 +46,22 @@ impl Namespace {
     /// known first whether they lived on.
     pub async fn register_brick(&self, brick: BrickRegistration) -> Result<ClusterReply, Status> {
         let (id, boot) = (brick.brick, brick.boot);
-        let known = self.map().bricks.contains_key(&id);
-        if !known {
-            return Err(Status::Busy);
+        let map = self.map();
+        let Some(known) = map.bricks.get(&id) else {
+            let given = self.wishes().map_err(|error| self.failed(&error))?.next_brick;
+            // It may be about to be added, or it was removed.
+            return Err(if id.0 < given { Status::Forbidden } else { Status::Busy });
+        };
+        {
+            let mut bricks = lock(&self.watchers.bricks);
+            let again = known.alive && known.boot != boot && known.boot != BootId(0);
+            if again && !bricks.is_pending(id, boot) {
+                bricks.died(id, Instant::now());
+            }
+            if let Some(left) = bricks.held(&map, id, Instant::now()) {
+                tracing::debug!(brick = %id, left_ms = left.as_millis() as u64, "a brick that keeps dying is kept out");
+                return Err(Status::Busy);
+            }
         }
         let arrived = lock(&self.watchers.bricks).arrived(id, boot, Instant::now());
         self.watchers.heard.send_modify(|n| *n += 1);
@@ -110,10 +125,18 @@ impl Namespace {
         &self,
         brick: BrickId,
         boot: BootId,
-        _map: MapEpoch,
         report: BrickReport,
+        connection: Weak<Peer>,
     ) -> Result<ClusterReply, Status> {
         let map = self.map();
+        let fence = Duration::from_millis(u64::from(report.fence_after_ms));
+        if fence >= self.config.brick_dead_after {
+            tracing::error!(
+                %brick, fence_ms = report.fence_after_ms, dead_ms = self.config.brick_dead_after.as_millis() as u64,
+                "a brick would serve for longer than it takes to be declared dead; its heartbeats are refused"
+            );
+            return Err(Status::Forbidden);
+        }
         let known = map.bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot);
         if report.failed {
             if known {
@@ -124,10 +147,43 @@ impl Namespace {
             return Ok(ClusterReply::Heartbeat { map: self.map().epoch, register: false });
         }
         if known {
-            lock(&self.watchers.bricks).heard(brick, boot, report, Instant::now());
+            let mut bricks = lock(&self.watchers.bricks);
+            bricks.heard(brick, boot, report, Instant::now());
+            bricks.came_over(brick, connection);
+            drop(bricks);
             self.watchers.heard.send_modify(|n| *n += 1);
         }
         Ok(ClusterReply::Heartbeat { map: map.epoch, register: !known })
+    }
+
+    /// A brick stops in good order.
+    pub async fn farewell(&self, brick: BrickId, boot: BootId) -> Result<ClusterReply, Status> {
+        self.propose(Op::BrickDead { brick, boot }).await?;
+        tracing::info!(%brick, "a brick has said goodbye");
+        Ok(ClusterReply::Done)
+    }
+
+    /// Somebody was refused by a brick of the map.
+    pub fn suspect(&self, brick: BrickId, boot: BootId) -> ClusterReply {
+        if self.map().bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot) {
+            self.watchers.suspected.notify_one();
+        }
+        ClusterReply::Done
+    }
+
+    /// An order about bricks.
+    pub async fn order(&self, op: Op) -> Result<ClusterReply, Status> {
+        match self.propose(op.clone()).await? {
+            Outcome::Added(brick) => {
+                tracing::info!(%brick, "a brick has got its number");
+                Ok(ClusterReply::Added(brick))
+            }
+            Outcome::Refused(why) => Ok(ClusterReply::Refused(why)),
+            _ => {
+                tracing::info!(order = ?op, "an order of the administrator");
+                Ok(ClusterReply::Done)
+            }
+        }
     }
 
     /// A member has been brought up to date.
@@ -163,9 +219,17 @@ impl Namespace {
             });
         }
         sessions.sort_by_key(|s| s.session);
+        let (map, now) = (self.map(), Instant::now());
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let bricks = lock(&self.watchers.bricks);
+        let missed = bricks.missed(&map).into_iter();
+        let held = |brick: &BrickId| bricks.held(&map, *brick, now).map(|left| (*brick, ms(left)));
         Ok(ClusterStatus {
-            map: self.map().as_ref().clone(),
-            bricks: lock(&self.watchers.bricks).reports(),
+            map: map.as_ref().clone(),
+            bricks: bricks.reports(),
+            wishes: self.wishes()?,
+            missed_ms: missed.map(|(b, at)| (b, ms(now.saturating_duration_since(at)))).collect(),
+            held_ms: map.bricks.values().filter(|b| !b.alive).filter_map(|b| held(&b.id)).collect(),
             sessions,
             inodes: counters.inodes,
             orphans: counters.orphans,

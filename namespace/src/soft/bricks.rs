@@ -5,14 +5,30 @@
 //! 2. A brick that restarts alone is told apart from a restart of all: another member counts as
 //!    one that stayed only if it was heard after the registration arrived, in a life that began
 //!    before the earlier life of the restarted one ended (`a_restart_of_all_is_told_apart`).
+//! 3. A brick is looked for before its time only when the connection of its last heartbeat has
+//!    ended: a firewall that refuses connections to a living brick does not end that
+//!    (`who_hung_up_is_looked_for`).
+//! 4. A brick that keeps dying is kept out for longer each time, unless a chain waits for it
+//!    alone (`who_keeps_dying_is_kept_out`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Weak;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use wire::id::{BootId, BrickId};
 use wire::map::{ClusterMap, MemberState};
 use wire::meta::BrickReport;
+use wire::net::Peer;
+
+/// Deaths that are forgiven before a brick is kept out for a while.
+pub const FREE_DEATHS: u32 = 3;
+/// How long it is kept out after the next death; twice that after the one that follows, and so on.
+pub const FIRST_HOLD: Duration = Duration::from_secs(5);
+/// Longest time a brick is kept out.
+pub const LONGEST_HOLD: Duration = Duration::from_secs(300);
+/// A brick that did not die for so long has a clean slate.
+pub const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default, Clone)]
 struct Seen {
@@ -22,6 +38,13 @@ struct Seen {
     /// When the life in the map began, if since this process did.
     registered: Option<Instant>,
     report: Option<BrickReport>,
+    /// What the last heartbeat came over.
+    connection: Option<Weak<Peer>>,
+    /// Since when it is missed.
+    missed: Option<Instant>,
+    /// How often it died, without a long good time in between, and when last.
+    deaths: u32,
+    died: Option<Instant>,
 }
 
 /// What was heard of bricks.
@@ -46,6 +69,50 @@ impl Bricks {
         seen.heard = Some((now, boot));
         seen.report = Some(report);
         seen.deadline = Some(now + self.dead_after);
+    }
+
+    /// What a brick's last heartbeat came over.
+    pub fn came_over(&mut self, brick: BrickId, connection: Weak<Peer>) {
+        self.seen.entry(brick).or_default().connection = Some(connection);
+    }
+
+    /// Living bricks whose last heartbeat came over a connection that has ended since. They may
+    /// have ended, too.
+    pub fn hung_up(&self, map: &ClusterMap) -> Vec<(BrickId, BootId)> {
+        let gone = |seen: &Seen| seen.connection.as_ref().is_some_and(|c| c.strong_count() == 0);
+        let hung_up = |brick: BrickId| self.seen.get(&brick).is_some_and(gone);
+        map.bricks.values().filter(|b| b.alive && hung_up(b.id)).map(|b| (b.id, b.boot)).collect()
+    }
+
+    /// A brick has died: was not heard any more, or began a new life unasked.
+    pub fn died(&mut self, brick: BrickId, now: Instant) {
+        let seen = self.seen.entry(brick).or_default();
+        if seen.died.is_none_or(|last| now.saturating_duration_since(last) >= FORGIVEN_AFTER) {
+            seen.deaths = 0;
+        }
+        seen.deaths = seen.deaths.saturating_add(1);
+        seen.died = Some(now);
+    }
+
+    /// For how long yet the brick is kept out, if it is.
+    pub fn held(&self, map: &ClusterMap, brick: BrickId, now: Instant) -> Option<Duration> {
+        let seen = self.seen.get(&brick)?;
+        let over = seen.deaths.checked_sub(FREE_DEATHS + 1)?;
+        let hold = FIRST_HOLD.saturating_mul(1 << over.min(16)).min(LONGEST_HOLD);
+        let left = (seen.died? + hold).checked_duration_since(now).filter(|left| !left.is_zero())?;
+        let waited_for = map.chains_of(brick).any(|c| c.state_of(brick) == Some(MemberState::LastServing));
+        (!waited_for).then_some(left)
+    }
+
+    /// Bricks that are not alive by the map, and since when this service misses them.
+    pub fn missed(&self, map: &ClusterMap) -> Vec<(BrickId, Instant)> {
+        let since = |brick: BrickId| self.seen.get(&brick).and_then(|s| s.missed).map(|at| (brick, at));
+        map.bricks.values().filter(|b| !b.alive).filter_map(|b| since(b.id)).collect()
+    }
+
+    /// Forgets bricks that are not in the map any more.
+    pub fn forget_removed(&mut self, map: &ClusterMap) {
+        self.seen.retain(|brick, _| map.bricks.contains_key(brick));
     }
 
     /// A brick's registration arrived.
@@ -118,8 +185,13 @@ impl Bricks {
     /// their grace.
     pub fn dead(&mut self, map: &ClusterMap, now: Instant) -> Vec<(BrickId, BootId)> {
         let mut dead = Vec::new();
-        for info in map.bricks.values().filter(|b| b.alive) {
+        for info in map.bricks.values() {
             let seen = self.seen.entry(info.id).or_default();
+            if !info.alive {
+                seen.missed.get_or_insert(now);
+                continue;
+            }
+            seen.missed = None;
             if now >= *seen.deadline.get_or_insert(now + self.grace) {
                 dead.push((info.id, info.boot));
             }
@@ -131,6 +203,7 @@ impl Bricks {
     pub fn extend(&mut self, by: Duration) {
         for seen in self.seen.values_mut() {
             seen.deadline = seen.deadline.map(|d| d + by);
+            seen.missed = seen.missed.map(|since| since + by);
         }
     }
 
@@ -193,6 +266,70 @@ mod tests {
         assert!(bricks.dead(&map, start + ms(5999)).is_empty());
         assert_eq!(bricks.dead(&map, start + ms(7499)), [(BrickId(1), BootId(1))]);
         assert_eq!(bricks.dead(&map, start + ms(7500)).len(), 2);
+    }
+
+    /// Invariant 3.
+    #[test]
+    fn who_hung_up_is_looked_for() {
+        let (mut bricks, mut map, start) = (Bricks::new(DEAD, GRACE), map(), Instant::now());
+        assert!(bricks.hung_up(&map).is_empty(), "nothing is known yet");
+        let authority = wire::net::Authority::create(ClusterId([1; 16])).unwrap();
+        let credential = authority.issue(wire::net::Role::Brick, NodeId([1; 16])).unwrap();
+        let identity = credential.identity();
+        let peer = std::sync::Arc::new(Peer { identity, address: "a".into(), connection: 1 });
+        bricks.heard(BrickId(0), BootId(1), BrickReport::default(), start);
+        bricks.came_over(BrickId(0), std::sync::Arc::downgrade(&peer));
+        assert!(bricks.hung_up(&map).is_empty());
+        drop(peer);
+        assert_eq!(bricks.hung_up(&map), [(BrickId(0), BootId(1))]);
+        map.bricks.get_mut(&BrickId(0)).unwrap().alive = false;
+        assert!(bricks.hung_up(&map).is_empty());
+    }
+
+    /// Invariant 4.
+    #[test]
+    fn who_keeps_dying_is_kept_out() {
+        let (mut bricks, mut map, start) = (Bricks::new(DEAD, GRACE), map(), Instant::now());
+        let a = BrickId(0);
+        for _ in 0..FREE_DEATHS {
+            bricks.died(a, start);
+            assert_eq!(bricks.held(&map, a, start), None);
+        }
+        bricks.died(a, start);
+        assert_eq!(bricks.held(&map, a, start), Some(FIRST_HOLD));
+        assert_eq!(bricks.held(&map, a, start + FIRST_HOLD), None);
+        bricks.died(a, start + FIRST_HOLD);
+        assert_eq!(bricks.held(&map, a, start + FIRST_HOLD), Some(2 * FIRST_HOLD));
+        for _ in 0..100 {
+            bricks.died(a, start + FIRST_HOLD);
+        }
+        assert_eq!(bricks.held(&map, a, start + FIRST_HOLD), Some(LONGEST_HOLD));
+        assert_eq!(bricks.held(&map, BrickId(1), start), None, "another brick is another matter");
+        let chain = map.chains.get_mut(&ChainId(1)).unwrap();
+        chain.members[0].state = MemberState::LastServing;
+        assert_eq!(bricks.held(&map, a, start + FIRST_HOLD), None, "the chain has nobody else");
+        bricks.died(BrickId(0), start + FIRST_HOLD + FORGIVEN_AFTER);
+        chain_back(&mut map);
+        assert_eq!(bricks.held(&map, a, start + FIRST_HOLD + FORGIVEN_AFTER), None);
+    }
+
+    fn chain_back(map: &mut ClusterMap) {
+        map.chains.get_mut(&ChainId(1)).unwrap().members[0].state = MemberState::Serving;
+    }
+
+    /// Who is missed, and since when.
+    #[test]
+    fn the_missed_are_missed_since_they_were_seen_dead() {
+        let (mut bricks, mut map, start) = (Bricks::new(DEAD, GRACE), map(), Instant::now());
+        map.bricks.get_mut(&BrickId(1)).unwrap().alive = false;
+        bricks.dead(&map, start);
+        bricks.dead(&map, start + ms(500));
+        assert_eq!(bricks.missed(&map), [(BrickId(1), start)]);
+        map.bricks.get_mut(&BrickId(1)).unwrap().alive = true;
+        bricks.dead(&map, start + ms(600));
+        map.bricks.get_mut(&BrickId(1)).unwrap().alive = false;
+        bricks.dead(&map, start + ms(700));
+        assert_eq!(bricks.missed(&map), [(BrickId(1), start + ms(700))]);
     }
 
     /// Invariant 2.

@@ -11,6 +11,8 @@ pub const MAP: &[u8] = b"Cmap";
 pub const COUNTERS: &[u8] = b"Ccounters";
 /// The latest time that join tokens were judged by.
 pub const CLOCK: &[u8] = b"Cclock";
+/// What is wanted of the bricks.
+pub const WISHES: &[u8] = b"Cwishes";
 /// Index of the last command whose effects are here.
 pub const APPLIED: &[u8] = b"Capplied";
 

@@ -17,6 +17,7 @@
 //!   K hash            -> TokenRecord  join token: role, end, uses
 //!   C "clock"         -> Timestamp    latest time that tokens were judged by
 //!   C "map"           -> ClusterMap   C "counters" -> Counters   C "applied" -> log index
+//!   C "wishes"        -> Wishes       what is wanted of the bricks; missing in old directories
 //! ```
 //!
 //! Every value begins with the version of its own format; [`records`] holds them, and its

@@ -202,7 +202,9 @@ pub fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, Error>
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use wire::layout::TableVersion;
+    use wire::meta::Wishes;
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -276,6 +278,17 @@ mod tests {
                 owed: BTreeMap::from([(BrickId(1), 2)]),
             },
             "010203040506010102",
+        );
+        golden(
+            Wishes {
+                birth_bricks: 6,
+                next_brick: 300,
+                draining: BTreeSet::from([BrickId(2)]),
+                rebalancing: true,
+                repair_after_ms: 1000,
+                syncs_a_brick: 2,
+            },
+            "0106ac02010201e80702",
         );
     }
 

@@ -91,6 +91,7 @@ pub struct Cluster {
     pub serving: Vec<Serving>,
     pub admin: Net,
     beaters: tokio::task::JoinSet<()>,
+    beating: Vec<tokio::task::AbortHandle>,
 }
 
 impl Cluster {
@@ -118,6 +119,7 @@ impl Cluster {
             serving: Vec::new(),
             admin,
             beaters: tokio::task::JoinSet::new(),
+            beating: Vec::new(),
         };
         cluster.add_bricks(count).await;
         cluster
@@ -126,25 +128,42 @@ impl Cluster {
     async fn add_bricks(&mut self, count: u32) {
         let mut registrations = Vec::new();
         for id in 0..count {
-            let brick = Arc::new(FakeBrick {
-                id,
-                boot: AtomicU64::new(1),
-                beats: AtomicBool::new(true),
-                heard: AtomicU64::new(0),
-                gate: watch::Sender::new(true),
-                cuts: Mutex::new(Vec::new()),
-                chunks: Mutex::new(BTreeSet::new()),
-                listed: AtomicU64::new(0),
-            });
-            let net = self.net(Role::Brick, id as u8);
-            let handler = Typed::<BrickProtocol, _>::handler(brick.clone());
-            let serving = net.serve(&Endpoint::Memory(0), Service::Brick, handler).await.unwrap();
-            registrations.push(registration(id, 1, serving.endpoint()));
-            self.serving.push(serving);
-            self.bricks.push(brick.clone());
-            self.beaters.spawn(beat(brick, net, self.endpoint()));
+            registrations.push(self.make_brick(id).await);
         }
         self.ask(ClusterRequest::AddBricks(registrations)).await.unwrap();
+    }
+
+    /// A brick that beats and is not in the map yet.
+    async fn make_brick(&mut self, id: u32) -> BrickRegistration {
+        let brick = Arc::new(FakeBrick {
+            id,
+            boot: AtomicU64::new(1),
+            beats: AtomicBool::new(true),
+            heard: AtomicU64::new(0),
+            gate: watch::Sender::new(true),
+            cuts: Mutex::new(Vec::new()),
+            chunks: Mutex::new(BTreeSet::new()),
+            listed: AtomicU64::new(0),
+        });
+        let net = self.net(Role::Brick, id as u8);
+        let handler = Typed::<BrickProtocol, _>::handler(brick.clone());
+        let serving = net.serve(&Endpoint::Memory(0), Service::Brick, handler).await.unwrap();
+        let registration = registration(id, 1, serving.endpoint());
+        self.serving.push(serving);
+        self.bricks.push(brick.clone());
+        self.beating.push(self.beaters.spawn(beat(brick, net, self.endpoint())));
+        registration
+    }
+
+    /// One more brick gets its number and comes up.
+    pub async fn join(&mut self) -> BrickId {
+        let id = self.bricks.len() as u32;
+        let up = self.make_brick(id).await;
+        let (store, node, host, endpoint) = (up.store, up.node, up.host.clone(), up.endpoint);
+        let new = NewBrick { store, node, host, endpoint };
+        assert_eq!(self.ask(ClusterRequest::AddBrick(new)).await, Ok(ClusterReply::Added(BrickId(id))));
+        self.ask(ClusterRequest::RegisterBrick(up)).await.unwrap();
+        BrickId(id)
     }
 
     pub fn endpoint(&self) -> Endpoint {
@@ -183,12 +202,40 @@ impl Cluster {
         self.ask(ClusterRequest::RegisterBrick(registration(id, boot, endpoint))).await
     }
 
+    /// A brick's connections end, as those of a process do that is killed; its address stays.
+    pub fn hang_up(&self, id: usize) {
+        self.beating[id].abort();
+    }
+
+    /// A brick's process ends: nobody listens any more.
+    pub async fn kill(&mut self, id: usize) {
+        self.hang_up(id);
+        self.serving.remove(id).stop(Duration::ZERO).await;
+    }
+
+    /// The heads of chains say that members which are being brought up to date are.
+    pub async fn sync_all(&self) {
+        for chain in self.map().await.chains.values() {
+            for brick in chain.syncing() {
+                let request = ClusterRequest::SyncDone { chain: chain.id, epoch: chain.epoch, brick };
+                // The chain may have changed meanwhile.
+                if let Err(status) = self.ask(request).await {
+                    assert!(matches!(status, Status::ChainChanged(_) | Status::WrongMember), "{status}");
+                }
+            }
+        }
+    }
+
     pub async fn stop(&mut self) {
         self.running.take().unwrap().stop().await;
     }
 
     pub async fn restart(&mut self) {
         self.stop().await;
+        self.restart_stopped().await;
+    }
+
+    pub async fn restart_stopped(&mut self) {
         let net = self.net(Role::Namespace, 251);
         self.running = Some(start(self.config.clone(), net).await.unwrap());
     }

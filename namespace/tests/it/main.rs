@@ -9,6 +9,7 @@ mod cluster;
 mod harness;
 mod listing;
 mod model;
+mod moves;
 mod posix;
 mod random;
 mod service;

@@ -1,5 +1,7 @@
 //! Sessions, the map, and what bricks tell the namespace.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::handshake::Role;
@@ -41,6 +43,93 @@ pub struct BrickReport {
     pub repaired_blocks: u64,
     /// It can't read or write its disk and serves no more.
     pub failed: bool,
+    /// It stops serving this long after it sent the last heartbeat that was answered, in
+    /// milliseconds; 0 where nobody says. Checked by the namespace, see [`crate::timing`].
+    pub fence_after_ms: u32,
+    /// Bytes of the copies that this brick, as head, is bringing up to date just now.
+    pub sync_total_bytes: u64,
+    /// How many of those it has compared and, where they differed, sent.
+    pub sync_done_bytes: u64,
+    /// Bytes the present round of the scrubber has read.
+    pub scrub_done_bytes: u64,
+    /// Bytes it will have read at the end of the round; 0 while none is under way.
+    pub scrub_total_bytes: u64,
+}
+
+/// A brick that is about to come up for the first time: it gets its number before its
+/// directory is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewBrick {
+    /// What its directory holds or will hold: adding the same store again gives the same
+    /// number. All zeros where the directory is not made yet; then every call adds a brick.
+    pub store: StoreId,
+    /// Who will serve it.
+    pub node: NodeId,
+    /// The machine it is in.
+    pub host: String,
+    /// Where it will answer.
+    pub endpoint: Endpoint,
+}
+
+/// What the administrator wants of the bricks, beside what the map says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wishes {
+    /// Bricks of a new cluster that must have come up before chains are made of them; 0: as
+    /// many as there are copies, on different machines.
+    pub birth_bricks: u32,
+    /// Number of the next brick; never given twice.
+    pub next_brick: u32,
+    /// Bricks to be emptied.
+    pub draining: BTreeSet<BrickId>,
+    /// Members are being moved until all bricks have their share.
+    pub rebalancing: bool,
+    /// The chains of a brick that is dead for longer get other members, in milliseconds.
+    pub repair_after_ms: u64,
+    /// Copies one brick takes part in making at a time, besides those of chains it was in.
+    pub syncs_a_brick: u32,
+}
+
+impl Wishes {
+    /// Nothing is wanted beyond the defaults: repair after 5 minutes, two copies at a time.
+    pub fn new(birth_bricks: u32) -> Self {
+        Self {
+            birth_bricks,
+            next_brick: 0,
+            draining: BTreeSet::new(),
+            rebalancing: false,
+            repair_after_ms: 300_000,
+            syncs_a_brick: 2,
+        }
+    }
+}
+
+/// A change of the settings; what is `None` stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SettingsChange {
+    /// See [`Wishes::repair_after_ms`].
+    pub repair_after_ms: Option<u64>,
+    /// See [`Wishes::syncs_a_brick`]; 1 to 64.
+    pub syncs_a_brick: Option<u32>,
+}
+
+/// Why an order about bricks was not carried out. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BrickRefusal {
+    /// No brick has this number.
+    Unknown,
+    /// It is a member of these chains.
+    HoldsChains(Vec<ChainId>),
+    /// It is alive; only dead bricks are removed by force.
+    Alive,
+    /// Nobody else holds everything of these chains: removing it would lose their data.
+    OnlyCopy(Vec<ChainId>),
+    /// So many bricks would be left, fewer than there are copies.
+    TooFewBricks {
+        /// Bricks that would be left.
+        left: u32,
+        /// Copies wanted.
+        replicas: u8,
+    },
 }
 
 /// A session, as given.
@@ -86,6 +175,12 @@ pub struct ClusterStatus {
     pub orphans: u64,
     /// Files whose chunks are still to be freed or cut on some brick.
     pub trims: u64,
+    /// What is wanted of the bricks.
+    pub wishes: Wishes,
+    /// Bricks not heard of, and for how long this service has missed them, in milliseconds.
+    pub missed_ms: Vec<(BrickId, u64)>,
+    /// Bricks kept out for a while since they keep dying, and for how long yet, in milliseconds.
+    pub held_ms: Vec<(BrickId, u64)>,
 }
 
 /// Calls about the cluster itself.
@@ -157,6 +252,47 @@ pub enum ClusterRequest {
         /// How often it may be used.
         uses: u32,
     },
+    /// A new brick wants a number. It is in the map from then on, and in chains when it has
+    /// come up and there are enough. -> `Added`
+    AddBrick(NewBrick),
+    /// A brick stops in good order: it serves nothing any more and everything it acknowledged
+    /// is durable or about to be. -> `Done`
+    Farewell {
+        /// Which.
+        brick: BrickId,
+        /// Which life of it.
+        boot: BootId,
+    },
+    /// Somebody found a brick's address refusing connections: the namespace should look for
+    /// itself. -> `Done`
+    Suspect {
+        /// Which.
+        brick: BrickId,
+        /// The life the caller's map names.
+        boot: BootId,
+    },
+    /// Empties a brick, or takes that back. -> `Done` or `Refused`
+    DrainBrick {
+        /// Which.
+        brick: BrickId,
+        /// Whether to.
+        drain: bool,
+    },
+    /// Forgets a brick that is in no chain; by force one that is dead and whose chains have
+    /// another serving member. -> `Done` or `Refused`
+    RemoveBrick {
+        /// Which.
+        brick: BrickId,
+        /// Take it out of its chains, too.
+        force: bool,
+    },
+    /// Moves members until all bricks have their share, or stops doing so. -> `Done`
+    Rebalance {
+        /// Whether to.
+        on: bool,
+    },
+    /// Changes settings. -> `Done`
+    Configure(SettingsChange),
 }
 
 /// Answers to [`ClusterRequest`].
@@ -186,4 +322,8 @@ pub enum ClusterReply {
     Status(Box<ClusterStatus>),
     /// The call is for another cluster.
     OtherCluster(ClusterId),
+    /// The number of a new brick.
+    Added(BrickId),
+    /// An order about bricks was not carried out.
+    Refused(BrickRefusal),
 }

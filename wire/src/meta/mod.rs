@@ -18,7 +18,8 @@ use crate::net::Protocol;
 pub use attr::{Attr, FileKind, SetTime, Timestamp};
 pub use check::{CheckReply, CheckRequest, InodeSummary};
 pub use cluster::{
-    BrickRegistration, BrickReport, ClusterReply, ClusterRequest, ClusterStatus, SessionGrant, SessionStatus,
+    BrickRefusal, BrickRegistration, BrickReport, ClusterReply, ClusterRequest, ClusterStatus, NewBrick,
+    SessionGrant, SessionStatus, SettingsChange, Wishes,
 };
 pub use fs::{
     Access, AttrChanges, DirEntry, FsReply, FsRequest, NewInode, RenameMode, StatFs, WriteReport, XattrMode,

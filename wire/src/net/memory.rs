@@ -53,6 +53,11 @@ impl MemoryHub {
         Some(number)
     }
 
+    /// Whether a service has this number.
+    pub(crate) fn listens(&self, number: u64) -> bool {
+        self.listeners().contains_key(&number)
+    }
+
     /// Takes `shared` away from `number`, if it is still there.
     pub(crate) fn remove(&self, number: u64, shared: &Arc<ServingShared>) {
         let mut listeners = self.listeners();

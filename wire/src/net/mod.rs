@@ -36,6 +36,7 @@ mod joining;
 mod memory;
 pub mod pki;
 mod pool;
+mod probe;
 mod quic;
 mod quic_server;
 mod serving;
@@ -51,6 +52,7 @@ pub use error::{Delivery, NetError, Whose};
 pub use joining::{JoinError, Joiner, join};
 pub use memory::MemoryHub;
 pub use pki::{Authority, Credential, CredentialError, JoinKey};
+pub use probe::Probed;
 pub use serving::{Drained, Serving};
 pub use typed::{CallError, Protocol, TypedHandler};
 

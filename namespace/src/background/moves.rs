@@ -1,0 +1,78 @@
+//! Has members join and leave chains, as [`crate::chain::plan`] says.
+//!
+//! Period: `plan_every`, and not before all bricks had their time to be heard of after a start:
+//! who seems dead then may only not have spoken yet. Budget: the plan's own, so many copies a
+//! brick at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tracing::{info, warn};
+
+use wire::meta::Wishes;
+
+use crate::background::{Stop, stopped};
+use crate::chain::plan::{Facts, Space, Step, plan};
+use crate::error::Error;
+use crate::machine::command::{Op, Outcome};
+use crate::namespace::{Namespace, lock};
+
+/// Runs until told to stop.
+pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
+    tokio::select! {
+        () = stopped(&mut stop) => return,
+        () = sleep(namespace.config.brick_grace) => {}
+    }
+    let mut ticks = interval(namespace.config.plan_every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = pass(&namespace).await {
+            namespace.failed(&error);
+        }
+    }
+}
+
+/// Plans once and has the steps taken.
+async fn pass(namespace: &Namespace) -> Result<(), Error> {
+    let (map, wishes) = (namespace.map(), namespace.wishes()?);
+    lock(&namespace.watchers.bricks).forget_removed(&map);
+    let planned = plan(&map, &wishes, &facts(namespace, &wishes)?);
+    if !planned.steps.is_empty() {
+        for step in &planned.steps {
+            match step {
+                Step::Join { chain, brick, .. } => info!(%chain, %brick, "a brick is to join a chain"),
+                Step::Leave { chain, brick, .. } => info!(%chain, %brick, "a brick is to leave a chain"),
+            }
+        }
+        match namespace.propose(Op::Move(planned.steps)).await {
+            Ok(Outcome::Moved(steps)) => namespace.metrics.moved(steps),
+            Ok(_) => {}
+            Err(status) => warn!(%status, "could not move members of chains; trying again"),
+        }
+    } else if planned.even {
+        info!("all bricks have their share");
+        if let Err(status) = namespace.propose(Op::Rebalance { on: false }).await {
+            warn!(%status, "could not note that all bricks have their share; trying again");
+        }
+    }
+    Ok(())
+}
+
+/// What is known of the bricks now.
+fn facts(namespace: &Namespace, wishes: &Wishes) -> Result<Facts, Error> {
+    let (map, now) = (namespace.map(), Instant::now());
+    let owing = namespace.counters()?.owed.into_keys().collect();
+    let bricks = lock(&namespace.watchers.bricks);
+    let space = bricks.reports().into_iter().map(|(brick, report)| {
+        (brick, Space { total_bytes: report.total_bytes, free_bytes: report.free_bytes })
+    });
+    let limit = Duration::from_millis(wishes.repair_after_ms);
+    let missed = bricks.missed(&map).into_iter();
+    let lost = missed.filter(|(_, since)| now.saturating_duration_since(*since) >= limit);
+    Ok(Facts { space: space.collect(), lost: lost.map(|(brick, _)| brick).collect(), owing })
+}

@@ -1,0 +1,444 @@
+//! Who is to join and to leave chains, so that every chain has its copies on the bricks that
+//! are wanted, on different machines, and every brick its share.
+//!
+//! Pure, and without a memory: all follows from the map, the wishes and what is known of the
+//! bricks now, so a plan that was cut off by a restart is simply made again. A member is moved
+//! in two steps: the new one joins and is brought up to date, then the old one leaves. Which
+//! one that is follows from the loads as well: adding the new member has made it the one that
+//! can be spared most.
+//!
+//! 1. A step never takes a copy that is wanted ([`super::left`]; `histories_keep_every_copy`).
+//! 2. When faults stop, steps end, and then every chain has its copies, on different machines
+//!    where there are enough with room (`histories_keep_every_copy`).
+//! 3. Loads that are even stay as they are, and no move makes them less even
+//!    (`rebalancing_evens_loads_with_few_moves`).
+//! 4. A brick takes part in at most [`Wishes::syncs_a_brick`] moves at a time
+//!    (`moves_are_made_a_few_at_a_time`).
+//! 5. A brick that owes cuts joins nothing: it would cut what it is given
+//!    (`who_owes_cuts_does_not_join`).
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use wire::id::{BootId, BrickId, ChainEpoch, ChainId};
+use wire::map::{Chain, ClusterMap, MemberState};
+use wire::meta::Wishes;
+
+use crate::chain;
+
+/// Weight of the largest brick; others have theirs by size. Coarse, so that bricks whose sizes
+/// change a little do not make members move.
+const WEIGHTS: u64 = 16;
+/// Part of a brick that stays free when members join: a twentieth.
+const KEPT_FREE: u64 = 20;
+
+/// One change of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// A brick becomes a member and is brought up to date.
+    Join {
+        /// The chain.
+        chain: ChainId,
+        /// As it was when this was planned.
+        epoch: ChainEpoch,
+        /// Who.
+        brick: BrickId,
+    },
+    /// A member leaves.
+    Leave {
+        /// The chain.
+        chain: ChainId,
+        /// As it was when this was planned.
+        epoch: ChainEpoch,
+        /// Who.
+        brick: BrickId,
+    },
+}
+
+impl Step {
+    /// The chain that changes.
+    pub fn chain(&self) -> ChainId {
+        match self {
+            Step::Join { chain, .. } | Step::Leave { chain, .. } => *chain,
+        }
+    }
+}
+
+/// Room on a brick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes it could hold.
+    pub total_bytes: u64,
+    /// Bytes it could still take.
+    pub free_bytes: u64,
+}
+
+/// What is known of the bricks beside the map.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Room, of those heard of.
+    pub space: BTreeMap<BrickId, Space>,
+    /// Bricks dead for so long that their chains get other members.
+    pub lost: BTreeSet<BrickId>,
+    /// Bricks that still have chunks to cut.
+    pub owing: BTreeSet<BrickId>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// At most one step a chain.
+    pub steps: Vec<Step>,
+    /// Nothing is under way, and no move would make loads more even.
+    pub even: bool,
+}
+
+/// Takes a step on a copy of the chain, if it still fits. Returns whether it did.
+pub fn take(
+    map: &ClusterMap,
+    chain: &mut Chain,
+    wishes: &Wishes,
+    owing: &BTreeSet<BrickId>,
+    step: &Step,
+) -> bool {
+    match *step {
+        Step::Join { epoch, brick, .. } => {
+            let alive = chain.members.iter().filter(|m| is_up(m.state)).count();
+            epoch == chain.epoch
+                && map.bricks.get(&brick).is_some_and(|b| b.alive)
+                && !wishes.draining.contains(&brick)
+                && !owing.contains(&brick)
+                && alive <= usize::from(map.replicas.max(1))
+                && chain::joined(chain, brick)
+        }
+        Step::Leave { epoch, brick, .. } => epoch == chain.epoch && chain::left(chain, brick, map.replicas),
+    }
+}
+
+fn is_up(state: MemberState) -> bool {
+    matches!(state, MemberState::Serving | MemberState::Syncing | MemberState::Waiting)
+}
+
+/// How much a brick carries for its weight: compared as fractions.
+#[derive(Debug, Clone, Copy)]
+struct Burden {
+    chains: u64,
+    weight: u64,
+}
+
+impl Burden {
+    fn cmp(&self, other: &Burden) -> Ordering {
+        (self.chains * other.weight).cmp(&(other.chains * self.weight))
+    }
+}
+
+/// A plan in the making.
+struct Planner<'a> {
+    map: &'a ClusterMap,
+    wishes: &'a Wishes,
+    facts: &'a Facts,
+    replicas: usize,
+    weight: BTreeMap<BrickId, u64>,
+    /// Chains each brick will be in when what is under way is done.
+    count: BTreeMap<BrickId, u64>,
+    /// Who will be the members of each chain then.
+    stay: BTreeMap<ChainId, Vec<BrickId>>,
+    /// Copies each brick takes part in making.
+    syncs: BTreeMap<BrickId, u32>,
+    steps: BTreeMap<ChainId, Step>,
+}
+
+/// What is to be done now.
+pub fn plan(map: &ClusterMap, wishes: &Wishes, facts: &Facts) -> Plan {
+    let mut planner = Planner::new(map, wishes, facts);
+    planner.leave();
+    planner.fill();
+    planner.spread();
+    let mut even = false;
+    if wishes.rebalancing {
+        even = !planner.can_be_more_even();
+        planner.balance();
+    }
+    let moving = map.chains.values().any(|c| c.syncing().next().is_some());
+    let even = even && planner.steps.is_empty() && !moving;
+    Plan { steps: planner.steps.into_values().collect(), even }
+}
+
+impl<'a> Planner<'a> {
+    fn new(map: &'a ClusterMap, wishes: &'a Wishes, facts: &'a Facts) -> Self {
+        let largest = facts.space.values().map(|s| s.total_bytes).max().unwrap_or(0).max(1);
+        let weigh = |brick: &BrickId| {
+            let Some(space) = facts.space.get(brick) else { return WEIGHTS };
+            let parts = u128::from(space.total_bytes) * u128::from(WEIGHTS) + u128::from(largest / 2);
+            u64::try_from(parts / u128::from(largest)).unwrap_or(WEIGHTS).clamp(1, WEIGHTS)
+        };
+        let mut planner = Self {
+            map,
+            wishes,
+            facts,
+            replicas: usize::from(map.replicas.max(1)),
+            weight: map.bricks.keys().map(|b| (*b, weigh(b))).collect(),
+            count: BTreeMap::new(),
+            stay: BTreeMap::new(),
+            syncs: BTreeMap::new(),
+            steps: BTreeMap::new(),
+        };
+        for chain in map.chains.values() {
+            let stay: Vec<_> = chain.members.iter().map(|m| m.brick).filter(|b| planner.keeps(*b)).collect();
+            for brick in &stay {
+                *planner.count.entry(*brick).or_default() += 1;
+            }
+            planner.stay.insert(chain.id, stay);
+            for member in chain.syncing() {
+                planner.begin_sync(chain, member);
+            }
+        }
+        // A chain that nobody serves stays as it is until somebody does.
+        for chain in map.chains.values().filter(|c| c.head().is_some()) {
+            while planner.members_of(chain.id).len() > planner.replicas {
+                let Some(spared) = planner.most_spared(chain.id) else { break };
+                planner.drop_from(chain.id, spared);
+            }
+        }
+        planner
+    }
+
+    /// Whether the brick is to stay in its chains.
+    fn keeps(&self, brick: BrickId) -> bool {
+        !self.wishes.draining.contains(&brick) && !self.facts.lost.contains(&brick)
+    }
+
+    fn members_of(&self, chain: ChainId) -> &[BrickId] {
+        self.stay.get(&chain).map_or(&[], Vec::as_slice)
+    }
+
+    fn drop_from(&mut self, chain: ChainId, brick: BrickId) {
+        if let Some(stay) = self.stay.get_mut(&chain) {
+            stay.retain(|b| *b != brick);
+        }
+        if let Some(count) = self.count.get_mut(&brick) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn add_to(&mut self, chain: ChainId, brick: BrickId) {
+        self.stay.entry(chain).or_default().push(brick);
+        *self.count.entry(brick).or_default() += 1;
+    }
+
+    fn begin_sync(&mut self, chain: &Chain, brick: BrickId) {
+        for one in chain.head().into_iter().chain([brick]) {
+            *self.syncs.entry(one).or_default() += 1;
+        }
+    }
+
+    fn host(&self, brick: BrickId) -> &str {
+        self.map.bricks.get(&brick).map_or("", |b| b.host.as_str())
+    }
+
+    /// Whether another of `members` is in the same machine.
+    fn shares_host(&self, brick: BrickId, members: &[BrickId]) -> bool {
+        members.iter().any(|other| *other != brick && self.host(*other) == self.host(brick))
+    }
+
+    fn weight_of(&self, brick: BrickId) -> u64 {
+        self.weight.get(&brick).copied().unwrap_or(WEIGHTS)
+    }
+
+    /// What a brick would be relieved of by one chain less. The sum of the squares of loads,
+    /// each by its weight, changes by this; it falls with every move that is made.
+    fn relief(&self, brick: BrickId) -> Burden {
+        let count = self.count.get(&brick).copied().unwrap_or(0);
+        Burden { chains: (2 * count).saturating_sub(1), weight: self.weight_of(brick) }
+    }
+
+    /// What one chain more would burden it with.
+    fn cost(&self, brick: BrickId) -> Burden {
+        let count = self.count.get(&brick).copied().unwrap_or(0);
+        Burden { chains: 2 * count + 1, weight: self.weight_of(brick) }
+    }
+
+    /// The member that the chain needs least, of those that are to stay. Of equals the one that
+    /// has been there longest: the others may have joined to take its place.
+    fn most_spared(&self, chain: ChainId) -> Option<BrickId> {
+        let stay = self.members_of(chain);
+        // The last of equals is taken.
+        stay.iter().rev().copied().max_by(|a, b| {
+            let hosts = self.shares_host(*a, stay).cmp(&self.shares_host(*b, stay));
+            hosts.then(self.relief(*a).cmp(&self.relief(*b)))
+        })
+    }
+
+    /// Members that are not to stay leave when they may, one a chain.
+    fn leave(&mut self) {
+        for chain in self.map.chains.values() {
+            let serving = chain.serving().count();
+            for member in &chain.members {
+                let brick = member.brick;
+                // One that is being brought up to date is a copy soon: it goes only when there
+                // are enough, or when it is not wanted and others are coming.
+                let hopeful = is_up(member.state) && member.state != MemberState::Serving;
+                let others_come = !self.keeps(brick) && self.members_of(chain.id).len() >= self.replicas;
+                let wait = hopeful && serving < self.replicas && !others_come;
+                if self.members_of(chain.id).contains(&brick) || wait {
+                    continue;
+                }
+                if chain::left(&mut chain.clone(), brick, self.map.replicas) {
+                    self.steps.insert(chain.id, Step::Leave { chain: chain.id, epoch: chain.epoch, brick });
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether the chain can take a new member now.
+    fn is_open(&self, chain: &Chain) -> bool {
+        let up = chain.members.iter().filter(|m| is_up(m.state)).count();
+        chain.head().is_some() && up <= self.replicas && !self.steps.contains_key(&chain.id)
+    }
+
+    /// Whether the brick could become a member, sooner or later.
+    fn has_room(&self, brick: BrickId, chain: &Chain) -> bool {
+        let used = |space: &Space| space.total_bytes.saturating_sub(space.free_bytes);
+        let of_head = chain.head().and_then(|head| {
+            let chains = self.map.chains_of(head).count().max(1) as u64;
+            self.facts.space.get(&head).map(|space| used(space) / chains)
+        });
+        self.facts.space.get(&brick).is_none_or(|space| {
+            space.free_bytes >= of_head.unwrap_or(0).saturating_add(space.total_bytes / KEPT_FREE)
+        })
+    }
+
+    fn could_join(&self, brick: BrickId, chain: &Chain) -> bool {
+        self.keeps(brick) && chain.state_of(brick).is_none() && self.has_room(brick, chain)
+    }
+
+    /// Whether it could become one now.
+    fn can_join(&self, brick: BrickId, chain: &Chain) -> bool {
+        let up = self.map.bricks.get(&brick).is_some_and(|b| b.alive && b.boot != BootId(0));
+        let busy = |brick| self.syncs.get(&brick).copied().unwrap_or(0) >= self.wishes.syncs_a_brick;
+        up && self.could_join(brick, chain)
+            && self.facts.space.contains_key(&brick)
+            && !self.facts.owing.contains(&brick)
+            && !busy(brick)
+            && !chain.head().is_none_or(busy)
+    }
+
+    fn join(&mut self, chain: &Chain, brick: BrickId) {
+        self.add_to(chain.id, brick);
+        self.begin_sync(chain, brick);
+        self.steps.insert(chain.id, Step::Join { chain: chain.id, epoch: chain.epoch, brick });
+    }
+
+    /// The brick to join the chain next, beside `members`: on another machine if that can be
+    /// had now or later.
+    fn best(&self, chain: &Chain, members: &[BrickId]) -> Option<BrickId> {
+        let apart = |brick: &BrickId| !self.shares_host(*brick, members);
+        let all = || self.map.bricks.keys().copied();
+        let lightest = |a: &BrickId, b: &BrickId| self.cost(*a).cmp(&self.cost(*b)).then(a.cmp(b));
+        let now = || all().filter(|b| self.can_join(*b, chain));
+        if let Some(best) = now().filter(apart).min_by(lightest) {
+            return Some(best);
+        }
+        let later = all().any(|b| apart(&b) && self.could_join(b, chain));
+        if later { None } else { now().min_by(lightest) }
+    }
+
+    /// Chains that lack members get them, the neediest first.
+    fn fill(&mut self) {
+        let mut short: Vec<&Chain> =
+            self.map.chains.values().filter(|c| self.members_of(c.id).len() < self.replicas).collect();
+        short.sort_by_key(|c| (c.serving().filter(|b| self.keeps(*b)).count(), c.id));
+        for chain in short {
+            if self.is_open(chain)
+                && let Some(brick) = self.best(chain, &self.members_of(chain.id).to_vec())
+            {
+                self.join(chain, brick);
+            }
+        }
+    }
+
+    /// Whether the chain is as it should be and nothing is under way in it.
+    fn is_at_rest(&self, chain: &Chain) -> bool {
+        self.is_open(chain)
+            && chain.members.len() == self.replicas
+            && self.members_of(chain.id).len() == self.replicas
+            && chain.members.iter().all(|m| m.state == MemberState::Serving)
+    }
+
+    /// Members in one machine are separated where there is another machine.
+    fn spread(&mut self) {
+        for chain in self.map.chains.values() {
+            let stay = self.members_of(chain.id).to_vec();
+            let crowded = stay.iter().any(|b| self.shares_host(*b, &stay));
+            if !crowded || !self.is_at_rest(chain) {
+                continue;
+            }
+            let now = self.map.bricks.keys().copied().filter(|b| self.can_join(*b, chain));
+            let apart = now.filter(|b| !self.shares_host(*b, &stay));
+            let lightest = |a: &BrickId, b: &BrickId| self.cost(*a).cmp(&self.cost(*b)).then(a.cmp(b));
+            if let Some(brick) = apart.min_by(lightest) {
+                self.join(chain, brick);
+                // Who leaves is decided as it will be when the new one is up to date.
+                if let Some(spared) = self.most_spared(chain.id) {
+                    self.drop_from(chain.id, spared);
+                }
+            }
+        }
+    }
+
+    /// Whether moving the chain's member `from` to brick `to` is right by machines.
+    fn fits(&self, chain: &Chain, from: BrickId, to: BrickId) -> bool {
+        let others: Vec<_> = self.members_of(chain.id).iter().copied().filter(|b| *b != from).collect();
+        // The new member crowds no machine more than the old one did, and when it is there the
+        // old one is spared before others.
+        let crowded = self.shares_host(from, &others);
+        crowded || (!self.shares_host(to, &others) && !others.iter().any(|b| self.shares_host(*b, &others)))
+    }
+
+    /// A chain to move from the first brick to the second, if `may` lets it.
+    fn movable(&self, from: BrickId, to: BrickId, may: impl Fn(&Self, &Chain) -> bool) -> Option<&'a Chain> {
+        if self.cost(to).cmp(&self.relief(from)) != Ordering::Less {
+            return None;
+        }
+        self.map.chains.values().find(|chain| {
+            chain.state_of(from).is_some()
+                && self.members_of(chain.id).contains(&from)
+                && self.fits(chain, from, to)
+                && may(self, chain)
+        })
+    }
+
+    /// The move that makes loads most even, if `may` lets it.
+    fn best_move(
+        &self,
+        may: impl Fn(&Self, &Chain, BrickId) -> bool,
+    ) -> Option<(&'a Chain, BrickId, BrickId)> {
+        let mut from: Vec<_> = self.map.bricks.keys().copied().filter(|b| self.keeps(*b)).collect();
+        let mut to = from.clone();
+        from.sort_by(|a, b| self.relief(*b).cmp(&self.relief(*a)).then(a.cmp(b)));
+        to.sort_by(|a, b| self.cost(*a).cmp(&self.cost(*b)).then(a.cmp(b)));
+        from.iter().find_map(|from| {
+            to.iter().find_map(|to| {
+                self.movable(*from, *to, |planner, chain| may(planner, chain, *to))
+                    .map(|chain| (chain, *from, *to))
+            })
+        })
+    }
+
+    fn can_be_more_even(&self) -> bool {
+        self.best_move(|planner, chain, to| chain.head().is_some() && planner.could_join(to, chain)).is_some()
+    }
+
+    /// Moves members from bricks with more than their share to those with less.
+    fn balance(&mut self) {
+        while let Some((chain, from, to)) =
+            self.best_move(|planner, chain, to| planner.is_at_rest(chain) && planner.can_join(to, chain))
+        {
+            self.join(chain, to);
+            self.drop_from(chain.id, from);
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Plans for small clusters, each rule by itself; histories are in [`super::simulation`].
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use wire::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, NodeId, StoreId};
+use wire::map::{BrickInfo, Chain, ClusterMap, Member, MemberState, plan_chains};
+use wire::meta::Wishes;
+use wire::net::Endpoint;
+
+use super::growth;
+use super::plan::*;
+
+const GIB: u64 = 1 << 30;
+
+pub fn brick(id: u32, host: u32) -> BrickInfo {
+    BrickInfo {
+        id: BrickId(id),
+        store: StoreId([id as u8; 16]),
+        node: NodeId([id as u8; 16]),
+        host: format!("host{host}"),
+        endpoint: Endpoint::Memory(u64::from(id) + 1),
+        boot: BootId(1),
+        alive: true,
+    }
+}
+
+/// Bricks in the hosts given, without chains.
+pub fn bricks(hosts: &[u32], replicas: u8) -> ClusterMap {
+    let mut map = ClusterMap::new(ClusterId([1; 16]), replicas);
+    for (id, host) in (0..).zip(hosts) {
+        map.bricks.insert(BrickId(id), brick(id, *host));
+    }
+    map
+}
+
+pub fn add_chain(map: &mut ClusterMap, members: &[u32]) -> ChainId {
+    let id = ChainId(map.chains.len() as u32 + 1);
+    let members =
+        members.iter().map(|b| Member { brick: BrickId(*b), state: MemberState::Serving }).collect();
+    map.chains.insert(id, Chain { id, epoch: ChainEpoch(1), members });
+    id
+}
+
+/// A cluster as it is born.
+pub fn cluster(hosts: &[u32], replicas: u8) -> ClusterMap {
+    let mut map = bricks(hosts, replicas);
+    let all: Vec<_> = map.bricks.values().map(|b| (b.id, b.host.clone())).collect();
+    for group in plan_chains(&all, replicas) {
+        add_chain(&mut map, &group.iter().map(|b| b.0).collect::<Vec<_>>());
+    }
+    map
+}
+
+pub fn facts(map: &ClusterMap) -> Facts {
+    let space = Space { total_bytes: 100 * GIB, free_bytes: 90 * GIB };
+    Facts { space: map.bricks.keys().map(|b| (*b, space)).collect(), ..Facts::default() }
+}
+
+fn wishes() -> Wishes {
+    Wishes::new(0)
+}
+
+/// Takes the steps; every member that syncs is up to date afterwards.
+fn settle_once(map: &mut ClusterMap, wishes: &Wishes, facts: &Facts) -> Plan {
+    let planned = plan(map, wishes, facts);
+    for step in &planned.steps {
+        let mut chain = map.chains[&step.chain()].clone();
+        assert!(take(map, &mut chain, wishes, &facts.owing, step), "{step:?} of {chain:?}");
+        map.chains.insert(chain.id, chain);
+    }
+    map.verify().unwrap();
+    let chains: Vec<_> = map.chains.keys().copied().collect();
+    for id in chains {
+        let chain = map.chains.get_mut(&id).unwrap();
+        let (epoch, syncing) = (chain.epoch, chain.syncing().next());
+        if let Some(member) = syncing {
+            super::sync_done(chain, epoch, member).unwrap();
+        }
+    }
+    planned
+}
+
+/// Settles until there is nothing to do; gives the number of joins.
+fn settle(map: &mut ClusterMap, wishes: &Wishes, facts: &Facts) -> usize {
+    let mut joins = 0;
+    for _ in 0..1000 {
+        let planned = settle_once(map, wishes, facts);
+        if planned.steps.is_empty() {
+            return joins;
+        }
+        joins += planned.steps.iter().filter(|s| matches!(s, Step::Join { .. })).count();
+    }
+    panic!("it does not end: {map:?}");
+}
+
+fn members(map: &ClusterMap, chain: ChainId) -> BTreeSet<u32> {
+    map.chains[&chain].members.iter().map(|m| m.brick.0).collect()
+}
+
+fn loads(map: &ClusterMap) -> Vec<usize> {
+    map.bricks.keys().map(|b| map.chains_of(*b).count()).collect()
+}
+
+/// A cluster that is well is left alone, whatever its shape.
+#[test]
+fn what_is_well_stays() {
+    for (hosts, replicas) in [(&[0, 0, 0, 0, 0, 0][..], 2), (&[0, 1, 2, 3, 4, 5], 3), (&[0, 0, 1, 1], 2)] {
+        let map = cluster(hosts, replicas);
+        assert_eq!(plan(&map, &wishes(), &facts(&map)).steps, []);
+    }
+}
+
+/// The substitute joins first, on a machine of its own; the drained brick leaves when it is in
+/// sync; then nothing is left to do.
+#[test]
+fn a_drained_brick_is_substituted_first() {
+    let mut map = bricks(&[0, 1, 0, 2], 2);
+    let chain = add_chain(&mut map, &[0, 1]);
+    let mut wishes = wishes();
+    wishes.draining.insert(BrickId(1));
+    let facts = facts(&map);
+    let first = settle_once(&mut map, &wishes, &facts);
+    // Brick 2 is in the machine of brick 0, which stays.
+    assert_eq!(first.steps, [Step::Join { chain, epoch: ChainEpoch(1), brick: BrickId(3) }]);
+    assert_eq!(members(&map, chain), [0, 1, 3].into());
+    let epoch = map.chains[&chain].epoch;
+    assert_eq!(plan(&map, &wishes, &facts).steps, [Step::Leave { chain, epoch, brick: BrickId(1) }]);
+    assert_eq!(settle(&mut map, &wishes, &facts), 0);
+    assert_eq!(members(&map, chain), [0, 3].into());
+}
+
+/// While the substitute is not up to date, the drained brick stays.
+#[test]
+fn who_is_drained_serves_until_the_other_does() {
+    let mut map = bricks(&[0, 1, 2], 2);
+    let chain = add_chain(&mut map, &[0, 1]);
+    let mut wishes = wishes();
+    wishes.draining.insert(BrickId(0));
+    let facts = facts(&map);
+    let step = plan(&map, &wishes, &facts).steps[0];
+    let mut joined = map.chains[&chain].clone();
+    assert!(take(&map, &mut joined, &wishes, &facts.owing, &step));
+    map.chains.insert(chain, joined);
+    assert_eq!(plan(&map, &wishes, &facts).steps, []);
+    // Drained bricks that are all there is stay, too.
+    wishes.draining.extend([BrickId(1), BrickId(2)]);
+    let planned = plan(&map, &wishes, &facts).steps;
+    assert!(planned.iter().all(|s| matches!(s, Step::Leave { brick: BrickId(2), .. })), "{planned:?}");
+}
+
+/// A dead brick is waited for until it counts as lost; then another takes its place, and when
+/// that one serves, the dead one leaves.
+#[test]
+fn a_lost_brick_is_replaced_and_then_leaves() {
+    let mut map = cluster(&[0, 1, 2, 3, 4, 5], 2);
+    let mut facts = facts(&map);
+    map.bricks.get_mut(&BrickId(0)).unwrap().alive = false;
+    for chain in map.chains.values_mut() {
+        super::gone(chain, BrickId(0));
+    }
+    assert_eq!(plan(&map, &wishes(), &facts).steps, []);
+    facts.lost.insert(BrickId(0));
+    let had = map.chains_of(BrickId(0)).count();
+    assert_eq!(settle(&mut map, &wishes(), &facts), had);
+    assert_eq!(map.chains_of(BrickId(0)).count(), 0);
+    assert!(map.chains.values().all(|c| c.serving().count() == 2 && c.members.len() == 2));
+}
+
+/// A chain whose last holder is away is left as it is: nobody else has its data.
+#[test]
+fn a_chain_without_a_head_is_left_alone() {
+    let mut map = bricks(&[0, 1, 2], 2);
+    add_chain(&mut map, &[0, 1]);
+    let mut facts = facts(&map);
+    for id in 0..2 {
+        map.bricks.get_mut(&BrickId(id)).unwrap().alive = false;
+        facts.lost.insert(BrickId(id));
+        for chain in map.chains.values_mut() {
+            super::gone(chain, BrickId(id));
+        }
+    }
+    let mut wishes = wishes();
+    wishes.rebalancing = true;
+    wishes.draining.insert(BrickId(0));
+    assert_eq!(plan(&map, &wishes, &facts).steps, []);
+}
+
+/// Invariant 4: with many chains to move, only so many copies are made at a time.
+#[test]
+fn moves_are_made_a_few_at_a_time() {
+    let mut map = cluster(&[0, 1, 2, 3, 4, 5, 6, 7], 2);
+    let mut wishes = wishes();
+    wishes.draining.insert(BrickId(0));
+    let facts = facts(&map);
+    for limit in [1, 2, 3] {
+        wishes.syncs_a_brick = limit;
+        let mut syncs = vec![0; 8];
+        for step in plan(&map, &wishes, &facts).steps {
+            let Step::Join { chain, brick, .. } = step else { panic!("{step:?}") };
+            syncs[brick.0 as usize] += 1;
+            syncs[map.chains[&chain].head().unwrap().0 as usize] += 1;
+        }
+        assert!(syncs.iter().all(|n| *n <= limit) && syncs.contains(&limit), "{syncs:?}");
+    }
+    settle(&mut map, &wishes, &facts);
+    assert_eq!(map.chains_of(BrickId(0)).count(), 0);
+}
+
+/// Invariant 5, at planning and when the step is taken.
+#[test]
+fn who_owes_cuts_does_not_join() {
+    let mut map = bricks(&[0, 1, 2, 3], 2);
+    let chain = add_chain(&mut map, &[0, 1]);
+    let mut wishes = wishes();
+    wishes.draining.insert(BrickId(0));
+    let mut facts = facts(&map);
+    let owing = BTreeSet::from([BrickId(2)]);
+    let step = Step::Join { chain, epoch: ChainEpoch(1), brick: BrickId(2) };
+    assert!(!take(&map, &mut map.chains[&chain].clone(), &wishes, &owing, &step));
+    assert!(take(&map, &mut map.chains[&chain].clone(), &wishes, &BTreeSet::new(), &step));
+    facts.owing = owing;
+    assert_eq!(
+        plan(&map, &wishes, &facts).steps,
+        [Step::Join { chain, epoch: ChainEpoch(1), brick: BrickId(3) }]
+    );
+}
+
+/// Two copies in one machine are separated as soon as there is another machine; a full brick
+/// is none.
+#[test]
+fn copies_in_one_machine_are_separated() {
+    let mut map = bricks(&[0, 0], 2);
+    let chain = add_chain(&mut map, &[0, 1]);
+    let alone = facts(&map);
+    assert_eq!(settle(&mut map, &wishes(), &alone), 0);
+    map.bricks.insert(BrickId(2), brick(2, 1));
+    let mut full = facts(&map);
+    full.space.insert(BrickId(2), Space { total_bytes: 100 * GIB, free_bytes: GIB });
+    assert_eq!(settle(&mut map, &wishes(), &full), 0);
+    let facts = facts(&map);
+    assert_eq!(settle(&mut map, &wishes(), &facts), 1);
+    assert!(members(&map, chain).contains(&2) && members(&map, chain).len() == 2);
+}
+
+/// A copy in the same machine is better than none, where there is no other machine; but another
+/// machine that is only busy is waited for.
+#[test]
+fn a_crowded_machine_is_the_last_resort() {
+    let mut map = bricks(&[0, 0, 1], 2);
+    let chain = add_chain(&mut map, &[0, 2]);
+    let mut facts = facts(&map);
+    map.bricks.get_mut(&BrickId(2)).unwrap().alive = false;
+    super::gone(map.chains.get_mut(&chain).unwrap(), BrickId(2));
+    facts.lost.insert(BrickId(2));
+    map.bricks.insert(BrickId(3), BrickInfo { alive: false, ..brick(3, 2) });
+    assert_eq!(plan(&map, &wishes(), &facts).steps, [], "brick 3 may come back");
+    facts.lost.insert(BrickId(3));
+    assert_eq!(settle(&mut map, &wishes(), &facts), 1);
+    assert_eq!(members(&map, chain), [0, 1].into());
+}
+
+/// A brick twice as large gets twice as many chains.
+#[test]
+fn shares_follow_sizes() {
+    let mut map = cluster(&[0, 1, 2, 3, 4, 5], 2);
+    map.bricks.insert(BrickId(6), brick(6, 6));
+    let mut facts = facts(&map);
+    facts.space.insert(BrickId(6), Space { total_bytes: 200 * GIB, free_bytes: 200 * GIB });
+    let mut wishes = wishes();
+    wishes.rebalancing = true;
+    settle(&mut map, &wishes, &facts);
+    let loads = loads(&map);
+    let total: usize = loads.iter().sum();
+    assert!(loads[6] * 8 >= total * 2 - 8 && loads[6] * 8 <= total * 2 + 8, "{loads:?}");
+    assert!(plan(&map, &wishes, &facts).even);
+}
+
+proptest! {
+    /// Invariant 3: bricks that were added get their share by as few moves as that takes, and
+    /// then it is even; nothing moves where nobody asked.
+    #[test]
+    fn rebalancing_evens_loads_with_few_moves(before in 4u32..9, added in 1u32..5, replicas in 1u8..4) {
+        let hosts: Vec<_> = (0..before).collect();
+        let mut map = cluster(&hosts, replicas);
+        for id in before..before + added {
+            map.bricks.insert(BrickId(id), brick(id, id));
+        }
+        let facts = facts(&map);
+        prop_assert_eq!(settle(&mut map, &wishes(), &facts), 0);
+        let mut wishes = wishes();
+        wishes.rebalancing = true;
+        let total: usize = loads(&map).iter().sum();
+        let share = total / (before + added) as usize;
+        let moves = settle(&mut map, &wishes, &facts);
+        let loads = loads(&map);
+        prop_assert_eq!(loads.iter().sum::<usize>(), total);
+        prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1, "{:?}", loads);
+        prop_assert!(moves <= (share + 1) * added as usize + 2, "{} moves for {:?}", moves, loads);
+        prop_assert!(plan(&map, &wishes, &facts).even);
+        for chain in map.chains.values() {
+            prop_assert_eq!(chain.members.len(), usize::from(replicas));
+        }
+    }
+}
+
+/// Invariant 1 of growth: with a number of bricks given, that many make chains; without one, as
+/// many machines as there are copies.
+#[test]
+fn a_cluster_is_born_when_there_are_enough() {
+    let mut map = bricks(&[0, 0, 0], 2);
+    assert_eq!(growth::due(&map, &Wishes::new(0)), None, "all in one machine");
+    assert_eq!(growth::due(&map, &Wishes::new(3)).map(|b| b.len()), Some(3));
+    assert_eq!(growth::due(&map, &Wishes::new(4)), None);
+    map.bricks.get_mut(&BrickId(2)).unwrap().host = "another".into();
+    assert_eq!(growth::due(&map, &Wishes::new(0)).map(|b| b.len()), Some(3));
+    map.bricks.get_mut(&BrickId(1)).unwrap().alive = false;
+    assert_eq!(growth::due(&map, &Wishes::new(0)).map(|b| b.len()), Some(2));
+    map.bricks.get_mut(&BrickId(2)).unwrap().alive = false;
+    assert_eq!(growth::due(&map, &Wishes::new(1)), None, "one brick holds no two copies");
+}
