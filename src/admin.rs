@@ -1,4 +1,4 @@
-//! A connection with an administrator's credential: what `status` and `check` ask through.
+//! A connection with an administrator's credential: what `status`, `check` and `token` ask through.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,14 +6,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::time::Instant;
 use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest};
-use wire::id::{BrickId, CallSeq};
+use wire::id::{BrickId, CallSeq, MapEpoch};
 use wire::map::ClusterMap;
 use wire::meta::{
     CheckReply, CheckRequest, ClusterReply, ClusterRequest, ClusterStatus, MetaCall, MetaProtocol, MetaReply,
     MetaRequest,
 };
-use wire::net::{Credential, Endpoint, MemoryHub, Net, NetConfig};
+use wire::net::{CallError, Credential, Endpoint, MemoryHub, Net, NetConfig};
+use wire::status::Status;
 
+use crate::cli::ClusterOptions;
+use crate::roles::{addresses, member};
 use crate::up::home;
 
 /// Longest wait for one answer. Verifying a whole namespace takes longest.
@@ -22,21 +25,82 @@ const CALL_DEADLINE: Duration = Duration::from_secs(120);
 /// Asks the namespace and the bricks of one cluster.
 pub struct Admin {
     net: Net,
-    namespace: Endpoint,
+    namespaces: Vec<Endpoint>,
 }
 
 impl Admin {
-    /// For the cluster that `brickyard up` runs on a data directory.
+    /// For the cluster that the options name.
     ///
     /// # Errors
-    /// If it does not run, or the directory is no cluster's.
-    pub fn of_data_dir(dir: &Path) -> Result<Admin> {
+    /// If it does not run, the directory is no cluster's, or the credential can't be used.
+    pub fn of(options: &ClusterOptions) -> Result<Admin> {
+        match (&options.cred, &options.data) {
+            (Some(file), _) => {
+                let credential = Credential::load(file)?;
+                Admin::new(&credential, options.join.as_deref())
+                    .with_context(|| format!("{}", file.display()))
+            }
+            (None, Some(dir)) if member::is_member(dir) => {
+                Admin::new(&Credential::load(&member::admin_credential(dir))?, None)
+            }
+            (None, Some(dir)) => Admin::of_data_dir(dir),
+            (None, None) => bail!("say which cluster: --data DIR or --cred FILE"),
+        }
+    }
+
+    /// For the cluster that `brickyard up` runs on a data directory.
+    fn of_data_dir(dir: &Path) -> Result<Admin> {
         let endpoints = home::running_endpoints(dir)?;
         let first =
             endpoints.first().ok_or_else(|| anyhow!("{} is empty", dir.join("run/endpoints").display()))?;
         let credential = Credential::load(&dir.join("admin.cred"))?;
         let net = Net::new(&credential, MemoryHub::new(), NetConfig::default())?;
-        Ok(Admin { net, namespace: first.parse()? })
+        Admin::over(net, vec![first.parse()?])
+    }
+
+    /// For the cluster of a credential, where it says or at these addresses.
+    ///
+    /// # Errors
+    /// If nobody says where the cluster is.
+    pub fn new(credential: &Credential, join: Option<&str>) -> Result<Admin> {
+        let namespaces = match join {
+            Some(list) => addresses(list)?.into_iter().map(Endpoint::Tls).collect(),
+            None => credential.namespaces().to_vec(),
+        };
+        Admin::over(Net::new(credential, MemoryHub::new(), NetConfig::default())?, namespaces)
+    }
+
+    /// Over a net there is.
+    ///
+    /// # Errors
+    /// If there is no address.
+    pub fn over(net: Net, namespaces: Vec<Endpoint>) -> Result<Admin> {
+        if namespaces.is_empty() {
+            bail!("it does not say where the namespace is: give --join ADDR:PORT");
+        }
+        Ok(Admin { net, namespaces })
+    }
+
+    /// A call about the cluster.
+    ///
+    /// # Errors
+    /// If the namespace does not answer, or not with an answer about that.
+    pub async fn cluster(&self, request: ClusterRequest) -> Result<ClusterReply> {
+        match self.namespace(MetaRequest::Cluster(request)).await? {
+            MetaReply::Cluster(reply) => Ok(reply),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The cluster map.
+    ///
+    /// # Errors
+    /// If the namespace does not answer, or not with that.
+    pub async fn map(&self) -> Result<ClusterMap> {
+        match self.cluster(ClusterRequest::GetMap { after: MapEpoch(0), wait_ms: 0 }).await? {
+            ClusterReply::Map(map) => Ok(map),
+            other => bail!("the namespace answered something else than the map: {other:?}"),
+        }
     }
 
     /// Everything the namespace tells of the cluster.
@@ -79,13 +143,27 @@ impl Admin {
 
     async fn namespace(&self, request: MetaRequest) -> Result<MetaReply> {
         let call = MetaCall { session: None, seq: CallSeq(0), answered_below: CallSeq(0), request };
-        let deadline = Instant::now() + CALL_DEADLINE;
-        let (reply, _) = self
-            .net
-            .request::<MetaProtocol>(&self.namespace, &call, Default::default(), deadline)
-            .await
-            .with_context(|| format!("the namespace at {} does not answer", self.namespace))?;
-        Ok(reply)
+        let mut failure = None;
+        for namespace in &self.namespaces {
+            let deadline = Instant::now() + CALL_DEADLINE;
+            match self.net.request::<MetaProtocol>(namespace, &call, Default::default(), deadline).await {
+                Ok((reply, _)) => return Ok(reply),
+                Err(error @ CallError::Status(Status::Forbidden)) => {
+                    let role = self.net.identity().role;
+                    return Err(error).context(format!("a credential of role {role} may not do this"));
+                }
+                Err(error) => {
+                    let answered = error.status().is_some();
+                    let error = anyhow::Error::from(error)
+                        .context(format!("the namespace at {namespace} does not answer"));
+                    if answered {
+                        return Err(error);
+                    }
+                    failure = Some(error);
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| anyhow!("there is no address of the namespace")))
     }
 }
 

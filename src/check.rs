@@ -51,7 +51,7 @@ struct Findings {
 /// Never for problems found (they are an exit code): only for output that fails.
 pub fn run(options: &CheckOptions) -> Result<ExitCode> {
     let looked = admin::runtime()?.block_on(async {
-        let admin = Admin::of_data_dir(&options.cluster.data)?;
+        let admin = Admin::of(&options.cluster)?;
         look_until_stable(&admin, options.data_too).await
     });
     let findings = match looked {

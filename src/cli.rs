@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::roles::{brick, member, token};
 use crate::{check, logging, scheduler, status, up};
 
 #[derive(Debug, Parser)]
@@ -56,6 +57,19 @@ enum Command {
     /// "ready: MNT" on standard output when the mount is usable. Ctrl-C or SIGTERM unmounts and
     /// stops cleanly.
     Up(UpOptions),
+    /// Make a cluster of several machines, and exit
+    ///
+    /// DIR gets the cluster's authority, the administrator's credential (DIR/admin.cred) and the
+    /// first namespace member, which `brickyard namespace --dir DIR` runs.
+    Init(member::InitOptions),
+    /// Make a join token for one more machine, and print it
+    Token(token::Options),
+    /// Run a namespace member: names, the cluster map, who is alive
+    Namespace(member::NamespaceOptions),
+    /// Serve one or more bricks
+    ///
+    /// The first time with --listen, --join and --token; from then on --dir is enough.
+    Brick(brick::Options),
     /// Show bricks, chains and mounts of a running cluster
     Status(StatusOptions),
     /// Verify the namespace and all bricks of a running cluster against each other
@@ -113,9 +127,15 @@ pub struct UpOptions {
 /// Which cluster a command is for.
 #[derive(Debug, Clone, Args)]
 pub struct ClusterOptions {
-    /// Data directory of a cluster started by `brickyard up`
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
+    /// Data directory of a cluster started by `brickyard up`, or directory of its namespace
+    #[arg(long, value_name = "DIR", required_unless_present = "cred")]
+    pub data: Option<PathBuf>,
+    /// The administrator's credential, on any machine
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub cred: Option<PathBuf>,
+    /// Where the namespace is, if not where the credential says
+    #[arg(long, value_name = "ADDR:PORT,...", requires = "cred")]
+    pub join: Option<String>,
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,
@@ -157,6 +177,19 @@ pub fn run(args: Vec<OsString>) -> Result<ExitCode> {
             logging::start(&cli.log)?;
             up::run(options, &cli.log)
         }
+        Command::Init(options) => {
+            logging::start(&quieter(cli.log))?;
+            member::init(&options)
+        }
+        Command::Token(options) => token::run(&options),
+        Command::Namespace(options) => {
+            logging::start(&cli.log)?;
+            member::run(&options)
+        }
+        Command::Brick(options) => {
+            logging::start(&cli.log)?;
+            brick::run(options)
+        }
         Command::Status(options) => status::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Master(options) => {
@@ -168,6 +201,14 @@ pub fn run(args: Vec<OsString>) -> Result<ExitCode> {
             scheduler::run_agent(options)
         }
     }
+}
+
+/// What a command that does one thing logs unless told otherwise: what went wrong.
+fn quieter(mut log: LogOptions) -> LogOptions {
+    if log.log == "info" {
+        log.log = "warn".to_owned();
+    }
+    log
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod admin;
 mod check;
 mod cli;
 mod logging;
+mod roles;
 mod scheduler;
 mod show;
 mod status;
@@ -20,6 +21,12 @@ fn main() -> ExitCode {
     }
     if let Some(tool) = args.get(1).and_then(scheduler::tool_called) {
         return scheduler::run_tool(tool, args.split_off(2));
+    }
+    if args.first().is_some_and(roles::mount::is_called) {
+        return roles::mount::main(args.split_off(1));
+    }
+    if args.get(1).is_some_and(|a| a == "mount") {
+        return roles::mount::main(args.split_off(2));
     }
     if args.get(1).is_some_and(|a| a == "shepherd") {
         return control::shepherd::main(args.split_off(2));

@@ -17,7 +17,7 @@ use crate::show::{Table, bytes};
 /// If none runs or it does not answer.
 pub fn run(options: &StatusOptions) -> Result<ExitCode> {
     let runtime = admin::runtime()?;
-    let status = runtime.block_on(async { Admin::of_data_dir(&options.cluster.data)?.status().await })?;
+    let status = runtime.block_on(async { Admin::of(&options.cluster)?.status().await })?;
     if options.cluster.json {
         println!("{:#}", as_json(&status));
     } else {

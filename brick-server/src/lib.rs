@@ -63,6 +63,14 @@ pub fn format(dir: &Path, cluster: ClusterId, brick: BrickId) -> Result<StoreId,
     Ok(dir::format(dir, cluster, brick)?)
 }
 
+/// The same with a store id that was drawn before the brick had a number.
+///
+/// # Errors
+/// See [`format`].
+pub fn format_as(dir: &Path, cluster: ClusterId, brick: BrickId, store: StoreId) -> Result<(), Error> {
+    Ok(dir::format_as(dir, cluster, brick, store)?)
+}
+
 /// Whose directory it is, read from its identity alone.
 ///
 /// # Errors

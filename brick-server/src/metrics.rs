@@ -34,6 +34,13 @@ macro_rules! counters {
                 Snapshot { $($name: self.$name.get()),* }
             }
         }
+
+        impl Snapshot {
+            /// Names and values, for exporters.
+            pub fn each(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name)),*]
+            }
+        }
     };
 }
 

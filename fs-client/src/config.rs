@@ -82,6 +82,14 @@ pub struct MountConfig {
     pub allow_other: bool,
     /// Nothing can be changed through the mount. Default false.
     pub read_only: bool,
+    /// Reading a file does not change when it was last read. Default false.
+    pub no_atime: bool,
+    /// Set-user-ID programs on the mount have no effect. Default false.
+    pub no_suid: bool,
+    /// Device files on the mount are not devices. Default false.
+    pub no_dev: bool,
+    /// Programs on the mount can't be run. Default false.
+    pub no_exec: bool,
     /// A directory with entries may be mounted over. Default false.
     pub allow_non_empty: bool,
     /// Who else changes the files. Default [`Sharing::Shared`].
@@ -103,6 +111,10 @@ impl Default for MountConfig {
         Self {
             allow_other: true,
             read_only: false,
+            no_atime: false,
+            no_suid: false,
+            no_dev: false,
+            no_exec: false,
             allow_non_empty: false,
             sharing: Sharing::Shared,
             threads: cores.clamp(1, 16),

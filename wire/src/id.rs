@@ -143,6 +143,16 @@ uuid_id!(
     NodeId, "node id"
 );
 
+impl NodeId {
+    /// A name for one of several things that the holder does: the same for the same purpose.
+    pub fn for_purpose(self, purpose: &str) -> NodeId {
+        let mut text = self.0.to_vec();
+        text.extend_from_slice(purpose.as_bytes());
+        let hash = blake3::derive_key("brickyard 2026-11 purpose of a node", &text);
+        NodeId(std::array::from_fn(|i| hash[i]))
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -31,6 +31,8 @@ use super::rocks::RocksIndex;
 pub const FORMAT_VERSION: u32 = 1;
 /// The file that says what the directory is.
 pub const IDENTITY_FILE: &str = "brick.json";
+/// What the server of the brick keeps beside it; not this module's.
+pub const NODE_DIR: &str = "node";
 const LOCK_FILE: &str = "lock";
 const INDEX_DIR: &str = "index";
 const MAGIC: &str = "brickyard brick";
@@ -166,26 +168,47 @@ pub fn random<const N: usize>() -> Result<[u8; N], DirError> {
     Ok(bytes)
 }
 
-/// Makes a brick directory. One whose formatting was interrupted is begun anew.
+/// The first thing in a directory without a brick that is not from an interrupted formatting.
 ///
 /// # Errors
-/// [`DirError::NotEmpty`] if there is anything in it that is not from formatting.
-pub fn format(dir: &Path, cluster: ClusterId, brick: BrickId) -> Result<StoreId, DirError> {
-    fs::create_dir_all(dir).map_err(at(dir))?;
-    let _held = hold(dir)?;
+/// If it can't be read.
+pub fn stranger(dir: &Path) -> Result<Option<String>, DirError> {
     for entry in fs::read_dir(dir).map_err(at(dir))? {
         let entry = entry.map_err(at(dir))?;
         let name = entry.file_name();
         let metadata = entry.metadata().map_err(at(&entry.path()))?;
         let ours = match name.to_str() {
-            Some(LOCK_FILE | INDEX_DIR | "lost+found" | "brick.json.new") => true,
+            Some(LOCK_FILE | INDEX_DIR | NODE_DIR | "lost+found" | "brick.json.new") => true,
             // Until there is an identity nothing was ever written.
             Some(name) => name == file_name(0) && metadata.len() == 0,
             None => false,
         };
         if !ours {
-            return Err(DirError::NotEmpty { dir: dir.to_owned(), what: name.display().to_string() });
+            return Ok(Some(name.display().to_string()));
         }
+    }
+    Ok(None)
+}
+
+/// Makes a brick directory. One whose formatting was interrupted is begun anew.
+///
+/// # Errors
+/// [`DirError::NotEmpty`] if there is anything in it that is not from formatting.
+pub fn format(dir: &Path, cluster: ClusterId, brick: BrickId) -> Result<StoreId, DirError> {
+    let store = StoreId(random()?);
+    format_as(dir, cluster, brick, store)?;
+    Ok(store)
+}
+
+/// The same with a store id that was drawn before.
+///
+/// # Errors
+/// See [`format`].
+pub fn format_as(dir: &Path, cluster: ClusterId, brick: BrickId, store: StoreId) -> Result<(), DirError> {
+    fs::create_dir_all(dir).map_err(at(dir))?;
+    let _held = hold(dir)?;
+    if let Some(what) = stranger(dir)? {
+        return Err(DirError::NotEmpty { dir: dir.to_owned(), what });
     }
     let index = dir.join(INDEX_DIR);
     if index.exists() {
@@ -194,7 +217,6 @@ pub fn format(dir: &Path, cluster: ClusterId, brick: BrickId) -> Result<StoreId,
     drop(RocksIndex::create(&index).map_err(|source| DirError::Index { dir: dir.to_owned(), source })?);
     let data = dir.join(file_name(0));
     File::create(&data).and_then(|file| file.sync_all()).map_err(at(&data))?;
-    let store = StoreId(random()?);
     let identity = IdentityFile {
         magic: MAGIC.to_owned(),
         format: FORMAT_VERSION,
@@ -219,8 +241,7 @@ pub fn format(dir: &Path, cluster: ClusterId, brick: BrickId) -> Result<StoreId,
             None => Ok(()),
         }
     };
-    write().map_err(at(&file))?;
-    Ok(store)
+    write().map_err(at(&file))
 }
 
 /// Whose directory it is.

@@ -163,12 +163,14 @@ fn options(config: &MountConfig) -> Config {
         MountOption::CUSTOM("subtype=brickyard".to_owned()),
         MountOption::DefaultPermissions,
     ];
-    if root {
-        options.mount_options.extend([MountOption::Dev, MountOption::Suid]);
-    }
-    if config.read_only {
-        options.mount_options.push(MountOption::RO);
-    }
+    let wanted = [
+        (root && !config.no_dev, MountOption::Dev),
+        (root && !config.no_suid, MountOption::Suid),
+        (config.no_exec, MountOption::NoExec),
+        (config.no_atime, MountOption::NoAtime),
+        (config.read_only, MountOption::RO),
+    ];
+    options.mount_options.extend(wanted.into_iter().filter(|(is, _)| *is).map(|(_, option)| option));
     options.acl = if config.allow_other && root { SessionACL::All } else { SessionACL::Owner };
     options.n_threads = Some(config.threads.max(1));
     options.clone_fd = true;

@@ -1,0 +1,239 @@
+//! `brickyard brick`: a server of one or more bricks.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use wire::id::{BrickId, StoreId};
+use wire::meta::{ClusterReply, ClusterRequest, NewBrick};
+use wire::net::{Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
+
+use super::exporter::{self, Exporter};
+use super::life::{self, Ending};
+use super::server::{self, Place, Server};
+use super::{addresses, joining, reachable};
+use crate::admin::Admin;
+
+/// Wait between two looks whether the namespace has let the bricks in.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Options of `brickyard brick`.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Directory of a brick, best a disk of its own; repeat it for several
+    #[arg(long = "dir", value_name = "DIR", required = true)]
+    pub dirs: Vec<PathBuf>,
+    /// Address and port that the other machines reach this one at; remembered
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Where the namespace is: makes new bricks of directories that are none
+    #[arg(long, value_name = "ADDR:PORT,...")]
+    pub join: Option<String>,
+    #[command(flatten)]
+    pub token: joining::TokenOptions,
+    /// The new directory takes the place of this brick, whose disk is lost; its content comes from the copies
+    #[arg(long, value_name = "BRICK", requires = "join")]
+    pub replace: Option<u32>,
+    /// Name of the machine: copies are kept on different ones [default: the host name]; remembered
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+    #[command(flatten)]
+    pub metrics: exporter::Options,
+}
+
+/// Runs the bricks until told to end.
+///
+/// # Errors
+/// What keeps them from running, in one line; directories that were refused are as they were.
+pub fn run(options: Options) -> Result<ExitCode> {
+    let places = server::look(&options.dirs)?;
+    life::run(async {
+        let mut ending = Ending::new()?;
+        let exporter = Exporter::bind(&options.metrics).await?;
+        let prepared = tokio::select! {
+            prepared = prepare(&options, places) => prepared?,
+            () = ending.asked() => return Ok(ExitCode::SUCCESS),
+        };
+        serve(prepared, exporter, ending).await
+    })
+}
+
+/// What is needed to serve.
+struct Prepared {
+    configs: Vec<brick_server::Config>,
+    net: Net,
+}
+
+/// Sees to it that every directory is a brick, and the server a member of their cluster.
+async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> {
+    let Some(first) = places.first() else { bail!("give at least one --dir") };
+    let remembered = places.iter().find_map(|place| place.server().transpose()).transpose()?;
+    let host = match (&options.host, &remembered) {
+        (Some(host), _) => host.clone(),
+        (None, Some(server)) => server.host.clone(),
+        (None, None) => control::config::hostname(),
+    };
+    let namespaces = options.join.as_deref().map(addresses).transpose()?;
+    let known = places.iter().find_map(|place| place.credential().transpose()).transpose()?;
+    let new = places.iter().filter(|place| place.brick.is_none()).count();
+    if let Some(missing) = places.iter().find(|place| place.brick.is_none())
+        && namespaces.is_none()
+    {
+        bail!(
+            "{} holds no brick: look whether its disk is mounted; if the disk was replaced, join again with --join, \
+             --token and --replace BRICK; to make a new brick of it, join with --join and --token",
+            missing.dir.display()
+        );
+    }
+    ensure!(
+        options.replace.is_none() || new == 1,
+        "--replace: give exactly one directory that holds no brick, not {new}"
+    );
+    let listen = match (options.listen, &remembered) {
+        (Some(listen), _) => reachable(listen)?,
+        (None, Some(server)) => server.listen,
+        (None, None) => {
+            bail!("give --listen ADDR:PORT: the address that the other machines reach this one at")
+        }
+    };
+    let token = options.token.read()?;
+    if let Some(token) = &token {
+        for place in &places {
+            place.check_cluster(token.cluster, "the join token")?;
+        }
+    }
+    let credential = match (known, &namespaces, token) {
+        (Some(known), None, _) => known,
+        (Some(known), Some(namespaces), _) => {
+            known.with_namespaces(namespaces.iter().copied().map(Endpoint::Tls).collect())
+        }
+        (None, Some(namespaces), Some(token)) => {
+            first.prepare()?;
+            joining::obtain(&first.credential_file(), namespaces, &token, Role::Brick, &host).await?
+        }
+        (None, Some(_), None) => bail!("give --token: make one with `brickyard token --cred FILE brick`"),
+        (None, None, _) => bail!(
+            "{} has no credential ({}): join again with --join and --token",
+            first.dir.display(),
+            first.credential_file().display()
+        ),
+    };
+    for place in &places {
+        place.check_cluster(credential.identity().cluster, "its server's credential")?;
+    }
+    let net = Net::new(&credential, MemoryHub::new(), NetConfig::default())?;
+    let server = Server { listen, host };
+    for place in &mut places {
+        place.remember(&server, &credential)?;
+        if place.brick.is_none() {
+            make_brick(place, &server, &credential, &net, options.replace.map(BrickId)).await?;
+        }
+    }
+    let mut configs = Vec::new();
+    for place in &places {
+        let Some(brick) = place.brick else { bail!("{} holds no brick", place.dir.display()) };
+        configs.push(brick_server::Config::new(
+            place.dir.clone(),
+            brick.brick,
+            brick.cluster,
+            credential.identity().node,
+            server.host.clone(),
+            Endpoint::Tls(listen),
+            credential.namespaces().to_vec(),
+        ));
+    }
+    ensure!(
+        !credential.namespaces().is_empty(),
+        "{} does not say where the namespace is: give --join",
+        places[0].credential_file().display()
+    );
+    Ok(Prepared { configs, net })
+}
+
+/// Gets a number for a new brick and makes its directory.
+async fn make_brick(
+    place: &mut Place,
+    server: &Server,
+    credential: &Credential,
+    net: &Net,
+    replace: Option<BrickId>,
+) -> Result<()> {
+    let identity = credential.identity();
+    let store = place.store_to_be()?;
+    let admin = Admin::over(net.clone(), credential.namespaces().to_vec())?;
+    let brick = match replace {
+        Some(brick) => replaced(&admin, brick).await?,
+        None => added(&admin, store, server, credential).await?,
+    };
+    let (dir, cluster) = (place.dir.clone(), identity.cluster);
+    let made = tokio::task::spawn_blocking(move || brick_server::format_as(&dir, cluster, brick, store));
+    made.await.context("a thread panicked")?.with_context(|| format!("cannot make brick {brick}"))?;
+    place.brick = Some(brick_server::identify(&place.dir)?);
+    tracing::info!(%brick, dir = %place.dir.display(), "made a brick");
+    Ok(())
+}
+
+/// A number for a new brick: the same one for the same store.
+async fn added(admin: &Admin, store: StoreId, server: &Server, credential: &Credential) -> Result<BrickId> {
+    let request = ClusterRequest::AddBrick(NewBrick {
+        store,
+        node: credential.identity().node,
+        host: server.host.clone(),
+        endpoint: Endpoint::Tls(server.listen),
+    });
+    match admin.cluster(request).await? {
+        ClusterReply::Added(brick) => Ok(brick),
+        other => bail!("the namespace answered something else than the number of a brick: {other:?}"),
+    }
+}
+
+/// The number of a brick whose disk is lost: it must be known, and not be alive.
+async fn replaced(admin: &Admin, brick: BrickId) -> Result<BrickId> {
+    let map = admin.map().await?;
+    match map.bricks.get(&brick) {
+        None => bail!("--replace {brick}: the cluster has no brick {brick}; see `brickyard status`"),
+        Some(known) if known.alive => {
+            bail!("--replace {brick}: brick {brick} is alive on {} at {}", known.host, known.endpoint)
+        }
+        Some(_) => Ok(brick),
+    }
+}
+
+async fn serve(prepared: Prepared, exporter: Exporter, mut ending: Ending) -> Result<ExitCode> {
+    let Prepared { configs, net } = prepared;
+    let numbers: Vec<String> = configs.iter().map(|config| config.brick.to_string()).collect();
+    let running = brick_server::start_all(configs, net.clone()).await?;
+    let life = async {
+        let_in(&running).await;
+        let word = if numbers.len() == 1 { "brick" } else { "bricks" };
+        life::ready(&format!("{word} {} at {}", numbers.join(", "), running.endpoint()))?;
+        std::future::pending::<Result<()>>().await
+    };
+    let lived = tokio::select! {
+        lived = life => lived,
+        () = exporter.serve(|| exporter::bricks(&running, &net)) => Ok(()),
+        () = ending.asked() => Ok(()),
+    };
+    let stopped = running.stop().await.context("a brick could not be closed cleanly");
+    lived.and(stopped)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns when the namespace knows this life of every brick.
+async fn let_in(running: &brick_server::Running) {
+    let registrations = running.registrations();
+    loop {
+        let known = running.map().is_some_and(|map| {
+            registrations.iter().all(|own| {
+                map.bricks.get(&own.brick).is_some_and(|brick| brick.alive && brick.boot == own.boot)
+            })
+        });
+        if known {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

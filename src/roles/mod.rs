@@ -1,0 +1,91 @@
+//! The roles of a cluster of several machines, each a process of its own.
+//!
+//! | file | what |
+//! |---|---|
+//! | `member` | `brickyard init`, `brickyard namespace`: the directory of a namespace member |
+//! | `token`, `joining` | making a join token; turning one into a credential |
+//! | `brick`, `server` | `brickyard brick`: brick directories, and whose they are |
+//! | `mount`, `options` | `mount.brickyard`: in the foreground or not, and its `-o` options |
+//! | `place`, `life`, `notify`, `exporter` | what they share: directories, signals, readiness, metrics |
+//!
+//! `brickyard up` starts the same services (`crate::up::storage`) in one process.
+//!
+//! Each prints `ready: ...` as its only line on standard output once it can be used, tells systemd
+//! so, and ends cleanly with exit code 0 on SIGTERM and SIGINT. Join options are needed the
+//! first time only.
+
+pub mod brick;
+pub mod exporter;
+pub mod joining;
+pub mod life;
+pub mod member;
+pub mod mount;
+pub mod notify;
+pub mod options;
+pub mod place;
+pub mod server;
+pub mod token;
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use anyhow::{Context, Result, bail};
+
+/// Where the namespace listens unless told otherwise.
+pub const NAMESPACE_PORT: u16 = 7000;
+
+/// Addresses of the namespace from a list like `10.0.0.1:7000,master2`; without a port
+/// [`NAMESPACE_PORT`] is meant.
+///
+/// # Errors
+/// If one is no address or no name that is known.
+pub fn addresses(list: &str) -> Result<Vec<SocketAddr>> {
+    let mut found = Vec::new();
+    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        let with_port = match text.parse::<std::net::IpAddr>() {
+            Ok(address) => SocketAddr::new(address, NAMESPACE_PORT).to_string(),
+            Err(_) if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
+                text.to_owned()
+            }
+            Err(_) => format!("{text}:{NAMESPACE_PORT}"),
+        };
+        let resolved =
+            with_port.to_socket_addrs().with_context(|| format!("{text:?} is no address that is known"))?;
+        found.extend(resolved);
+    }
+    if found.is_empty() {
+        bail!("{list:?} names no address of the namespace: give HOST:PORT[,HOST:PORT...]");
+    }
+    Ok(found)
+}
+
+/// Refuses addresses that others could not reach.
+///
+/// # Errors
+/// If the port is 0 or the address stands for all of a machine's.
+pub fn reachable(listen: SocketAddr) -> Result<SocketAddr> {
+    if listen.port() == 0 || listen.ip().is_unspecified() {
+        bail!("--listen {listen}: give the address and port that the other machines reach this one at");
+    }
+    Ok(listen)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Ports are added where they are missing; nonsense is refused by its text.
+    #[test]
+    fn lists_of_addresses() {
+        let parsed = addresses("10.0.0.1, 10.0.0.2:71,[::1]:72,::2").unwrap();
+        let texts: Vec<String> = parsed.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(texts, ["10.0.0.1:7000", "10.0.0.2:71", "[::1]:72", "[::2]:7000"]);
+        for wrong in ["", ",", "no such host", "10.0.0.1:99999"] {
+            let error = addresses(wrong).unwrap_err().to_string();
+            assert!(error.contains(wrong), "{error}");
+        }
+        assert!(reachable("0.0.0.0:1".parse().unwrap()).is_err());
+        assert!(reachable("10.0.0.1:0".parse().unwrap()).is_err());
+        assert!(reachable("10.0.0.1:1".parse().unwrap()).is_ok());
+    }
+}

@@ -1,0 +1,286 @@
+//! `mount.brickyard`: a mount as a process of its own, in the background when it is ready.
+//!
+//! To go into the background the program starts itself again and waits for one line on that
+//! process' standard output: `ready: ...`, or `failed: ` and why. So `mount(8)` returns when the
+//! mount can be used, and with an error otherwise. No fork: the second process begins with one thread.
+//!
+//! 1. `umount` ends the process, and SIGTERM unmounts; both flush first.
+//! 2. A mount's session is the same client's after a restart: it is named by its credential, machine and mount
+//!    point.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use fs_client::{Client, ClientConfig, Mount, MountConfig, Sharing};
+use tokio::time::Instant;
+use wire::net::{Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
+
+use super::exporter::{self, Exporter};
+use super::life::{self, Ending};
+use super::options::{USAGE, Wanted};
+use super::{joining, place};
+use crate::cli::{LogFormat, LogOptions};
+use crate::logging;
+
+/// The name it is called by.
+pub const PROGRAM: &str = "mount.brickyard";
+/// Where credentials of mounts are kept that were not told where to.
+const CREDENTIALS: &str = "/var/lib/brickyard";
+/// Where mounts in the background log.
+const LOGS: &str = "/var/log/brickyard";
+/// Wait between two looks whether the cluster has chains.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether the program was called by this role's name.
+pub fn is_called(name: &OsString) -> bool {
+    Path::new(name).file_name().is_some_and(|name| name == PROGRAM)
+}
+
+/// Runs it, with the arguments behind its name.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let args: Vec<String> = args.into_iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    if args.is_empty() || args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        println!("{USAGE}");
+        return if args.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
+    let wanted = match Wanted::parse(&args) {
+        Ok(wanted) => wanted,
+        Err(error) => return refused(&error),
+    };
+    let background = wanted.background;
+    let done = match (wanted.foreground, background) {
+        (true, _) | (_, true) => stay(wanted),
+        (false, false) => go(&wanted, args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) if background => {
+            // The one who waits says it to the user; if nobody waits any more, the log has it.
+            tracing::error!("{error:#}");
+            let _ = writeln!(std::io::stdout(), "failed: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace('\n', " ")
+}
+
+fn refused(error: &anyhow::Error) -> ExitCode {
+    eprintln!("brickyard: {error:#}");
+    // What mount(8) calls a failed mount.
+    ExitCode::from(32)
+}
+
+/// Starts the program again in the background and waits until it is ready.
+fn go(wanted: &Wanted, args: Vec<String>) -> Result<ExitCode> {
+    // What needs no cluster is said at once, and by the process that the user sees.
+    Mount::check(&wanted.mountpoint, &MountConfig::default())?;
+    let (log, path) = open_log(wanted);
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(PROGRAM).args(args).arg("--background").stdin(Stdio::null()).stdout(Stdio::piped());
+    command.stderr(log.map_or_else(Stdio::null, Stdio::from));
+    let mut child = command.spawn().context("cannot start a process in the background")?;
+    let output = child.stdout.take().context("the process in the background has no output")?;
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line).context("cannot hear from the process in the background")?;
+    if line.starts_with("ready: ") {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = child.wait()?;
+    match line.strip_prefix("failed: ") {
+        Some(why) => Err(anyhow!("{}", why.trim_end())),
+        None => bail!("the mount ended while starting ({status}); its log is {path}"),
+    }
+}
+
+/// The log of a mount in the background, and its name for people. A machine that can't be
+/// written to is mounted on all the same.
+fn open_log(wanted: &Wanted) -> (Option<File>, String) {
+    let path = wanted.log.clone().unwrap_or_else(|| {
+        let name = wanted.mountpoint.to_string_lossy().trim_matches('/').replace('/', "-");
+        Path::new(LOGS).join(format!("{name}.log"))
+    });
+    let open = || -> std::io::Result<File> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        File::options().append(true).create(true).open(&path)
+    };
+    match open() {
+        Ok(file) => (Some(file), path.display().to_string()),
+        Err(error) => {
+            eprintln!("brickyard: no log: cannot write {}: {error}", path.display());
+            (None, "not kept".to_owned())
+        }
+    }
+}
+
+/// Mounts and serves until unmounted.
+fn stay(wanted: Wanted) -> Result<ExitCode> {
+    if wanted.background {
+        // Not ended with the terminal it was started from; fails only for a leader of a group,
+        // which a process just started is not.
+        rustix::process::setsid().context("cannot leave the terminal")?;
+        std::env::set_current_dir("/").context("cannot leave the directory")?;
+    }
+    logging::start(&LogOptions { log_format: LogFormat::Text, log: wanted.log_level.clone() })?;
+    Mount::check(&wanted.mountpoint, &MountConfig::default())?;
+    life::run(serve(wanted))
+}
+
+async fn serve(wanted: Wanted) -> Result<ExitCode> {
+    let mut ending = Ending::new()?;
+    let exporter = Exporter::bind(&exporter::Options { metrics: wanted.metrics }).await?;
+    let mounted = tokio::select! {
+        mounted = mount(&wanted) => mounted?,
+        () = ending.asked() => return Ok(ExitCode::SUCCESS),
+    };
+    let Mounted { client, mount, net } = mounted;
+    let ready = life::ready(&wanted.mountpoint.display().to_string());
+    if ready.is_ok() {
+        tokio::select! {
+            () = ending.asked() => {}
+            () = mount.wait() => tracing::info!("unmounted"),
+            () = exporter.serve(|| exporter::mount(&client, &net)) => {}
+        }
+    }
+    let unmounted = mount.stop().await.context("data was left unwritten when it was unmounted");
+    let closed = client.shutdown().await.context("data was left unwritten when the session was closed");
+    ready.and(unmounted).and(closed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Mounted {
+    client: Client,
+    mount: Mount,
+    net: Net,
+}
+
+async fn mount(wanted: &Wanted) -> Result<Mounted> {
+    let host = wanted.host.clone().unwrap_or_else(control::config::hostname);
+    let credential = credential(wanted, &host).await?;
+    let net = Net::new(&credential, MemoryHub::new(), NetConfig::default())?;
+    let place = wanted.mountpoint.canonicalize().unwrap_or_else(|_| wanted.mountpoint.clone());
+    let purpose = format!("mount of {host}: {}", place.display());
+    let namespaces = wanted.namespaces.iter().copied().map(Endpoint::Tls).collect();
+    let mut config = ClientConfig::new(credential.identity().node.for_purpose(&purpose), namespaces);
+    config.host = host;
+    config.mount = place.display().to_string();
+    // The client's own patience is that of programs for their files; the first answer has its own.
+    let client = match tokio::time::timeout(wanted.wait, Client::connect(config, net.clone())).await {
+        Ok(connected) => connected.context("cannot open a session with the namespace")?,
+        Err(_) => bail!("the namespace has not answered for {} s", wanted.wait.as_secs()),
+    };
+    let started = async {
+        wait_for_chains(&client, wanted.wait).await?;
+        let config = MountConfig {
+            read_only: wanted.read_only,
+            no_atime: wanted.no_atime,
+            no_suid: wanted.no_suid,
+            no_dev: wanted.no_dev,
+            no_exec: wanted.no_exec,
+            allow_other: wanted.allow_other,
+            sharing: Sharing::Shared,
+            ..MountConfig::default()
+        };
+        Ok(Mount::start(client.clone(), &wanted.mountpoint, config).await?)
+    }
+    .await;
+    match started {
+        Ok(mount) => Ok(Mounted { client, mount, net }),
+        Err(error) => {
+            if let Err(late) = client.shutdown().await {
+                tracing::warn!(error = %late, "could not end the session cleanly");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A cluster that is just being born has nowhere to put files yet.
+async fn wait_for_chains(client: &Client, patience: Duration) -> Result<()> {
+    let until = Instant::now() + patience;
+    loop {
+        let map = client.map();
+        if map.current_table().is_some() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            bail!(
+                "the cluster cannot store anything yet: {} bricks have joined; see `brickyard status`",
+                map.bricks.len()
+            );
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The credential that was named, or the one that a token stands for.
+async fn credential(wanted: &Wanted, host: &str) -> Result<Credential> {
+    let token = wanted.token.as_ref().map(|text| text.read()).transpose()?;
+    let path = match (&wanted.credential, &token) {
+        (Some(path), _) => path.clone(),
+        (None, Some(token)) => kept(&token.cluster.to_string()),
+        (None, None) => only_kept()?,
+    };
+    if path.exists() {
+        let credential = Credential::load(&path).with_context(|| format!("{}", path.display()))?;
+        let identity = credential.identity();
+        if let Some(token) = token.filter(|token| token.cluster != identity.cluster) {
+            bail!(
+                "{} is for cluster {}, and the join token for cluster {}",
+                path.display(),
+                identity.cluster,
+                token.cluster
+            );
+        }
+        if !matches!(identity.role, Role::Client | Role::Admin) {
+            bail!(
+                "{} is a credential of role {}, and a mount needs one of role client",
+                path.display(),
+                identity.role
+            );
+        }
+        return Ok(credential);
+    }
+    let Some(token) = token else {
+        bail!("{} does not exist: give -o token=TOKEN once (see `brickyard token`)", path.display());
+    };
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        place::make(dir)?;
+    }
+    joining::obtain(&path, &wanted.namespaces, &token, Role::Client, host).await
+}
+
+fn kept(cluster: &str) -> PathBuf {
+    Path::new(CREDENTIALS).join(format!("client-{cluster}.cred"))
+}
+
+/// The credential that was kept, if there is exactly one.
+fn only_kept() -> Result<PathBuf> {
+    let found: Vec<PathBuf> = std::fs::read_dir(CREDENTIALS)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    let mut clients = found.into_iter().filter(|path| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        name.starts_with("client-") && name.ends_with(".cred")
+    });
+    match (clients.next(), clients.next()) {
+        (Some(only), None) => Ok(only),
+        (Some(_), Some(_)) => {
+            bail!("{CREDENTIALS} has credentials of several clusters: say which with -o cred=FILE")
+        }
+        _ => bail!(
+            "this machine has no credential: give -o token=TOKEN or -o cred=FILE (see `brickyard token`)"
+        ),
+    }
+}

@@ -1,0 +1,239 @@
+//! What `mount.brickyard` is told on its command line, as `mount(8)` passes it on.
+//!
+//! 1. An option nobody knows is refused by name; those that are for `mount(8)` itself are
+//!    let pass (`options_are_understood_or_refused`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::addresses;
+use super::joining::TokenText;
+
+/// How the program is used.
+pub const USAGE: &str = "usage: mount.brickyard ADDR[,ADDR...]:/ MNT [-f] [-o OPTION,...]
+  -f                stay in the foreground
+  -o token=TOKEN    join token, the first time; token=@FILE reads it from a file
+  -o cred=FILE      the mount's credential; made with the token if it does not exist
+                    [default: /var/lib/brickyard/client-CLUSTER.cred]
+  -o ro             read-only; also: rw, noatime, nosuid, nodev, noexec, allow_other, noallow_other
+  -o log=FILE       log file in the background [default: /var/log/brickyard/MNT.log]
+  -o loglevel=LEVEL error, warn, info, debug, trace or a filter [default: info]
+  -o wait=SECONDS   how long to wait for the cluster [default: 60]
+  -o metrics=ADDR   serve metrics for Prometheus
+  -o host=NAME      name of this machine [default: the host name]";
+
+/// Options that `mount(8)`, fstab or systemd mean for themselves.
+const FOR_OTHERS: [&str; 14] = [
+    "defaults", "auto", "noauto", "user", "nouser", "users", "group", "owner", "_netdev", "nofail", "async",
+    "suid", "dev", "exec",
+];
+const FOR_OTHERS_PREFIX: [&str; 4] = ["x-", "X-", "comment=", "context="];
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Members of the namespace.
+    pub namespaces: Vec<SocketAddr>,
+    /// Where to mount.
+    pub mountpoint: PathBuf,
+    /// Stay in the foreground.
+    pub foreground: bool,
+    /// This process was started by one that waits for it to be ready.
+    pub background: bool,
+    /// See [`USAGE`].
+    pub token: Option<TokenText>,
+    /// See [`USAGE`].
+    pub credential: Option<PathBuf>,
+    /// See [`USAGE`].
+    pub read_only: bool,
+    /// See [`USAGE`].
+    pub no_atime: bool,
+    /// See [`USAGE`].
+    pub no_suid: bool,
+    /// See [`USAGE`].
+    pub no_dev: bool,
+    /// See [`USAGE`].
+    pub no_exec: bool,
+    /// See [`USAGE`].
+    pub allow_other: bool,
+    /// See [`USAGE`].
+    pub log: Option<PathBuf>,
+    /// See [`USAGE`].
+    pub log_level: String,
+    /// See [`USAGE`].
+    pub wait: Duration,
+    /// See [`USAGE`].
+    pub metrics: Option<SocketAddr>,
+    /// See [`USAGE`].
+    pub host: Option<String>,
+}
+
+impl Wanted {
+    /// Understands a command line, without the program's name.
+    ///
+    /// # Errors
+    /// In one line what is not understood.
+    pub fn parse(args: &[String]) -> Result<Wanted> {
+        let mut plain = Vec::new();
+        let mut options = Vec::new();
+        let (mut foreground, mut background, mut sloppy) = (false, false, false);
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "-o" | "--options" => {
+                    options
+                        .push(args.next().with_context(|| format!("{arg} wants options behind it"))?.clone());
+                }
+                "--background" => background = true,
+                // A type or a mount namespace that mount(8) names; there is one type only.
+                "-t" | "-N" => {
+                    args.next().with_context(|| format!("{arg} wants something behind it"))?;
+                }
+                text if text.starts_with("--") => bail!("unknown option {text}; {USAGE}"),
+                text if text.starts_with("-o") => options.push(text[2..].to_owned()),
+                text if text.starts_with('-') && text.len() > 1 => {
+                    for letter in text.chars().skip(1) {
+                        match letter {
+                            'f' => foreground = true,
+                            's' => sloppy = true,
+                            // Without /etc/mtab, and verbose: nothing to do.
+                            'n' | 'v' | 'w' => {}
+                            'r' => options.push("ro".to_owned()),
+                            _ => bail!("unknown option -{letter}; {USAGE}"),
+                        }
+                    }
+                }
+                text => plain.push(text.to_owned()),
+            }
+        }
+        let [source, mountpoint] = plain.as_slice() else {
+            bail!("give what to mount and where; {USAGE}");
+        };
+        let mut wanted = Wanted {
+            namespaces: source_addresses(source)?,
+            mountpoint: mountpoint.into(),
+            foreground,
+            background,
+            token: None,
+            credential: None,
+            read_only: false,
+            no_atime: false,
+            no_suid: false,
+            no_dev: false,
+            no_exec: false,
+            allow_other: true,
+            log: None,
+            log_level: "info".to_owned(),
+            wait: Duration::from_secs(60),
+            metrics: None,
+            host: None,
+        };
+        for option in options.iter().flat_map(|list| list.split(',')).filter(|option| !option.is_empty()) {
+            if !wanted.take(option)? && !sloppy {
+                let name = option.split_once('=').map_or(option, |(name, _)| name);
+                bail!("unknown mount option {name:?}; see mount.brickyard without arguments");
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Whether it is an option that is known.
+    fn take(&mut self, option: &str) -> Result<bool> {
+        let (name, value) =
+            option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+        let some =
+            || value.filter(|v| !v.is_empty()).with_context(|| format!("mount option {name} wants a value"));
+        match name {
+            "token" => self.token = Some(some()?.parse()?),
+            "cred" => self.credential = Some(some()?.into()),
+            "log" => self.log = Some(some()?.into()),
+            "loglevel" => self.log_level = some()?.to_owned(),
+            "host" => self.host = Some(some()?.to_owned()),
+            "wait" => {
+                let seconds = some()?.parse().context("mount option wait wants a number of seconds")?;
+                self.wait = Duration::from_secs(seconds);
+            }
+            "metrics" => {
+                self.metrics = Some(some()?.parse().context("mount option metrics wants ADDR:PORT")?);
+            }
+            _ if FOR_OTHERS_PREFIX.iter().any(|prefix| option.starts_with(prefix)) => {}
+            _ if value.is_some() => return Ok(false),
+            "ro" => self.read_only = true,
+            "rw" => self.read_only = false,
+            "noatime" => self.no_atime = true,
+            "atime" | "relatime" => self.no_atime = false,
+            "nosuid" => self.no_suid = true,
+            "nodev" => self.no_dev = true,
+            "noexec" => self.no_exec = true,
+            "allow_other" => self.allow_other = true,
+            "noallow_other" => self.allow_other = false,
+            _ => return Ok(FOR_OTHERS.contains(&name)),
+        }
+        Ok(true)
+    }
+}
+
+/// The addresses in `ADDR[,ADDR...]:/`.
+fn source_addresses(source: &str) -> Result<Vec<SocketAddr>> {
+    let Some((list, path)) = source.split_once(":/") else {
+        bail!("{source:?} is not ADDR[,ADDR...]:/ (addresses of the namespace, a colon, a slash)");
+    };
+    if !path.is_empty() {
+        bail!("{source:?}: this version mounts the whole filesystem: leave {path:?} away");
+    }
+    addresses(list)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Wanted> {
+        Wanted::parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    /// Invariant 1, by the forms in which mount(8), fstab and people write options.
+    #[test]
+    fn options_are_understood_or_refused() {
+        let wanted = parse(
+            "10.0.0.1,10.0.0.2:71:/ /mnt -n -o rw,noatime,_netdev,x-systemd.automount,cred=/c -o log=/l",
+        )
+        .unwrap();
+        assert_eq!(wanted.namespaces.len(), 2);
+        assert_eq!(wanted.namespaces[1].port(), 71);
+        assert_eq!(wanted.credential, Some("/c".into()));
+        assert_eq!(wanted.log, Some("/l".into()));
+        assert!(wanted.no_atime && !wanted.read_only && !wanted.foreground && wanted.allow_other);
+        let wanted = parse("10.0.0.1:/ /mnt -fo ro,nosuid,nodev,noexec,wait=5,noallow_other");
+        assert!(wanted.is_err(), "-o inside a group of letters takes no value");
+        let wanted =
+            parse("10.0.0.1:/ /mnt -f -oro,nosuid,nodev,noexec,wait=5,noallow_other,defaults").unwrap();
+        assert!(wanted.read_only && wanted.no_suid && wanted.no_dev && wanted.no_exec && !wanted.allow_other);
+        assert!(wanted.foreground);
+        assert_eq!(wanted.wait, Duration::from_secs(5));
+        assert!(parse("10.0.0.1:/ /mnt -s -o frobnicate").is_ok(), "sloppy");
+        for (line, word) in [
+            ("10.0.0.1:/ /mnt -o frobnicate", "frobnicate"),
+            ("10.0.0.1:/ /mnt -o ro=1", "ro"),
+            ("10.0.0.1:/ /mnt -o token", "token"),
+            ("10.0.0.1:/ /mnt -o wait=soon", "wait"),
+            ("10.0.0.1:/ /mnt -x", "-x"),
+            ("10.0.0.1:/ /mnt --nonsense", "--nonsense"),
+            ("10.0.0.1:/ /mnt -o", "-o"),
+            ("10.0.0.1:/", "usage"),
+            ("10.0.0.1 /mnt", "10.0.0.1"),
+            ("10.0.0.1:/sub/dir /mnt", "sub/dir"),
+            (":/ /mnt", "address"),
+        ] {
+            let error = format!("{:#}", parse(line).unwrap_err());
+            assert!(error.contains(word), "{line}: {error}");
+        }
+        // What is refused is named without its value, which may be a secret.
+        let error = parse("10.0.0.1:/ /mnt -o tokn=by1-77").unwrap_err().to_string();
+        assert!(!error.contains("by1"), "{error}");
+    }
+}

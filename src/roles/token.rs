@@ -1,0 +1,109 @@
+//! `brickyard token`: a join token for one more machine.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use wire::join::{Secret, Token};
+use wire::meta::{ClusterReply, ClusterRequest};
+use wire::net::pki::random_id;
+use wire::net::{Credential, Role};
+
+use crate::admin::{self, Admin};
+
+/// Options of `brickyard token`.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// What whoever uses it becomes: namespace, brick, client or agent
+    pub role: Role,
+    /// The administrator's credential
+    #[arg(long, value_name = "FILE")]
+    pub cred: PathBuf,
+    /// Where the namespace is, if not where the credential says
+    #[arg(long, value_name = "ADDR:PORT,...")]
+    pub join: Option<String>,
+    /// How long it is valid: a number with s, m, h or d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub ttl: Duration,
+    /// How many machines may use it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub uses: u32,
+}
+
+/// A time like `90s`, `1h`.
+///
+/// # Errors
+/// If it is none.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time: give a number and s, m, h or d, such as 30m");
+    let unit = text.chars().next_back().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).filter(|total| *total > 0).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+/// Makes a token and prints it.
+///
+/// # Errors
+/// If the credential is not an administrator's, or the cluster does not answer.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    if options.role == Role::Admin {
+        bail!(
+            "there are no tokens for administrators: copy the file {} to them instead",
+            options.cred.display()
+        );
+    }
+    let credential = Credential::load(&options.cred)?;
+    let Ok(ttl_s) = u32::try_from(options.ttl.as_secs()) else { bail!("--ttl: at most a year (365d)") };
+    if options.ttl > Duration::from_secs(365 * 86_400) {
+        bail!("--ttl: at most a year (365d)");
+    }
+    let token = Token {
+        cluster: credential.identity().cluster,
+        authority: credential.fingerprint(),
+        secret: Secret(random_id()?),
+    };
+    let request = ClusterRequest::MakeToken {
+        hash: token.secret.hash(),
+        role: options.role,
+        ttl_s,
+        uses: options.uses,
+    };
+    let reply = admin::runtime()?.block_on(async {
+        Admin::new(&credential, options.join.as_deref())
+            .with_context(|| format!("{}", options.cred.display()))?
+            .cluster(request)
+            .await
+    })?;
+    match reply {
+        ClusterReply::Done => println!("{token}"),
+        other => bail!("the namespace answered something else than was asked: {other:?}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Times are read with their unit; nonsense is refused by its text.
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("90s").unwrap().as_secs(), 90);
+        assert_eq!(duration("1h").unwrap().as_secs(), 3600);
+        assert_eq!(duration("2d").unwrap().as_secs(), 172_800);
+        for wrong in ["", "h", "0s", "-1h", "10", "1w", "1ü", "99999999999999999999d", "9999999999999999999d"]
+        {
+            assert!(duration(wrong).unwrap_err().contains("is no time"), "{wrong}");
+        }
+    }
+}
