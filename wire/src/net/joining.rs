@@ -153,8 +153,8 @@ async fn ask(
     if !matches!(identity.role, Role::Namespace | Role::Admin) {
         return Err(JoinError::NotNamespace { to });
     }
-    let mut host = host.to_owned();
-    host.truncate(host.floor_char_boundary(MAX_HOST_BYTES));
+    let fits = host.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MAX_HOST_BYTES);
+    let host = host[..fits.last().unwrap_or(0)].to_owned();
     let request = JoinRequest { secret: token.secret, role, key: key.public(), host };
     let malformed = |error: JoinMessageError| unreachable(error.to_string());
     let exchange = async {
