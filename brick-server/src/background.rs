@@ -11,6 +11,7 @@ pub mod commit;
 pub mod compare;
 pub mod heal;
 pub mod heartbeat;
+pub mod leftovers;
 pub mod reconcile;
 pub mod sync;
 
@@ -21,5 +22,6 @@ pub fn loops(brick: &Arc<Brick>, stop: &watch::Receiver<bool>) -> Vec<BoxFuture<
         Box::pin(reconcile::run(brick.clone(), stop.clone())),
         Box::pin(sync::run(brick.clone(), stop.clone())),
         Box::pin(heal::run(brick.clone(), stop.clone())),
+        Box::pin(leftovers::run(brick.clone(), stop.clone())),
     ]
 }

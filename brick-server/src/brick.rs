@@ -234,6 +234,12 @@ impl Brick {
         self.view.read().unwrap_or_else(PoisonError::into_inner).map.clone()
     }
 
+    /// Does something by the map, while no newer one is taken. Waits for nothing but the disk.
+    pub(crate) fn with_map<T>(&self, job: impl FnOnce(&ClusterMap) -> T) -> T {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        job(&view.map)
+    }
+
     /// Epochs of the map, as they come.
     pub fn map_epochs(&self) -> watch::Receiver<MapEpoch> {
         self.map_epoch.subscribe()

@@ -95,7 +95,13 @@ async fn dispatch(
         }
         R::Drop { chain, key, version } => replace::drop_chunk(brick, map, chain, key, version).await,
         R::Trim { ino, chunk_bytes, size } => trim::trim(brick, map, ino, chunk_bytes, size).await,
-        R::List { chain, after, max } => inspect::list(brick, chain, after, max).await,
+        R::List { chain, after, max } => {
+            // What another member counts on must not be freed by an older map.
+            if role == Role::Brick {
+                brick.need_map(map).await?;
+            }
+            inspect::list(brick, chain, after, max).await
+        }
         R::Verify { key } => inspect::verify(brick, key).await,
     };
     reply.map(|reply| (reply, Bytes::new()))

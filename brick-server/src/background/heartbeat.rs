@@ -37,10 +37,10 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
             beat(&brick).await
         };
         let done = tokio::select! {
-            biased;
-                    done = beat => done,
-                    _ = stop.wait_for(|stop| *stop) => return,
-                };
+        biased;
+                done = beat => done,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
         match done {
             Ok(known) => {
                 registered = known;

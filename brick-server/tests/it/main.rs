@@ -6,6 +6,7 @@ extern crate brickyard_brick_server as brick_server;
 
 mod chains;
 mod failures;
+mod leftovers;
 mod races;
 mod refusals;
 mod support;
