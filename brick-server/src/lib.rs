@@ -187,7 +187,8 @@ impl Running {
         self.bricks.iter().map(|brick| brick.map()).max_by_key(|map| map.epoch)
     }
 
-    /// Ends calls under way, makes everything durable and gives the directories free.
+    /// Ends calls under way, makes everything durable and gives the directories free. A brick whose
+    /// disk had failed before is only given free: it said so then, and has acknowledged nothing since.
     ///
     /// # Errors
     /// [`Error::Commit`] if something acknowledged could not be made durable,
@@ -202,11 +203,7 @@ impl Running {
     /// # Errors
     /// [`Error::Lingering`] if something still holds a brick.
     pub async fn crash(self) -> Result<(), Error> {
-        match self.end(Duration::ZERO, true).await {
-            // The last commit is refused, which is the point.
-            Err(Error::Commit(_)) => Ok(()),
-            other => other,
-        }
+        self.end(Duration::ZERO, true).await
     }
 
     async fn end(mut self, patience: Duration, crash: bool) -> Result<(), Error> {
@@ -246,12 +243,18 @@ async fn close(brick: Arc<Brick>) -> Result<(), Error> {
     }
     let closing = tokio::task::spawn_blocking(move || {
         brick.pool.close();
+        let failed = brick.store.failure();
         let closed = brick.committer.close();
-        (closed, Arc::into_inner(brick).is_some())
+        (failed, closed, Arc::into_inner(brick).is_some())
     });
-    let (closed, gone) = closing.await.map_err(|e| Error::Thread(std::io::Error::other(e)))?;
-    tracing::info!(brick = %id, "stopped");
-    closed.map_err(Error::Commit)?;
+    let (failed, closed, gone) = closing.await.map_err(|e| Error::Thread(std::io::Error::other(e)))?;
+    match failed {
+        Some(why) => tracing::info!(brick = %id, why, "stopped; its disk had failed before"),
+        None => {
+            tracing::info!(brick = %id, "stopped");
+            closed.map_err(Error::Commit)?;
+        }
+    }
     if gone { Ok(()) } else { Err(Error::Lingering(id)) }
 }
 

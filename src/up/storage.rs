@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use brick_server::store::StoreError;
 use brick_server::store::dir::{self, DirError};
 use fs_client::{Client, ClientConfig, Mount, MountConfig, Sharing};
 use tokio::time::Instant;
@@ -175,13 +174,7 @@ impl Starting {
 async fn stop_bricks(bricks: Vec<brick_server::Running>) -> Result<()> {
     let mut outcome = Ok(());
     for brick in bricks {
-        match brick.stop().await {
-            // It said so when its disk failed, and has served nothing since.
-            Err(brick_server::Error::Commit(StoreError::Failed(why))) => {
-                tracing::info!(why, "stopped a brick whose disk had failed");
-            }
-            stopped => outcome = outcome.and(stopped.context("a brick could not be closed cleanly")),
-        }
+        outcome = outcome.and(brick.stop().await.context("a brick could not be closed cleanly"));
     }
     outcome
 }
