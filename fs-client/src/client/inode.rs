@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use wire::chunk::BLOCK_BYTES;
 use wire::id::Ino;
 use wire::layout::FileLayout;
-use wire::meta::{Access, Attr, FileKind, Timestamp, WriteReport};
+use wire::meta::{Access, Attr, AttrChanges, FileKind, SetTime, Timestamp, WriteReport};
 
 use super::gather::Gather;
 use super::held::{Content, HeldMap};
@@ -34,6 +34,29 @@ pub(crate) struct Failure {
     pub(crate) told: bool,
 }
 
+/// Attributes changed here and not told yet: they go with the report of the writes before them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Late {
+    pub(crate) changes: AttrChanges,
+    /// When the last of them was made.
+    pub(crate) at: Timestamp,
+    /// Grows with each.
+    pub(crate) number: u64,
+}
+
+/// Two changes of attributes, one after the other, as one.
+pub(crate) fn joined(older: &AttrChanges, newer: &AttrChanges) -> AttrChanges {
+    AttrChanges {
+        mode: newer.mode.or(older.mode),
+        uid: newer.uid.or(older.uid),
+        gid: newer.gid.or(older.gid),
+        size: newer.size.or(older.size),
+        atime: newer.atime.or(older.atime),
+        // Another size is another content: the time set before it is past.
+        mtime: newer.mtime.or(older.mtime.filter(|_| newer.size.is_none())),
+    }
+}
+
 /// What changes under the lock.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -56,6 +79,7 @@ pub(crate) struct State {
     /// What was acknowledged and not reported.
     pub(crate) unreported: Option<WriteReport>,
     pub(crate) unreported_since: Option<Instant>,
+    pub(crate) late: Option<Late>,
     /// Grows when bytes read earlier may be outdated.
     pub(crate) version: u64,
     pub(crate) readers: usize,
@@ -137,6 +161,7 @@ impl OpenInode {
                 writes: 0,
                 unreported: None,
                 unreported_since: None,
+                late: None,
                 version: 0,
                 readers: 0,
                 writers: 0,
@@ -178,6 +203,19 @@ impl State {
             attr.mtime = mtime;
             attr.ctime = attr.ctime.max(mtime);
         }
+        if let Some(late) = &self.late {
+            let set = |time: Option<SetTime>, old| match time {
+                None => old,
+                Some(SetTime::Now) => late.at,
+                Some(SetTime::To(time)) => time,
+            };
+            attr.mode = late.changes.mode.unwrap_or(attr.mode);
+            attr.uid = late.changes.uid.unwrap_or(attr.uid);
+            attr.gid = late.changes.gid.unwrap_or(attr.gid);
+            attr.atime = set(late.changes.atime, attr.atime);
+            attr.mtime = set(late.changes.mtime, attr.mtime);
+            attr.ctime = attr.ctime.max(late.at);
+        }
         let unreported = self.unreported.map_or(0, |report| report.allocated_delta_bytes);
         // In whole blocks: programs take a file without any for one great hole.
         let dirty = self.dirty_bytes().next_multiple_of(u64::from(BLOCK_BYTES));
@@ -202,7 +240,44 @@ impl State {
 
     /// Whether there is nothing to be done for it any more.
     pub(crate) fn is_clean(&self) -> bool {
-        self.is_written() && self.held.is_empty() && self.unreported.is_none()
+        self.is_written() && self.held.is_empty() && !self.is_untold()
+    }
+
+    /// Whether the namespace is to be told something.
+    pub(crate) fn is_untold(&self) -> bool {
+        self.unreported.is_some() || self.late.is_some()
+    }
+
+    /// Whether a change of attributes may wait for the report of the writes before it: there are such writes, and
+    /// the handle whose close reports them at the latest.
+    pub(crate) fn may_be_late(&self) -> bool {
+        self.writers > 0 && (self.is_untold() || !self.is_written())
+    }
+
+    /// Notes a change of attributes that is to be told with the writes before it.
+    pub(crate) fn put_late(&mut self, changes: &AttrChanges) {
+        // Seen to change, as everywhere.
+        let at = Timestamp::now().max(self.view().ctime.next());
+        let set = |time: Option<SetTime>| match time {
+            Some(SetTime::Now) => Some(SetTime::To(at)),
+            other => other,
+        };
+        let changes = AttrChanges { atime: set(changes.atime), mtime: set(changes.mtime), ..*changes };
+        let older = self.late.unwrap_or(Late { changes: AttrChanges::default(), at, number: 0 });
+        self.late = Some(Late { changes: joined(&older.changes, &changes), at, number: older.number + 1 });
+        if changes.mtime.is_some() {
+            self.pending_mtime = None;
+        }
+        self.unreported_since.get_or_insert_with(Instant::now);
+    }
+
+    /// A write comes after what was noted: it sets `mtime` anew.
+    pub(crate) fn outdate_late_mtime(&mut self) {
+        if let Some(late) = &mut self.late
+            && late.changes.mtime.take().is_some()
+        {
+            late.number += 1;
+        }
     }
 
     /// Whether something in flight touches a range.

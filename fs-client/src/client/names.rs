@@ -3,16 +3,22 @@
 //!
 //! 1. A rename or link never becomes durable before the data it publishes: what this client
 //!    has written to the inode is made durable first (`a_rename_waits_for_its_data`).
+//! 2. An answer that is older than a report of this client is never the last word
+//!    (`an_old_answer_does_not_hide_a_report`).
+//! 3. Attributes changed behind the namespace's back are seen here at once, and told with the writes before
+//!    them, in one call, at the last close or fsync (`attributes_of_a_written_file_are_told_with_its_writes`).
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use wire::id::{DirCookie, Ino};
 use wire::meta::{
-    Attr, AttrChanges, DirEntry, FileKind, FsReply, FsRequest, Name, NewInode, RenameMode, StatFs, XattrMode,
+    Attr, AttrChanges, DirEntry, FileKind, FsReply, FsRequest, Name, NewInode, RenameMode, SetTime, StatFs,
+    XattrMode,
 };
 
 use super::inode::OpenInode;
+use super::table::User;
 use super::{Client, Shared};
 use crate::error::Error;
 use crate::locked;
@@ -24,6 +30,13 @@ pub struct DirPage {
     pub entries: Vec<DirEntry>,
     /// Nothing comes after the last one.
     pub end: bool,
+}
+
+/// Whether a change of attributes can be told later: it must not fail then.
+fn can_wait(changes: &AttrChanges) -> bool {
+    let valid =
+        |time: Option<SetTime>| !matches!(time, Some(SetTime::To(time)) if time.nanos >= 1_000_000_000);
+    changes.size.is_none() && valid(changes.atime) && valid(changes.mtime)
 }
 
 fn wrong(wanted: &str) -> Error {
@@ -52,38 +65,42 @@ impl Shared {
     }
 
     pub(crate) async fn get_attr(&self, ino: Ino) -> Result<Attr, Error> {
+        // What is told of the inode meanwhile is not forgotten before an older answer is here.
+        let _user = User::enter(self, ino);
         self.attr_of(FsRequest::GetAttr { ino }).await
     }
 
     pub(crate) async fn look_up(&self, parent: Ino, name: Name) -> Result<Attr, Error> {
-        self.attr_of(FsRequest::Lookup { parent, name }).await
+        let reports = self.table.reports();
+        let attr = self.attr_of(FsRequest::Lookup { parent, name }).await?;
+        if attr.kind == FileKind::File && self.table.reports() != reports {
+            // It may be this file that was told of, and forgotten, since the question was answered.
+            return self.get_attr(attr.ino).await;
+        }
+        Ok(attr)
     }
 
     pub(crate) async fn set_attr(self: &Arc<Self>, ino: Ino, changes: AttrChanges) -> Result<Attr, Error> {
-        let request = FsRequest::SetAttr { ino, changes };
         let orders = changes.size.is_some() || changes.mtime.is_some();
-        let Some(inode) = orders.then(|| self.in_use(ino)).flatten() else {
-            return self.attr_of(request).await;
-        };
+        let inode = self.in_use(ino).filter(|inode| orders || locked(&inode.state).late.is_some());
+        let Some(inode) = inode else { return self.attr_of(FsRequest::SetAttr { ino, changes }).await };
         // Goes on when the caller does not wait: what it cuts here and there belongs together.
         let shared = self.clone();
-        let work = async move { shared.set_attr_in_order(&inode, request, changes.size).await };
+        let work = async move { shared.set_attr_in_order(&inode, &changes).await };
         self.runtime.spawn(work).await.map_err(|_| Error::Stopping)?
     }
 
     async fn set_attr_in_order(
         self: &Arc<Self>,
         inode: &Arc<OpenInode>,
-        request: FsRequest,
-        size: Option<u64>,
+        changes: &AttrChanges,
     ) -> Result<Attr, Error> {
         // Writes before it must not come after it, in bytes as in times.
         let _alone = inode.order.write().await;
         self.flush_inode(inode).await;
-        self.report(inode).await?;
-        let FsReply::Attr(attr) = self.fs(request).await? else { return Err(wrong("attributes")) };
+        self.report_and_set(inode, changes).await?;
         let mut state = locked(&inode.state);
-        if let Some(size) = size {
+        if let Some(size) = changes.size {
             let kept = state.held.cost();
             state.held.cut(size, u64::MAX);
             self.account_held(kept, state.held.cost());
@@ -92,8 +109,48 @@ impl Shared {
         // Nothing was written meanwhile: all there is to know is in the answer.
         let writes = state.writes;
         state.settle_pending(writes);
-        state.absorb(&attr);
         Ok(state.view())
+    }
+
+    /// The same; if writes before it are to be reported still, it is told together with them, when they are made
+    /// durable or the file is closed.
+    async fn set_attr_behind(self: &Arc<Self>, ino: Ino, changes: AttrChanges) -> Result<Attr, Error> {
+        match self.in_use(ino) {
+            Some(inode) if can_wait(&changes) => match self.put_late(&inode, &changes).await {
+                Some(attr) => Ok(attr),
+                None => self.set_attr(ino, changes).await,
+            },
+            _ => self.set_attr(ino, changes).await,
+        }
+    }
+
+    /// Notes a change of attributes, unless there is nothing it could be told with.
+    async fn put_late(self: &Arc<Self>, inode: &Arc<OpenInode>, changes: &AttrChanges) -> Option<Attr> {
+        if !locked(&inode.state).may_be_late() {
+            return None;
+        }
+        let _alone = match changes.mtime {
+            // Writes before it must not come after it.
+            Some(_) => {
+                let alone = inode.order.write().await;
+                self.flush_inode(inode).await;
+                Some(alone)
+            }
+            None => None,
+        };
+        let mut state = locked(&inode.state);
+        // The file may have been closed meanwhile.
+        if !state.may_be_late() {
+            return None;
+        }
+        state.put_late(changes);
+        let attr = state.view();
+        let list = !std::mem::replace(&mut state.listed, true);
+        drop(state);
+        if list {
+            self.note_dirty(inode);
+        }
+        Some(attr)
     }
 
     /// Makes durable what was written here to an inode that is about to get a name.
@@ -205,6 +262,16 @@ impl Client {
     /// As [`Client::lookup`].
     pub async fn setattr(&self, ino: Ino, changes: AttrChanges) -> Result<Attr, Error> {
         self.shared.operations.run("setattr", ino, self.shared.set_attr(ino, changes)).await
+    }
+
+    /// The same for the only mount of a cluster: nobody else can see whether the namespace knows it yet. A change
+    /// of a file that is being written waits until its writes are reported, at the next fsync or at the last
+    /// close, and saves a call of its own; until then it is as durable as they are.
+    ///
+    /// # Errors
+    /// As [`Client::lookup`].
+    pub async fn setattr_behind(&self, ino: Ino, changes: AttrChanges) -> Result<Attr, Error> {
+        self.shared.operations.run("setattr", ino, self.shared.set_attr_behind(ino, changes)).await
     }
 
     /// Makes a directory.

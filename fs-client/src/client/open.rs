@@ -8,11 +8,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::time::Instant;
 use wire::id::Ino;
-use wire::meta::{Access, Attr, AttrChanges, FileKind, FsReply, FsRequest, Name, NewInode, WriteReport};
+use wire::meta::{
+    Access, Attr, AttrChanges, FileKind, FsReply, FsRequest, LateChanges, Name, NewInode, Timestamp,
+    WriteReport,
+};
 use wire::status::FsError;
 
-use super::inode::{OpenInode, Told};
+use super::inode::{OpenInode, State, Told, joined};
 use super::readahead::Readahead;
 use super::table::{Creation, User};
 use super::{Client, Shared};
@@ -144,7 +148,7 @@ impl Client {
     pub fn is_flushed(&self, file: &File, sharing: Sharing) -> bool {
         let state = locked(&file.inode.state);
         state.is_written()
-            && (sharing == Sharing::Sole || state.unreported.is_none())
+            && (sharing == Sharing::Sole || !state.is_untold())
             && state.failures == file.known_failures.load(Ordering::Relaxed)
     }
 }
@@ -295,7 +299,7 @@ impl Shared {
         let mut result = Ok(());
         if told.write && writers == 0 {
             self.table.note_close(inode.ino);
-            result = self.report_gated(inode, &mut told, true).await;
+            result = self.tell(inode, &mut told, Occasion::Close).await.map(drop);
         }
         if told.read && readers == 0 {
             self.table.note_close(inode.ino);
@@ -310,55 +314,107 @@ impl Shared {
         result
     }
 
-    /// Tells the namespace what was written and acknowledged.
+    /// Tells the namespace what was written and acknowledged, and attributes changed since.
     pub(crate) async fn report(&self, inode: &OpenInode) -> Result<(), Error> {
-        if locked(&inode.state).unreported.is_none() {
+        if !locked(&inode.state).is_untold() {
             return Ok(());
         }
         let mut told = inode.gate.lock().await;
-        self.report_gated(inode, &mut told, false).await
+        self.tell(inode, &mut told, Occasion::Report).await.map(drop)
     }
 
-    /// The same with the gate held; `closes`: the last writing handle is gone.
-    async fn report_gated(&self, inode: &OpenInode, told: &mut Told, closes: bool) -> Result<(), Error> {
-        let closes = closes && told.write;
+    /// The same, and changes attributes then, in one call.
+    pub(crate) async fn report_and_set(
+        &self,
+        inode: &OpenInode,
+        changes: &AttrChanges,
+    ) -> Result<Attr, Error> {
+        let mut told = inode.gate.lock().await;
+        let attr = self.tell(inode, &mut told, Occasion::Set(changes)).await?;
+        attr.ok_or_else(|| Error::unexpected("the namespace", "attributes"))
+    }
+
+    /// The same with the gate held; what the namespace answers, if it was told anything.
+    async fn tell(
+        &self,
+        inode: &OpenInode,
+        told: &mut Told,
+        occasion: Occasion<'_>,
+    ) -> Result<Option<Attr>, Error> {
+        let closes = told.write && matches!(occasion, Occasion::Close);
         let ino = inode.ino;
-        let (mut untold, writes) = {
+        let (mut untold, late, writes) = {
             let mut state = locked(&inode.state);
             state.unreported_since = None;
-            (Untold { inode, report: state.unreported.take() }, state.writes)
+            (Untold { inode, report: state.unreported.take() }, state.late, state.writes)
         };
-        let request = match untold.report {
-            Some(report) => FsRequest::ReportWrite { ino, report, closes },
-            None if closes => FsRequest::Close { ino, access: Access::Write },
-            None => return Ok(()),
+        let then = match (late, &occasion) {
+            (None, Occasion::Set(changes)) => Some(LateChanges { changes: **changes, at: Timestamp::now() }),
+            (Some(late), Occasion::Set(changes)) => {
+                let at = Timestamp::now().max(late.at);
+                Some(LateChanges { changes: joined(&late.changes, changes), at })
+            }
+            (late, _) => late.map(|late| LateChanges { changes: late.changes, at: late.at }),
+        };
+        let request = match (untold.report, then) {
+            (None, Some(then)) if !closes => FsRequest::SetAttr { ino, changes: then.changes },
+            (None, None) if closes => FsRequest::Close { ino, access: Access::Write },
+            (None, None) => return Ok(None),
+            (report, then) => {
+                let report = report.unwrap_or(WriteReport::NOTHING);
+                FsRequest::ReportWrite { ino, report, then, closes }
+            }
         };
         let answer = self.fs(request).await;
+        self.table.note_report();
         let mut state = locked(&inode.state);
+        // What was changed meanwhile is told the next time.
+        let tells_all = |state: &State| state.late.map(|late| late.number) == late.map(|late| late.number);
         match answer {
             Ok(reply) => {
                 untold.report = None;
-                if let FsReply::Attr(attr) = &reply {
-                    state.absorb(attr);
+                if tells_all(&state) {
+                    state.late = None;
                 }
+                let attr = match reply {
+                    FsReply::Attr(attr) => {
+                        state.absorb(&attr);
+                        Some(attr)
+                    }
+                    _ => None,
+                };
                 state.settle_pending(writes);
                 told.write &= !closes;
-                Ok(())
+                Ok(attr)
             }
             // An inode that is gone has no size to be told.
             Err(error) if error.is_gone() => {
                 untold.report = None;
+                state.late = None;
                 told.write &= !closes;
                 state.settle_pending(writes);
                 Err(error)
             }
             Err(error) => {
+                if state.late.is_some() {
+                    state.unreported_since.get_or_insert_with(Instant::now);
+                }
                 // Not with the lock held: what is untold goes back.
                 drop(state);
                 Err(error)
             }
         }
     }
+}
+
+/// Why the namespace is told.
+enum Occasion<'a> {
+    /// Somebody wants it to know.
+    Report,
+    /// The last writing handle is gone.
+    Close,
+    /// Attributes are to be changed after what was written.
+    Set(&'a AttrChanges),
 }
 
 /// A handle being closed: whatever interrupts that, it is closed afterwards, and what could

@@ -6,7 +6,7 @@
 //!    one is taken.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use wire::id::Ino;
@@ -25,6 +25,7 @@ pub(crate) struct Table {
     inodes: Mutex<HashMap<Ino, Arc<OpenInode>>>,
     dirty: Mutex<HashMap<Ino, Arc<OpenInode>>>,
     creating: Mutex<Creating>,
+    reports: AtomicU64,
 }
 
 /// Creations under way, and what was closed meanwhile: a creation that turns out to have opened
@@ -145,6 +146,15 @@ impl Drop for User<'_> {
 }
 
 impl Table {
+    /// How often the namespace was told something of an inode.
+    pub(super) fn reports(&self) -> u64 {
+        self.reports.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn note_report(&self) {
+        self.reports.fetch_add(1, Ordering::SeqCst);
+    }
+
     pub(super) fn note_close(&self, ino: Ino) {
         let mut creating = locked(&self.creating);
         if creating.under_way > 0 {

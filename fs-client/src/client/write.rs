@@ -193,6 +193,7 @@ impl Shared {
         self.window.add_permits((len - grown) as usize);
         state.pending_end = Some(state.pending_end.map_or(end, |known| known.max(end)));
         state.pending_mtime = Some(Timestamp::now());
+        state.outdate_late_mtime();
         state.writes += 1;
         state.version += 1;
         if tight || state.gather.total() > GATHER_BYTES {

@@ -190,9 +190,14 @@ impl Filesystem for Adapter {
             atime: atime.map(convert::set_time),
             mtime: mtime.map(convert::set_time),
         };
-        self.spawn(
-            |client| async move { reply_attr(valid, reply, client.setattr(ino(number), changes).await) },
-        );
+        let sharing = self.sharing;
+        self.spawn(|client| async move {
+            let done = match sharing {
+                Sharing::Sole => client.setattr_behind(ino(number), changes).await,
+                Sharing::Shared => client.setattr(ino(number), changes).await,
+            };
+            reply_attr(valid, reply, done);
+        });
     }
 
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {

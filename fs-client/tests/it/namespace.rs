@@ -9,15 +9,20 @@ use bytes::Bytes;
 use wire::id::{CallSeq, DirCookie, Ino, SessionId};
 use wire::layout::{FileLayout, TableVersion};
 use wire::meta::{
-    Access, Attr, ClusterReply, ClusterRequest, DirEntry, FileKind, FsReply, FsRequest, MetaCall,
-    MetaProtocol, MetaReply, MetaRequest, Name, NewInode, RenameMode, SessionGrant, SetTime, StatFs,
-    Timestamp, XattrMode,
+    Access, Attr, AttrChanges, ClusterReply, ClusterRequest, DirEntry, FileKind, FsReply, FsRequest,
+    MetaCall, MetaProtocol, MetaReply, MetaRequest, Name, NewInode, RenameMode, SessionGrant, SetTime,
+    StatFs, Timestamp, WriteReport, XattrMode,
 };
 use wire::net::typed::TypedHandler;
 use wire::net::{BoxFuture, Peer};
 use wire::status::{FsError, Status};
 
 use crate::cluster::{CHUNK_BYTES, World};
+
+/// The layout of every file here.
+pub fn layout_of(ino: Ino) -> FileLayout {
+    FileLayout { table: TableVersion(1), seed: ino.0 as u32, stripe: 0, chunk_bytes: CHUNK_BYTES }
+}
 
 struct Node {
     attr: Attr,
@@ -48,6 +53,10 @@ pub struct FakeNamespace {
     pub busy: AtomicU64,
     /// Asks clients to tell what they have open.
     pub tell_open: AtomicU64,
+    /// Looks carried out and not answered.
+    pub looks_under_way: AtomicU64,
+    /// Answers to looks are kept back while somebody writes here.
+    pub held_looks: tokio::sync::RwLock<()>,
     /// Every changing call that was carried out.
     pub log: Mutex<Vec<FsRequest>>,
     pub told: Mutex<Vec<(Ino, Access)>>,
@@ -98,12 +107,7 @@ impl Inner {
             mtime: now,
             ctime: now,
             btime: now,
-            layout: FileLayout {
-                table: TableVersion(1),
-                seed: ino.0 as u32,
-                stripe: 0,
-                chunk_bytes: CHUNK_BYTES,
-            },
+            layout: layout_of(ino),
             xattrs: 0,
         };
         self.nodes.insert(
@@ -159,29 +163,33 @@ impl Inner {
         Ok(())
     }
 
+    fn set(&mut self, world: &World, ino: Ino, changes: &AttrChanges, at: Timestamp) -> Result<(), Status> {
+        let attr = &mut self.node(ino)?.attr;
+        attr.mode = changes.mode.unwrap_or(attr.mode);
+        attr.uid = changes.uid.unwrap_or(attr.uid);
+        attr.gid = changes.gid.unwrap_or(attr.gid);
+        attr.ctime = at.max(attr.ctime.next());
+        if let Some(size) = changes.size {
+            attr.size = size;
+            attr.mtime = attr.ctime;
+            world.trim(ino, size);
+        }
+        let set = |time: Option<SetTime>, old| match time {
+            None => old,
+            Some(SetTime::Now) => at,
+            Some(SetTime::To(time)) => time,
+        };
+        attr.atime = set(changes.atime, attr.atime);
+        attr.mtime = set(changes.mtime, attr.mtime);
+        Ok(())
+    }
+
     fn change(&mut self, world: &World, session: SessionId, request: &FsRequest) -> Answer {
         match request {
             FsRequest::SetAttr { ino, changes } => {
                 let now = self.now();
-                let node = self.node(*ino)?;
-                let attr = &mut node.attr;
-                attr.mode = changes.mode.unwrap_or(attr.mode);
-                attr.uid = changes.uid.unwrap_or(attr.uid);
-                attr.gid = changes.gid.unwrap_or(attr.gid);
-                if let Some(size) = changes.size {
-                    attr.size = size;
-                    attr.mtime = now;
-                    world.trim(*ino, size);
-                }
-                let set = |time: Option<SetTime>, old| match time {
-                    None => old,
-                    Some(SetTime::Now) => now,
-                    Some(SetTime::To(time)) => time,
-                };
-                attr.atime = set(changes.atime, attr.atime);
-                attr.mtime = set(changes.mtime, attr.mtime);
-                attr.ctime = now;
-                Ok(FsReply::Attr(attr.clone()))
+                self.set(world, *ino, changes, now)?;
+                self.attr(*ino)
             }
             FsRequest::Create { parent, name, new, exclusive, access } => {
                 let (ino, fresh) = match self.find(*parent, name) {
@@ -287,15 +295,20 @@ impl Inner {
                 self.reap(world, *ino);
                 Ok(FsReply::Done)
             }
-            FsRequest::ReportWrite { ino, report, closes } => {
-                let now = self.now();
+            FsRequest::ReportWrite { ino, report, then, closes } => {
                 let attr = &mut self.node(*ino)?.attr;
                 attr.size = attr.size.max(report.end);
-                attr.mtime = attr.mtime.next().max(report.mtime);
-                attr.ctime = now;
+                if *report != WriteReport::NOTHING {
+                    attr.mtime = attr.mtime.next().max(report.mtime);
+                    // The change was made when it was written.
+                    attr.ctime = attr.ctime.next().max(report.mtime);
+                }
                 attr.allocated_bytes =
                     attr.allocated_bytes.saturating_add_signed(report.allocated_delta_bytes);
-                let attr = attr.clone();
+                if let Some(late) = then {
+                    self.set(world, *ino, &late.changes, late.at)?;
+                }
+                let attr = self.node(*ino)?.attr.clone();
                 if *closes {
                     self.open.remove(&(session, *ino, Access::Write));
                     self.reap(world, *ino);
@@ -371,6 +384,8 @@ impl FakeNamespace {
             lose_replies: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             tell_open: AtomicU64::new(0),
+            looks_under_way: AtomicU64::new(0),
+            held_looks: tokio::sync::RwLock::default(),
             log: Mutex::default(),
             told: Mutex::default(),
         }
@@ -469,6 +484,11 @@ impl TypedHandler<MetaProtocol> for FakeNamespace {
                         return (Err(Status::Busy), Bytes::new());
                     }
                     let answer = self.fs(&call, request);
+                    if matches!(request, FsRequest::GetAttr { .. } | FsRequest::Lookup { .. }) {
+                        self.looks_under_way.fetch_add(1, Ordering::SeqCst);
+                        drop(self.held_looks.read().await);
+                        self.looks_under_way.fetch_sub(1, Ordering::SeqCst);
+                    }
                     if request.is_change() && take_one(&self.lose_replies) {
                         tokio::time::sleep(Duration::from_secs(3600)).await;
                     }

@@ -2,7 +2,9 @@
 
 use wire::chunk::{BLOCK_BYTES, MAX_FILE_BYTES};
 use wire::id::{Ino, SessionId};
-use wire::meta::{Access, AttrChanges, FileKind, FsReply, Name, NewInode, SetTime, Timestamp, WriteReport};
+use wire::meta::{
+    Access, AttrChanges, FileKind, FsReply, LateChanges, Name, NewInode, SetTime, Timestamp, WriteReport,
+};
 use wire::status::FsError;
 
 use crate::machine::dirs;
@@ -27,10 +29,21 @@ pub fn modified(inode: &mut Inode, at: Timestamp) {
 /// `setattr`.
 pub fn set_attr(txn: &mut Txn<'_>, ino: Ino, changes: &AttrChanges) -> Do<FsReply> {
     let mut inode = txn.inode(ino)?;
+    let at = txn.at;
+    changed(&mut inode, at);
+    set_attr_at(txn, ino, inode, changes, at)
+}
+
+/// `setattr` of a moment that may be past, of an inode whose `ctime` says so already.
+fn set_attr_at(
+    txn: &mut Txn<'_>,
+    ino: Ino,
+    mut inode: Inode,
+    changes: &AttrChanges,
+    at: Timestamp,
+) -> Do<FsReply> {
     if let Some(size) = changes.size {
         resize(txn, ino, &mut inode, size)?;
-    } else {
-        changed(&mut inode, txn.at);
     }
     if let Some(mode) = changes.mode {
         inode.mode = mode & 0o7777;
@@ -38,7 +51,7 @@ pub fn set_attr(txn: &mut Txn<'_>, ino: Ino, changes: &AttrChanges) -> Do<FsRepl
     inode.uid = changes.uid.unwrap_or(inode.uid);
     inode.gid = changes.gid.unwrap_or(inode.gid);
     match changes.atime {
-        Some(SetTime::Now) => inode.atime = txn.at,
+        Some(SetTime::Now) => inode.atime = at,
         Some(SetTime::To(time)) => inode.atime = valid(time)?,
         None => {}
     }
@@ -82,7 +95,8 @@ fn resize(txn: &mut Txn<'_>, ino: Ino, inode: &mut Inode, size: u64) -> Do<()> {
         inode.allocated_bytes = inode.allocated_bytes.min(rest);
     }
     inode.size = size;
-    modified(inode, txn.at);
+    inode.mtime = inode.ctime;
+    inode.mtime_set = None;
     Ok(())
 }
 
@@ -164,12 +178,14 @@ pub fn cut_tail(txn: &mut Txn<'_>, ino: Ino, inode: &mut Inode, targets: Targets
 }
 
 /// What a session has written. The size only grows by it. A report that brings nothing new
-/// changes no time, and one of a write before `mtime` was set by hand does not undo that.
+/// changes no time, and one of a write before `mtime` was set by hand does not undo that. `then` is a
+/// `setattr` that came after the writes.
 pub fn report(
     txn: &mut Txn<'_>,
     session: SessionId,
     ino: Ino,
     report: &WriteReport,
+    then: Option<&LateChanges>,
     closes: bool,
 ) -> Do<FsReply> {
     let mut inode = txn.inode(ino)?;
@@ -202,8 +218,21 @@ pub fn report(
         inode.ctime = if written_at > inode.ctime { written_at } else { inode.ctime.next() };
         txn.put_inode(ino, &inode)?;
     }
+    if let Some(late) = then {
+        // As with the writes: ahead of our clock nothing has happened yet.
+        let at = late.at.min(txn.at);
+        if inode == before {
+            changed(&mut inode, at);
+        } else {
+            // One change with the writes; the later of the two moments is when it was.
+            inode.ctime = inode.ctime.max(at);
+        }
+        set_attr_at(txn, ino, inode.clone(), &late.changes, at)?;
+    }
     if closes {
         close_for_write(txn, session, ino)?;
+    }
+    if then.is_some() || closes {
         inode = txn.inode(ino)?;
     }
     Ok(FsReply::Attr(inode.attr(ino)))

@@ -287,7 +287,9 @@ fn verb(txn: &mut Txn<'_>, session: SessionId, request: &FsRequest) -> Do<FsRepl
         F::RemoveXattr { ino, name } => xattrs::remove(txn, *ino, name),
         F::Open { ino, .. } => files::open_for_write(txn, session, *ino),
         F::Close { ino, .. } => files::close_for_write(txn, session, *ino),
-        F::ReportWrite { ino, report, closes } => files::report(txn, session, *ino, report, *closes),
+        F::ReportWrite { ino, report, then, closes } => {
+            files::report(txn, session, *ino, report, then.as_ref(), *closes)
+        }
         F::Lookup { .. }
         | F::LookupParent { .. }
         | F::GetAttr { .. }

@@ -2,7 +2,7 @@
 //! also when no living brick has the cut bytes any more, so that nobody reads them again.
 
 use wire::id::SessionId;
-use wire::meta::{Access, FsReply, FsRequest};
+use wire::meta::{Access, FsReply, FsRequest, LateChanges};
 use wire::status::{FsError, Status};
 
 use crate::machine::command::{Caller, Op, Outcome};
@@ -42,7 +42,10 @@ impl Namespace {
                 let reply = self.done(who, request).await;
                 self.settled(reply).await
             }
-            FsRequest::SetAttr { ino, ref changes } if changes.size.is_some() => {
+            FsRequest::SetAttr { ino, ref changes }
+            | FsRequest::ReportWrite { ino, then: Some(LateChanges { ref changes, .. }), .. }
+                if changes.size.is_some() =>
+            {
                 // Before: growing must not bring back what an earlier cut is still to take.
                 self.wait_for_trims(ino).await?;
                 let reply = self.done(who, request).await;

@@ -358,7 +358,7 @@ impl Client {
     pub async fn file(&self, text: &str, end: u64) -> Ino {
         let ino = self.create(text, Access::Write).await;
         let report = WriteReport { end, mtime: Timestamp::now(), allocated_delta_bytes: end as i64 };
-        self.fs(FsRequest::ReportWrite { ino, report, closes: true }).await.unwrap();
+        self.fs(FsRequest::ReportWrite { ino, report, then: None, closes: true }).await.unwrap();
         ino
     }
 

@@ -150,7 +150,7 @@ impl<S: Write> World<S> {
         self.fs(FsRequest::Open { ino, access: Access::Write }).unwrap();
         let mtime = Timestamp { secs: self.now, nanos: 5 };
         let report = WriteReport { end, mtime, allocated_delta_bytes: end as i64 };
-        self.fs(FsRequest::ReportWrite { ino, report, closes: true }).unwrap();
+        self.fs(FsRequest::ReportWrite { ino, report, then: None, closes: true }).unwrap();
         ino
     }
 

@@ -72,16 +72,88 @@ fn late_reports_keep_the_time_set_by_hand() {
     let changes = AttrChanges { mtime: Some(SetTime::To(by_hand)), ..changes() };
     world.attr_of(FsRequest::SetAttr { ino: file, changes });
     let report = WriteReport { end: 10, mtime: written, allocated_delta_bytes: 4096 };
-    let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, closes: false });
+    let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: false });
     assert_eq!((attr.mtime, attr.size, attr.allocated_bytes), (by_hand, 10, 4096));
     world.now += 10;
     let later = Timestamp { secs: world.now, nanos: 500 };
     let report = WriteReport { end: 5, mtime: later, allocated_delta_bytes: 0 };
-    let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, closes: false });
+    let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: false });
     assert_eq!((attr.mtime, attr.size), (later, 10));
     // Said twice, nothing changes.
-    let again = world.attr_of(FsRequest::ReportWrite { ino: file, report, closes: true });
+    let again = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: true });
     assert_eq!(again, attr);
+    world.sound();
+}
+
+/// A report is no change of its own: what it tells of was seen when it was written, and `ctime` says so. A file
+/// that was only closed does not look changed.
+#[test]
+fn a_report_tells_when_it_was_written() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "f");
+    world.fs(FsRequest::Open { ino: file, access: Access::Write }).unwrap();
+    world.now += 100;
+    let written = Timestamp { secs: world.now - 40, nanos: 7 };
+    let report = WriteReport { end: 10, mtime: written, allocated_delta_bytes: 4096 };
+    let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: true });
+    assert_eq!((attr.mtime, attr.ctime), (written, written));
+    // Told after a change that came later, it is noticed, and moves time as little as can be.
+    let changes = AttrChanges { mode: Some(0o600), ..changes() };
+    let before = world.attr_of(FsRequest::SetAttr { ino: file, changes });
+    let report = WriteReport { end: 20, ..report };
+    let after = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: false });
+    assert_eq!(after.ctime, before.ctime.next());
+    world.sound();
+}
+
+/// Writes and the `setattr` after them, told in one call: the same as one after the other, at the time at which
+/// they were made.
+#[test]
+fn a_report_may_bring_the_setattr_after_it() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "f");
+    world.fs(FsRequest::Open { ino: file, access: Access::Write }).unwrap();
+    world.now += 100;
+    let written = Timestamp { secs: world.now - 40, nanos: 7 };
+    let at = Timestamp { secs: world.now - 30, nanos: 8 };
+    let by_hand = Timestamp { secs: 17, nanos: 0 };
+    let report = WriteReport { end: 10, mtime: written, allocated_delta_bytes: 4096 };
+    let changes = AttrChanges {
+        mode: Some(0o4711),
+        uid: Some(5),
+        mtime: Some(SetTime::To(by_hand)),
+        atime: Some(SetTime::Now),
+        ..changes()
+    };
+    let then = Some(LateChanges { changes, at });
+    let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, then, closes: true });
+    assert_eq!((attr.mode, attr.uid, attr.size, attr.allocated_bytes), (0o4711, 5, 10, 4096));
+    assert_eq!((attr.mtime, attr.atime, attr.ctime), (by_hand, at, at));
+    // It was a close, too, and a late report of the same writes does not undo the time set by hand.
+    let again = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: false });
+    assert_eq!(again.mtime, by_hand);
+    // A cut among them takes what was written before it.
+    let size = AttrChanges { size: Some(3), ..AttrChanges::default() };
+    let report = WriteReport { end: 5000, ..report };
+    let then = Some(LateChanges { changes: size, at: Timestamp { secs: world.now, nanos: 0 } });
+    let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, then, closes: false });
+    assert_eq!((attr.size, attr.mtime), (3, attr.ctime));
+    // Nothing written, only attributes: they are a change of their own.
+    let then = Some(LateChanges { changes: AttrChanges { mode: Some(0o600), ..AttrChanges::default() }, at });
+    let report = WriteReport::NOTHING;
+    let last = world.attr_of(FsRequest::ReportWrite { ino: file, report, then, closes: false });
+    assert_eq!((last.mode, last.mtime, last.ctime), (0o600, attr.mtime, attr.ctime.next()));
+    // What makes no sense is refused whole.
+    let bad = Timestamp { secs: 0, nanos: 1_000_000_000 };
+    let changes = AttrChanges { mtime: Some(SetTime::To(bad)), ..AttrChanges::default() };
+    let request = FsRequest::ReportWrite {
+        ino: file,
+        report: WriteReport { end: 77, mtime: at, allocated_delta_bytes: 0 },
+        then: Some(LateChanges { changes, at }),
+        closes: false,
+    };
+    assert_eq!(world.err(request), FsError::Invalid);
+    assert_eq!(world.attr(file), last);
     world.sound();
 }
 

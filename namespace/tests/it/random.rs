@@ -259,7 +259,17 @@ impl<S: Write> Run<S> {
         node.size = node.size.max(end);
         let mtime = Timestamp { secs: self.world.now, nanos: 9 };
         let report = WriteReport { end, mtime, allocated_delta_bytes: 0 };
-        self.push(who, FsRequest::ReportWrite { ino: Ino(ino), report, closes: true }, Ok(()));
+        let then = (step.x == 0).then(|| {
+            let changes = AttrChanges {
+                mode: Some(step.b & 0o7777),
+                size: (step.y == 0).then_some(u64::from(step.n % 50_000)),
+                ..AttrChanges::default()
+            };
+            node.mode = step.b & 0o7777;
+            node.size = changes.size.unwrap_or(node.size);
+            LateChanges { changes, at: mtime }
+        });
+        self.push(who, FsRequest::ReportWrite { ino: Ino(ino), report, then, closes: true }, Ok(()));
     }
 
     fn finish_session(&mut self, step: Step) {

@@ -76,6 +76,21 @@ pub struct WriteReport {
     pub allocated_delta_bytes: i64,
 }
 
+impl WriteReport {
+    /// Nothing was written.
+    pub const NOTHING: WriteReport =
+        WriteReport { end: 0, mtime: Timestamp { secs: i64::MIN, nanos: 0 }, allocated_delta_bytes: 0 };
+}
+
+/// A `setattr` that is told together with the writes before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LateChanges {
+    /// What it changes.
+    pub changes: AttrChanges,
+    /// When it was made: `ctime` becomes this.
+    pub at: Timestamp,
+}
+
 /// An entry of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirEntry {
@@ -285,6 +300,8 @@ pub enum FsRequest {
         ino: Ino,
         /// What was done.
         report: WriteReport,
+        /// Attributes changed after those writes.
+        then: Option<LateChanges>,
         /// The last writing handle of the session is gone: also a `Close` for writing.
         closes: bool,
     },

@@ -22,7 +22,8 @@ pub use cluster::{
     SessionGrant, SessionStatus, SettingsChange, Wishes,
 };
 pub use fs::{
-    Access, AttrChanges, DirEntry, FsReply, FsRequest, NewInode, RenameMode, StatFs, WriteReport, XattrMode,
+    Access, AttrChanges, DirEntry, FsReply, FsRequest, LateChanges, NewInode, RenameMode, StatFs,
+    WriteReport, XattrMode,
 };
 pub use name::{MAX_NAME_BYTES, Name, NameError};
 
