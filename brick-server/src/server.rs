@@ -29,7 +29,7 @@ fn permitted(role: Role, request: &BrickRequest) -> bool {
     use BrickRequest as R;
     let anybody = matches!(role, Role::Client | Role::Admin | Role::Brick | Role::Namespace);
     match request {
-        R::Read { .. } | R::Commit | R::Extents { .. } | R::List { .. } => anybody,
+        R::Read { .. } | R::Commit | R::Extents { .. } | R::List { .. } | R::ListFile { .. } => anybody,
         R::Change { .. } => matches!(role, Role::Client | Role::Admin),
         R::Forward { .. } | R::Replace { .. } | R::Drop { .. } | R::ReadCopy { .. } => role == Role::Brick,
         R::Trim { .. } => matches!(role, Role::Namespace | Role::Admin),
@@ -102,6 +102,7 @@ async fn dispatch(
             }
             inspect::list(brick, chain, after, max).await
         }
+        R::ListFile { chain, ino, from, max } => inspect::list_file(brick, map, chain, ino, from, max).await,
         R::Verify { key } => inspect::verify(brick, key).await,
     };
     reply.map(|reply| (reply, Bytes::new()))

@@ -34,6 +34,11 @@ impl Place {
         &self.dir
     }
 
+    /// Whether it is a local directory, without the product.
+    pub fn is_local(&self) -> bool {
+        self.cluster.is_none()
+    }
+
     /// A path in it.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.join(name)

@@ -195,6 +195,18 @@ pub enum BrickRequest {
         /// The chunk.
         key: ChunkKey,
     },
+    /// To a member that serves reads: the chunks of one file that exist in a chain, in order of index. What
+    /// is not among them is a hole. -> `Chunks`
+    ListFile {
+        /// The chain.
+        chain: ChainRef,
+        /// The file.
+        ino: Ino,
+        /// Index of the first chunk wanted.
+        from: u64,
+        /// Most wanted; at most 4,096 are given.
+        max: u32,
+    },
 }
 
 /// What is answered.

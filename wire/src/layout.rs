@@ -90,13 +90,19 @@ impl FileLayout {
     /// The chain that holds chunk `index`; none if the map does not know the table.
     pub fn chain(&self, map: &ClusterMap, index: u64) -> Option<ChainId> {
         let table = map.tables.get(&self.table)?;
-        if table.is_empty() {
+        let stripe = self.chains(map)?;
+        let slot = (u64::from(self.seed) + index % stripe) % table.len() as u64;
+        table.get(slot as usize).copied()
+    }
+
+    /// Over how many chains the file is spread, at least 1: chunks whose indexes differ by a multiple of it are in
+    /// the same one. None if the map does not know the table.
+    pub fn chains(&self, map: &ClusterMap) -> Option<u64> {
+        let wide = map.tables.get(&self.table)?.len() as u64;
+        if wide == 0 {
             return None;
         }
-        let wide = table.len() as u64;
-        let stripe = if self.stripe == 0 { wide } else { u64::from(self.stripe).min(wide) };
-        let slot = (u64::from(self.seed) + index % stripe) % wide;
-        table.get(slot as usize).copied()
+        Some(if self.stripe == 0 { wide } else { u64::from(self.stripe).min(wide) })
     }
 }
 

@@ -2,14 +2,18 @@
 
 use wire::brick::{BrickReply, ChainRef, ChunkSummary};
 use wire::chunk::{BLOCK_BYTES, ChunkKey};
-use wire::id::{ChainId, MapEpoch};
+use wire::id::{ChainId, Ino, MapEpoch};
 use wire::net::Role;
 use wire::status::Status;
 
 use crate::brick::Brick;
 use crate::chain::rules::Wish;
 use crate::config::LIST_MAX;
-use crate::store::Header;
+use crate::store::{ChunkStore, Header, StoreError};
+
+/// Chunks taken from the store at a time when those of one file are listed: behind its last one
+/// begin other files, which are read for nothing.
+const FILE_PAGE: usize = 256;
 
 /// A chunk as others compare it.
 pub fn summary(key: ChunkKey, header: &Header) -> ChunkSummary {
@@ -61,6 +65,61 @@ pub async fn list(
     let max = max.clamp(1, LIST_MAX) as usize;
     let (found, end) = brick.disk(move |store| store.list(chain, after, max)).await?;
     Ok(BrickReply::Chunks { chunks: found.iter().map(|(key, header)| summary(*key, header)).collect(), end })
+}
+
+/// Chunks of one file that exist in a chain, in order of index.
+///
+/// # Errors
+/// As a status.
+pub async fn list_file(
+    brick: &Brick,
+    map: MapEpoch,
+    chain: ChainRef,
+    ino: Ino,
+    from: u64,
+    max: u32,
+) -> Result<BrickReply, Status> {
+    brick.admit(map, chain, Wish::Read).await?;
+    let max = max.clamp(1, LIST_MAX) as usize;
+    let (found, end) = brick.disk(move |store| file_page(store, chain.id, ino, from, max)).await?;
+    // Read while it was in sync: whatever was acknowledged before the call is in it.
+    brick.admit_now(chain, Wish::Read)?;
+    Ok(BrickReply::Chunks { chunks: found.iter().map(|(key, header)| summary(*key, header)).collect(), end })
+}
+
+/// The first `max` chunks of a file in a chain from an index on; whether none comes after.
+fn file_page(
+    store: &dyn ChunkStore,
+    chain: ChainId,
+    ino: Ino,
+    from: u64,
+    max: usize,
+) -> Result<(Vec<(ChunkKey, Header)>, bool), StoreError> {
+    let mut after = match (from.checked_sub(1), ino.0.checked_sub(1)) {
+        (Some(index), _) => Some(ChunkKey { ino, index }),
+        (None, Some(before)) => Some(ChunkKey { ino: Ino(before), index: u64::MAX }),
+        (None, None) => None,
+    };
+    let mut found = Vec::new();
+    loop {
+        let (page, end) = store.list(None, after, FILE_PAGE)?;
+        for (key, header) in page {
+            if key.ino != ino {
+                return Ok((found, true));
+            }
+            after = Some(key);
+            if header.chain != chain {
+                continue;
+            }
+            if found.len() == max {
+                return Ok((found, false));
+            }
+            found.push((key, header));
+        }
+        if end {
+            return Ok((found, true));
+        }
+    }
 }
 
 /// Reads a chunk whole against its checksums.

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, Extent, WriterId};
+use wire::brick::{
+    BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, ChunkSummary, Extent, WriterId,
+};
 use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, CallSeq, Ino};
 use wire::layout::{FileLayout, Piece};
@@ -212,6 +214,24 @@ impl Shared {
         match self.ask_members(layout, key, |chain| BrickRequest::Extents { chain, key }).await? {
             (BrickReply::Extents { extents, .. }, _) => Ok(extents),
             _ => Err(Error::unexpected("a brick", "extents")),
+        }
+    }
+
+    /// Chunks of a file that exist in the chain of chunk `lane`, in order from an index on, `max` at most; and
+    /// whether none comes after.
+    pub(crate) async fn file_chunks(
+        &self,
+        ino: Ino,
+        layout: &FileLayout,
+        lane: u64,
+        from: u64,
+        max: u32,
+    ) -> Result<(Vec<ChunkSummary>, bool), Error> {
+        let key = ChunkKey { ino, index: lane };
+        let list = |chain| BrickRequest::ListFile { chain, ino, from, max };
+        match self.ask_members(layout, key, list).await? {
+            (BrickReply::Chunks { chunks, end }, _) => Ok((chunks, end)),
+            _ => Err(Error::unexpected("a brick", "chunks")),
         }
     }
 

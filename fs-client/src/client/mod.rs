@@ -8,6 +8,7 @@
 //! | `write`, `commit` | writing behind, durability |
 //! | `read`, `readahead` | reading |
 //! | `names`, `space`, `paths` | everything else programs ask for |
+//! | `survey` | which chunks of a file exist |
 //! | `ticker` | what happens with time |
 
 mod bricks;
@@ -23,6 +24,7 @@ mod readahead;
 mod retry;
 mod session;
 mod space;
+mod survey;
 mod table;
 mod ticker;
 mod write;

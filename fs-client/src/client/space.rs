@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
 use wire::brick::Extent;
 use wire::chunk::MAX_FILE_BYTES;
-use wire::layout::FileLayout;
 use wire::meta::{FsReply, FsRequest, Timestamp};
 use wire::status::FsError;
 
@@ -13,12 +11,13 @@ use super::held::Content;
 use super::inode::{Flight, OpenInode};
 use super::open::File;
 use super::read::Knowledge;
+use super::survey::{Fill, Survey};
 use super::{Client, Shared};
 use crate::error::Error;
 use crate::locked;
 
-/// Chunks changed, or asked for their extents, at the same time.
-const BATCH: u64 = 32;
+/// Chunks changed at the same time.
+const BATCH: usize = 32;
 /// Bytes read at once when copying; with what writing behind keeps, all the memory it takes.
 const COPY_BYTES: u64 = 4 << 20;
 
@@ -167,6 +166,7 @@ impl Shared {
             let now = Timestamp::now();
             state.pending_end = Some(end);
             state.pending_mtime = Some(now);
+            state.outdate_late_mtime();
             state.writes += 1;
             state.add_report(end, now, 0);
             state.listed = true;
@@ -175,7 +175,7 @@ impl Shared {
         self.report(inode).await
     }
 
-    /// Makes a hole, as far as the file goes.
+    /// Makes a hole, as far as the file goes: in the chunks that exist, however long the range is.
     async fn punch(self: &Arc<Self>, file: &Arc<File>, start: u64, end: u64) -> Result<(), Error> {
         let inode = &file.inode;
         let _alone = inode.order.write().await;
@@ -186,18 +186,41 @@ impl Shared {
             return Ok(());
         }
         let layout = locked(&inode.state).attr.layout;
-        let mut pieces = layout.pieces(start, end - start, layout.chunk_bytes).peekable();
-        while pieces.peek().is_some() {
+        let chunk_bytes = u64::from(layout.chunk_bytes.max(1));
+        let until = end.div_ceil(chunk_bytes);
+        let mut survey = Survey::begin(self, inode.ino, layout, start / chunk_bytes, until).await?;
+        {
+            // A hole where there was none before is a change all the same.
+            let mut state = locked(&inode.state);
+            let now = Timestamp::now();
+            state.pending_mtime = Some(now);
+            state.outdate_late_mtime();
+            state.writes += 1;
+            state.version += 1;
+            state.add_report(0, now, 0);
+            state.listed = true;
+        }
+        self.note_dirty(inode);
+        loop {
+            let mut chunks = Vec::new();
+            while chunks.len() < BATCH
+                && let Some(chunk) = survey.next().await?
+            {
+                chunks.push(chunk.index);
+            }
+            if chunks.is_empty() {
+                return Ok(());
+            }
             let generation = {
                 let mut state = locked(&inode.state);
-                state.pending_mtime = Some(Timestamp::now());
-                state.writes += 1;
                 state.version += 1;
                 let generation = state.generation;
-                for piece in pieces.by_ref().take(BATCH as usize) {
-                    let content = Content::Zeros(u64::from(piece.len));
+                for index in chunks {
+                    let from = start.max(index * chunk_bytes);
+                    let to = end.min((index + 1).saturating_mul(chunk_bytes));
+                    let content = Content::Zeros(to - from);
                     let flight = Flight { content, generation, window: 0, again: false };
-                    self.launch(inode, &mut state, start + piece.at, flight);
+                    self.launch(inode, &mut state, from, flight);
                 }
                 state.generation += 1;
                 generation
@@ -205,7 +228,6 @@ impl Shared {
             self.wait_acknowledged(inode, generation).await;
             self.take_failure(file)?;
         }
-        Ok(())
     }
 
     async fn seek(self: &Arc<Self>, file: &Arc<File>, offset: u64, sought: Sought) -> Result<u64, Error> {
@@ -217,50 +239,40 @@ impl Shared {
         }
         let layout = locked(&inode.state).attr.layout;
         let chunk_bytes = u64::from(layout.chunk_bytes.max(1));
-        let chunks = size.div_ceil(chunk_bytes);
-        let mut index = offset / chunk_bytes;
-        let mut batch = 1;
-        while index < chunks {
-            let until = (index + batch).min(chunks);
-            for extents in self.extents_of(inode, &layout, index..until).await? {
-                let start = index * chunk_bytes;
-                if let Some(found) = find(sought, offset.max(start), start, chunk_bytes, &extents) {
-                    return match sought {
-                        Sought::Data if found >= size => Err(Error::NoData),
-                        Sought::Data | Sought::Hole => Ok(found.min(size)),
-                    };
+        let found = |at: u64| match sought {
+            Sought::Data if at >= size => Err(Error::NoData),
+            Sought::Data | Sought::Hole => Ok(at.min(size)),
+        };
+        // Most questions are answered by the chunk they begin in.
+        let first = offset / chunk_bytes;
+        let extents = self.extents(inode.ino, &layout, first).await?;
+        if let Some(at) = find(sought, offset, first * chunk_bytes, chunk_bytes, &extents) {
+            return found(at);
+        }
+        let until = size.div_ceil(chunk_bytes);
+        let mut survey = Survey::begin(self, inode.ino, layout, first + 1, until).await?;
+        // The first chunk that was not looked at.
+        let mut next = first + 1;
+        while let Some(chunk) = survey.next().await? {
+            let start = chunk.index * chunk_bytes;
+            let at = match (sought, chunk.fill) {
+                (Sought::Hole, _) if chunk.index > next => Some(next * chunk_bytes),
+                (Sought::Hole, Fill::Empty) | (Sought::Data, Fill::Whole) => Some(start),
+                (Sought::Hole, Fill::Whole) | (Sought::Data, Fill::Empty) => None,
+                (_, Fill::Part) => {
+                    let extents = self.extents(inode.ino, &layout, chunk.index).await?;
+                    find(sought, start, start, chunk_bytes, &extents)
                 }
-                index += 1;
+            };
+            if let Some(at) = at {
+                return found(at);
             }
-            batch = (batch * 2).min(BATCH);
+            next = chunk.index + 1;
         }
         match sought {
             Sought::Data => Err(Error::NoData),
-            Sought::Hole => Ok(size),
+            Sought::Hole => found(next.saturating_mul(chunk_bytes)),
         }
-    }
-
-    /// Extents of some chunks, in order.
-    async fn extents_of(
-        self: &Arc<Self>,
-        inode: &Arc<OpenInode>,
-        layout: &FileLayout,
-        chunks: std::ops::Range<u64>,
-    ) -> Result<Vec<Vec<Extent>>, Error> {
-        if chunks.end - chunks.start == 1 {
-            return Ok(vec![self.extents(inode.ino, layout, chunks.start).await?]);
-        }
-        let mut calls = JoinSet::new();
-        for index in chunks.clone() {
-            let (shared, ino, layout) = (self.clone(), inode.ino, *layout);
-            calls.spawn(async move { (index, shared.extents(ino, &layout, index).await) });
-        }
-        let mut found = vec![Vec::new(); (chunks.end - chunks.start) as usize];
-        while let Some(done) = calls.join_next().await {
-            let (index, extents) = done.map_err(|_| Error::Stopping)?;
-            found[(index - chunks.start) as usize] = extents?;
-        }
-        Ok(found)
     }
 
     async fn copy_range(

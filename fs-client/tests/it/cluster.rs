@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use brickyard_fs_client::{Client, ClientConfig, OpenOptions};
 use bytes::Bytes;
-use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, Change, Extent};
+use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, Change, ChunkSummary, Extent};
 use wire::chunk::{BLOCK_BYTES, ChunkKey};
 use wire::id::{
     BootId, BrickId, ChainEpoch, ChainId, ChunkVersion, ClusterId, Ino, MapEpoch, NodeId, StoreId,
@@ -237,6 +237,28 @@ impl World {
                 let chunk = mine.memory.get(key).cloned().unwrap_or_default();
                 let extents = chunk.extents();
                 Ok((BrickReply::Extents { len: chunk.data.len() as u32, extents }, Bytes::new()))
+            }
+            BrickRequest::ListFile { chain, ino, from, max } => {
+                check(chain)?;
+                let layout = crate::namespace::layout_of(*ino);
+                let first = ChunkKey { ino: *ino, index: *from };
+                let last = ChunkKey { ino: *ino, index: u64::MAX };
+                let mut chunks: Vec<ChunkSummary> = mine
+                    .memory
+                    .range(first..=last)
+                    .filter(|(key, _)| layout.chain(&map, key.index) == Some(chain.id))
+                    .map(|(key, chunk)| ChunkSummary {
+                        key: *key,
+                        chain: chain.id,
+                        version: ChunkVersion(1),
+                        len: chunk.data.len() as u32,
+                        allocated_bytes: chunk.blocks.len() as u32 * BLOCK_BYTES,
+                        digest: 0,
+                    })
+                    .collect();
+                let end = chunks.len() <= *max as usize;
+                chunks.truncate(*max as usize);
+                Ok((BrickReply::Chunks { chunks, end }, Bytes::new()))
             }
             _ => Err(Status::Malformed),
         }

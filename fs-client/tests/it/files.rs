@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use brickyard_fs_client::{OpenOptions, Sharing};
+use brickyard_fs_client::{FallocateMode, OpenOptions, Sharing};
 use bytes::Bytes;
 use wire::id::{DirCookie, Ino};
 use wire::meta::{
@@ -115,6 +115,225 @@ async fn attributes_show_unreported_writes() {
     client.release(file).await.unwrap();
     assert_eq!(client.getattr(ino).await.unwrap().mtime, past);
     assert_eq!(client.getattr(ino).await.unwrap().size, 15);
+    client.shutdown().await.unwrap();
+}
+
+/// Bytes not sent yet count as the blocks they will fill: a file with some never looks empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn unsent_bytes_count_in_whole_blocks() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    for (bytes, blocks) in [(1, 1), (4096, 1), (4097, 2)] {
+        client.write_at(&file, 0, &vec![1; bytes]).await.unwrap();
+        assert_eq!(cluster.world.changes.load(Ordering::Relaxed), 0, "it was sent already");
+        let allocated = client.getattr(file.ino()).await.unwrap().allocated_bytes;
+        assert_eq!(allocated, blocks * 4096, "{bytes} bytes");
+    }
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// What `tar` does with each file: create, write, set times, owner and mode, close. Two calls that change
+/// something are all the namespace hears of it, and what it is told last is what was seen here all along.
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_of_a_written_file_are_told_with_its_writes() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let log = || cluster.namespace.log.lock().unwrap().clone();
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let ino = file.ino();
+    client.write_at(&file, 0, b"hello").await.unwrap();
+    let past = Timestamp { secs: 1000, nanos: 5 };
+    let times =
+        AttrChanges { mtime: Some(SetTime::To(past)), atime: Some(SetTime::Now), ..AttrChanges::default() };
+    let owner = AttrChanges { uid: Some(11), gid: Some(12), ..AttrChanges::default() };
+    let mode = AttrChanges { mode: Some(0o4755), ..AttrChanges::default() };
+    let mut last = client.getattr(ino).await.unwrap();
+    for changes in [times, owner, mode] {
+        let attr = client.setattr_behind(ino, changes).await.unwrap();
+        assert!(attr.ctime > last.ctime, "the change is not seen");
+        assert_eq!(client.getattr(ino).await.unwrap(), attr);
+        last = attr;
+    }
+    assert_eq!((last.mtime, last.uid, last.gid, last.mode, last.size), (past, 11, 12, 0o4755, 5));
+    assert_eq!(log().len(), 1, "{:?}", log());
+    client.release(file).await.unwrap();
+    let told = log();
+    assert!(
+        matches!(
+            told.as_slice(),
+            [FsRequest::Create { .. }, FsRequest::ReportWrite { then: Some(_), closes: true, .. }]
+        ),
+        "{told:?}"
+    );
+    let attr = cluster.namespace.attr_of(ino);
+    assert_eq!((attr.mtime, attr.atime, attr.ctime), (past, last.atime, last.ctime));
+    assert_eq!((attr.uid, attr.gid, attr.mode, attr.size), (11, 12, 0o4755, 5));
+    // Without writes to go with, each is told at once, and is durable when it returns.
+    client.setattr_behind(ino, mode).await.unwrap();
+    let file = client.open(ino, read_write()).await.unwrap();
+    client.setattr_behind(ino, owner).await.unwrap();
+    let told = log();
+    assert!(
+        matches!(told[2..], [FsRequest::SetAttr { .. }, FsRequest::Open { .. }, FsRequest::SetAttr { .. }]),
+        "{told:?}"
+    );
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// Changes that wait go with whatever comes first: an fsync, a truncation, a change that must not wait, age, and they
+/// survive calls that fail. A write after them counts for more than the time they set.
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_that_wait_are_told_in_order() {
+    let cluster = Cluster::start().await;
+    let mut config = cluster.config();
+    config.flush_age = Duration::from_millis(300);
+    let client = cluster.client_with(config).await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let ino = file.ino();
+    let there = || cluster.namespace.attr_of(ino);
+    let mode = |mode| AttrChanges { mode: Some(mode), ..AttrChanges::default() };
+    let past = Timestamp { secs: 1000, nanos: 5 };
+    let times = AttrChanges { mtime: Some(SetTime::To(past)), ..AttrChanges::default() };
+
+    client.write_at(&file, 0, b"one").await.unwrap();
+    client.setattr_behind(ino, mode(0o640)).await.unwrap();
+    cluster.namespace.busy.store(3, Ordering::SeqCst);
+    client.fsync(&file).await.unwrap();
+    assert_eq!((there().mode, there().size), (0o640, 3));
+
+    client.write_at(&file, 3, b"two").await.unwrap();
+    client.setattr_behind(ino, times).await.unwrap();
+    let cut = AttrChanges { size: Some(2), ..AttrChanges::default() };
+    let attr = client.setattr_behind(ino, cut).await.unwrap();
+    assert!(attr.mtime > past && attr.size == 2 && there().mtime == attr.mtime && there().size == 2);
+
+    client.write_at(&file, 2, b"three").await.unwrap();
+    client.setattr_behind(ino, mode(0o604)).await.unwrap();
+    client.setattr(ino, mode(0o444)).await.unwrap();
+    assert_eq!((there().mode, there().size), (0o444, 7));
+
+    client.write_at(&file, 7, b"four").await.unwrap();
+    client.setattr_behind(ino, times).await.unwrap();
+    assert_eq!(client.getattr(ino).await.unwrap().mtime, past);
+    client.write_at(&file, 11, b"five").await.unwrap();
+    let written = client.getattr(ino).await.unwrap().mtime;
+    assert!(written > past);
+    client.fsync(&file).await.unwrap();
+    assert!(there().mtime >= written && there().size == 15);
+
+    client.write_at(&file, 15, b"six").await.unwrap();
+    client.setattr_behind(ino, mode(0o606)).await.unwrap();
+    until("what is old to be told", || there().mode == 0o606 && there().size == 18).await;
+
+    client.write_at(&file, 18, b"seven").await.unwrap();
+    client.setattr_behind(ino, mode(0o600)).await.unwrap();
+    client.link(ino, Ino::ROOT, name("g")).await.unwrap();
+    assert_eq!((there().mode, there().size), (0o600, 23), "a new name shows old attributes");
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// An answer that was given before a report and comes after it does not bring the old size back, even when nothing
+/// else is kept of the file any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_answer_does_not_hide_a_report() {
+    let cluster = Cluster::start().await;
+    let mut config = cluster.config();
+    config.flush_age = Duration::from_millis(100);
+    // The question is not to be asked again.
+    config.attempt_timeout = Duration::from_secs(15);
+    let client = cluster.client_with(config).await;
+    for (nth, by_name) in [false, true].into_iter().enumerate() {
+        let entry = format!("f{nth}");
+        let file = client.create_path(entry.as_bytes(), 0o600, read_write()).await.unwrap();
+        let ino = file.ino();
+        client.write_at(&file, 0, b"hello").await.unwrap();
+        let held = cluster.namespace.held_looks.write().await;
+        let asking = {
+            let client = client.clone();
+            tokio::spawn(async move {
+                if by_name { client.lookup(Ino::ROOT, name(&entry)).await } else { client.getattr(ino).await }
+            })
+        };
+        until("the question", || cluster.namespace.looks_under_way.load(Ordering::SeqCst) == 1).await;
+        client.fsync(&file).await.unwrap();
+        client.release(file).await.unwrap();
+        // Age has files looked after, and forgotten: these two show that it has come round.
+        for other in ["x", "y"] {
+            let other = name(&format!("{other}{nth}"));
+            let other = client.create(Ino::ROOT, other, NEW, true, read_write()).await.unwrap().file;
+            client.write_at(&other, 0, b"x").await.unwrap();
+            until("age", || cluster.namespace.size_of(other.ino()) == 1).await;
+            client.release(other).await.unwrap();
+        }
+        drop(held);
+        let attr = asking.await.unwrap().unwrap();
+        assert_eq!(attr.size, 5, "by name: {by_name}");
+    }
+    client.shutdown().await.unwrap();
+}
+
+/// A hole costs a few calls however long it is; what lies behind it is found, and punching the rest of the file
+/// touches what exists only.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_holes_cost_a_few_calls() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let largest = wire::chunk::MAX_FILE_BYTES;
+    for (path, size) in [(b"terabyte", 1 << 40), (b"greatest", largest)] {
+        let file = client.create_path(path, 0o600, read_write()).await.unwrap();
+        client.write_at(&file, 5000, b"in front").await.unwrap();
+        client.write_at(&file, size - 10_000, b"far away").await.unwrap();
+        let longer = AttrChanges { size: Some(size), ..AttrChanges::default() };
+        client.setattr(file.ino(), longer).await.unwrap();
+        let calls = client.metrics().brick_calls;
+        assert_eq!(client.seek_data(&file, 0).await.unwrap(), 4096);
+        assert_eq!(client.seek_hole(&file, 4096).await.unwrap(), 5008);
+        let far = (size - 10_000) / 4096 * 4096;
+        assert_eq!(client.seek_data(&file, 8192).await.unwrap(), far);
+        assert_eq!(client.seek_data(&file, size / 2 + 77).await.unwrap(), far);
+        assert_eq!(client.seek_hole(&file, size / 2 + 77).await.unwrap(), size / 2 + 77);
+        assert!(client.seek_hole(&file, far).await.unwrap() <= size);
+        assert!(client.seek_data(&file, size - 1000).await.is_err());
+        client.fallocate(&file, FallocateMode::PunchHole, 100_000, size - 100_000).await.unwrap();
+        assert!(client.seek_data(&file, 8192).await.is_err());
+        assert_eq!(client.seek_hole(&file, 8192).await.unwrap(), 8192);
+        assert_eq!(client.seek_data(&file, 0).await.unwrap(), 4096);
+        let calls = client.metrics().brick_calls - calls;
+        assert!(calls < 100, "{calls} calls");
+        client.release(file).await.unwrap();
+    }
+    client.shutdown().await.unwrap();
+}
+
+/// Data and holes of a file of every kind of chunk: whole, in part, punched empty, missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn data_and_holes_alternate_as_written() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let mib = 1u64 << 20;
+    // Runs of data in units of a block; chunks are of 1 MiB.
+    let runs = [(0, 3 * mib), (4 * mib + 8192, 4 * mib + 12288), (7 * mib, 9 * mib), (40 * mib, 70 * mib)];
+    for (from, to) in runs {
+        client.write_at(&file, from, &vec![1; (to - from) as usize]).await.unwrap();
+    }
+    client.write_at(&file, 5 * mib, &vec![1; mib as usize]).await.unwrap();
+    client.fallocate(&file, FallocateMode::PunchHole, 5 * mib, mib).await.unwrap();
+    let longer = AttrChanges { size: Some(99 * mib), ..AttrChanges::default() };
+    client.setattr(file.ino(), longer).await.unwrap();
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Ok(data) = client.seek_data(&file, at).await {
+        let hole = client.seek_hole(&file, data).await.unwrap();
+        found.push((data, hole));
+        at = hole;
+    }
+    assert_eq!(found, runs);
+    assert_eq!(client.seek_hole(&file, 60 * mib).await.unwrap(), 70 * mib);
+    client.release(file).await.unwrap();
     client.shutdown().await.unwrap();
 }
 

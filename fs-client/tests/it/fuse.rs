@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use brickyard_fs_client::{Client, Error, Mount, MountConfig, MountProblem};
+use brickyard_fs_client::{Client, Error, Mount, MountConfig, MountProblem, Sharing};
 use rustix::fs::{FallocateFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -280,6 +280,60 @@ async fn dead_mounts_are_replaced_and_live_ones_kept() {
     m.run(|dir| fs::write(dir.join("alive"), "yes").unwrap()).await;
     new.stop().await.unwrap();
     drop(used);
+    m.end().await;
+}
+
+/// A dead mount is known as such though the kernel still answers questions about it from memory, as it does on the
+/// only mount of a cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_mount_the_kernel_remembers_is_replaced() {
+    if !usable() {
+        return;
+    }
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let dir = Guard(tempfile::tempdir().unwrap());
+    let sole = || MountConfig { sharing: Sharing::Sole, ..config() };
+    let mount = Mount::start(client.clone(), &dir.path(), sole()).await.unwrap();
+    let m = Mounted { cluster, client, mount, dir };
+    // Used, so that it stays; looked at, so that the kernel remembers it.
+    let used = m.run(|dir| fs::File::open(dir).unwrap()).await;
+    m.run(|dir| fs::metadata(dir).map(drop).unwrap()).await;
+    let busy = m.run(|dir| rustix::mount::unmount(dir, UnmountFlags::FORCE)).await;
+    assert_eq!(busy.unwrap_err(), Errno::BUSY);
+    m.mount.wait().await;
+    let remembered = m.run(|dir| fs::metadata(dir).map(|meta| meta.is_dir())).await;
+    assert!(remembered.unwrap(), "the kernel does not remember it: this proves nothing");
+    let new = Mount::start(m.client.clone(), &m.dir.path(), sole()).await.unwrap();
+    m.run(|dir| fs::write(dir.join("alive"), "yes").unwrap()).await;
+    new.stop().await.unwrap();
+    drop(used);
+    m.end().await;
+}
+
+/// Emptying a file at opening takes the set-user-id and set-group-id bits away, as writing does, from whoever
+/// has no right to keep them.
+#[tokio::test(flavor = "multi_thread")]
+async fn truncating_at_open_clears_set_user_id() {
+    let Some(m) = mounted().await else { return };
+    m.run(|dir| {
+        const NOBODY: u32 = 65534;
+        let path = dir.join("f");
+        for change in [": > f", "echo more >> f"] {
+            fs::write(&path, "content").unwrap();
+            std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+            // The directory of the mount is below one that is root's alone: entered before the rights go.
+            let script = format!(
+                "cd '{}' && exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups sh -c '{change}'",
+                dir.display()
+            );
+            let status = std::process::Command::new("sh").args(["-c", &script]).status().unwrap();
+            assert!(status.success(), "{change}");
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777, "{change}");
+        }
+    })
+    .await;
     m.end().await;
 }
 
