@@ -7,6 +7,7 @@
 //! DIR/admin.cred       certificate and key for `status`, `check`
 //! DIR/namespace/       the namespace member
 //! DIR/bricks/N/        one brick each
+//! DIR/reserve          room for a start on a full disk
 //! DIR/agent/           the scheduler agent's own spool, not on the mount
 //! DIR/run/up.pid       pid of the running process
 //! DIR/run/endpoints    where the running cluster answers
@@ -28,6 +29,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+
+use super::reserve;
+
+/// Bricks of a new cluster, if nothing else is said.
+pub const DEFAULT_BRICKS: u32 = 6;
 
 const MAGIC: &str = "brickyard cluster";
 /// Version of the directory's layout. History: 1 first.
@@ -124,7 +130,7 @@ impl Home {
                     state: State::Creating,
                     cluster: random_id()?,
                     replicas: wanted.replicas.unwrap_or(2),
-                    bricks: wanted.bricks.unwrap_or(6),
+                    bricks: wanted.bricks.unwrap_or(DEFAULT_BRICKS),
                     mount_client: random_id()?,
                 };
                 if identity.bricks < u32::from(identity.replicas) {
@@ -164,6 +170,14 @@ impl Home {
     /// A file or directory in it.
     pub fn join(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// Sets room aside for a later start on a full disk, if there is room now.
+    ///
+    /// # Errors
+    /// If that fails for another reason.
+    pub fn set_room_aside(&self) -> Result<bool> {
+        reserve::set_aside(&self.dir)
     }
 
     /// Says where the running cluster answers.
@@ -208,6 +222,42 @@ pub fn running_endpoints(dir: &Path) -> Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
+/// How many bricks the cluster of this directory has, if there is one.
+///
+/// # Errors
+/// If that cannot be read.
+pub fn bricks_of(dir: &Path) -> Result<Option<u32>> {
+    Ok(read_identity(&dir.join("cluster.json"))?.map(|identity| identity.bricks))
+}
+
+/// Refuses a directory that another process has, without touching it.
+///
+/// # Errors
+/// With the pid of who has it.
+pub fn refuse_if_held(dir: &Path) -> Result<()> {
+    let path = dir.join("lock");
+    match File::open(&path) {
+        Ok(mut file) => match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(in_use(dir, &mut file)?),
+            // What else is wrong with it finds its words when it is taken.
+            _ => Ok(()),
+        },
+        Err(_) => Ok(()),
+    }
+}
+
+/// The words for a directory that another process has.
+fn in_use(dir: &Path, lock: &mut File) -> Result<anyhow::Error> {
+    let mut holder = String::new();
+    lock.read_to_string(&mut holder)
+        .with_context(|| format!("cannot read {}", dir.join("lock").display()))?;
+    Ok(anyhow::anyhow!(
+        "{} is in use by process {} (brickyard up): stop that first, or give --data another directory",
+        dir.display(),
+        holder.trim()
+    ))
+}
+
 /// Empty, or only what an interrupted first start leaves: the lock.
 fn is_fresh(dir: &Path) -> Result<bool> {
     let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
@@ -233,15 +283,16 @@ fn lock(dir: &Path) -> Result<File> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut holder = String::new();
-            file.read_to_string(&mut holder).with_context(|| format!("cannot read {}", path.display()))?;
-            bail!(
-                "{} is in use by process {} (brickyard up): stop that first, or give --data another directory",
-                dir.display(),
-                holder.trim()
-            );
+            return Err(in_use(dir, &mut file)?);
         }
         Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+    if reserve::give_up_if_full(dir)? {
+        tracing::warn!(
+            dir = %dir.display(),
+            "the disk is full: started with the room set aside for that. Make room on it, in the filesystem or \
+             beside it"
+        );
     }
     write_pid(&mut file).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(file)

@@ -6,11 +6,14 @@
 //! serves itself cannot be ended by kill -9 (`docs/design/2026-11-22-up.md`).
 //!
 //! Started in this order, stopped in the reverse one: data directory, namespace, bricks, client,
-//! mount, master and agent. Nothing is changed on disk before the mount point was found usable.
+//! mount, master and agent. Nothing is changed on disk before the mount point was found usable and the
+//! addresses free.
 
 mod children;
 mod credentials;
 pub mod home;
+mod places;
+mod reserve;
 mod storage;
 
 use std::io::Write;
@@ -30,7 +33,11 @@ use storage::Storage;
 /// # Errors
 /// What keeps the cluster from running, with what to do, in one line.
 pub fn run(options: UpOptions, log: &LogOptions) -> Result<ExitCode> {
+    places::check_apart(&options.data, &options.mount)?;
     fs_client::Mount::check(&options.mount, &fs_client::MountConfig::default())?;
+    home::refuse_if_held(&options.data)?;
+    let bricks = home::bricks_of(&options.data)?.or(options.bricks).unwrap_or(home::DEFAULT_BRICKS);
+    places::check_addresses(&options, bricks)?;
     let home = Home::take(&options.data, Wanted { bricks: options.bricks, replicas: options.replicas })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -52,20 +59,40 @@ async fn serve(options: UpOptions, log: &LogOptions, home: Home) -> Result<ExitC
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
     };
+    match storage.home().set_room_aside() {
+        Ok(true) => {}
+        Ok(false) => tracing::debug!("there is too little room to set some aside for a full disk"),
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), "a full disk would keep the next start from working")
+        }
+    }
     let mut children = Children::default();
     let outcome = async {
-        if !options.no_scheduler {
+        // The scheduler needs room for its files; who has to make it needs the mount, now.
+        let mut scheduler_waits = !options.no_scheduler && !storage.has_room().await?;
+        if scheduler_waits {
+            tracing::error!("the filesystem is full: the scheduler is started when there is room in it");
+        } else if !options.no_scheduler {
             children.start(&options, log, &storage).await?;
         }
         println!("ready: {}", options.mount.display());
         std::io::stdout().flush()?;
-        tokio::select! {
-            _ = interrupt.recv() => tracing::info!("interrupted: stopping"),
-            _ = terminate.recv() => tracing::info!("asked to end: stopping"),
-            () = storage.unmounted() => tracing::info!("unmounted from outside: stopping"),
-            error = children.watch() => return Err(error),
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => tracing::info!("interrupted: stopping"),
+                _ = terminate.recv() => tracing::info!("asked to end: stopping"),
+                () = storage.unmounted() => tracing::info!("unmounted from outside: stopping"),
+                error = children.watch(), if !scheduler_waits => return Err(error),
+                room = storage.wait_for_room(), if scheduler_waits => {
+                    room?;
+                    scheduler_waits = false;
+                    children.start(&options, log, &storage).await?;
+                    tracing::info!("there is room again: the scheduler is started");
+                    continue;
+                }
+            }
+            return Ok(ExitCode::SUCCESS);
         }
-        Ok(ExitCode::SUCCESS)
     }
     .await;
     children.stop().await;

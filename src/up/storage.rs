@@ -22,6 +22,10 @@ use crate::cli::{TransportKind, UpOptions};
 const CHAINS_DEADLINE: Duration = Duration::from_secs(20);
 /// Wait between two looks at the map.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Free bytes of the filesystem below which the scheduler is not started.
+const ROOM_BYTES: u64 = 4 << 20;
+/// Wait between two looks whether there is room.
+const ROOM_PAUSE: Duration = Duration::from_secs(2);
 /// Longest wait for one answer of the namespace.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -127,6 +131,26 @@ impl Storage {
         &self.client
     }
 
+    /// Whether the filesystem has room for small files.
+    ///
+    /// # Errors
+    /// If the namespace does not answer.
+    pub async fn has_room(&self) -> Result<bool> {
+        let space = self.client.statfs().await.context("cannot tell how full the filesystem is")?;
+        Ok(space.free_bytes >= ROOM_BYTES)
+    }
+
+    /// Returns once it has.
+    ///
+    /// # Errors
+    /// If the namespace does not answer.
+    pub async fn wait_for_room(&self) -> Result<()> {
+        while !self.has_room().await? {
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
+        Ok(())
+    }
+
     /// Returns when somebody has unmounted it from outside.
     pub async fn unmounted(&self) {
         self.mount.wait().await;
@@ -180,7 +204,7 @@ async fn stop_bricks(bricks: Vec<brick_server::Running>) -> Result<()> {
 }
 
 /// Address of brick `number`: the ports after the namespace's, or free ones.
-fn brick_address(listen: SocketAddr, number: u32) -> Result<SocketAddr> {
+pub fn brick_address(listen: SocketAddr, number: u32) -> Result<SocketAddr> {
     let mut address = listen;
     if listen.port() != 0 {
         let port = u32::from(listen.port()) + 1 + number;

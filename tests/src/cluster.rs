@@ -202,6 +202,11 @@ impl Cluster {
         })
     }
 
+    /// Has its data elsewhere; before the first start.
+    pub fn move_data(&mut self, data: &Path) {
+        self.data = data.to_owned();
+    }
+
     /// Where it is mounted.
     pub fn mount(&self) -> &Path {
         &self.mount

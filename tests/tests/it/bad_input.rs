@@ -89,6 +89,31 @@ fn bad_mount_points_are_refused() -> Result<()> {
     Ok(())
 }
 
+/// The mount would hide the data it stands on, or be a part of it: refused before a cluster is made, and an
+/// existing one is not touched.
+#[test]
+fn data_and_mount_must_not_contain_each_other() -> Result<()> {
+    let workshop = Workshop::new()?;
+    let place = workshop.dir("place")?;
+    let inner = workshop.dir("place/inner")?;
+    let link = workshop.path().join("link");
+    std::os::unix::fs::symlink(&place, &link)?;
+    for (what, data, mount) in [
+        ("one directory for both", &inner, &inner),
+        ("a mount point in the data", &place, &inner),
+        ("a mount point in the data by a link", &link, &inner),
+        ("data in the mount point", &inner, &place),
+        ("data that would be made in the mount point", &inner.join("new"), &inner),
+    ] {
+        let done = up(data, mount)?.run()?;
+        refused(what, &done, &["mount", "data"])?;
+        ensure!(done.error_text().lines().count() == 1, "{what}: more than one line:\n{}", done.error_text());
+        let left: Vec<_> = std::fs::read_dir(&inner)?.collect();
+        ensure!(left.is_empty() && mounts_below(workshop.path()).is_empty(), "{what}: left {left:?}");
+    }
+    Ok(())
+}
+
 /// Data directories that are not this cluster's: something else, a newer format, bricks of another
 /// cluster, read-only. Each is refused and left exactly as it was.
 #[test]
@@ -190,12 +215,19 @@ fn a_taken_port_is_named() -> Result<()> {
     let _datagrams = std::net::UdpSocket::bind(port)?;
     let done = up(&data, &mount)?.args(["--listen", &port.to_string()]).run()?;
     refused("a taken port", &done, &[&port.port().to_string()])?;
-    ensure!(mounts_below(&mount).is_empty());
-    // The directory is not spoiled by the failed start.
+    // Found before anything was begun: nothing else is said, nothing was made.
+    ensure!(done.error_text().lines().count() == 1, "more than one line:\n{}", done.error_text());
+    ensure!(mounts_below(&mount).is_empty() && !data.exists());
+    let done = up(&data, &mount)?.args(["--listen", "192.0.2.1:0"]).run()?;
+    refused("somebody else's address", &done, &["192.0.2.1"])?;
+    ensure!(done.error_text().lines().count() == 1 && !data.exists(), "{}", done.error_text());
     drop((stream, _datagrams));
-    let mut cluster = Cluster::prepare(Options::default())?;
-    Run::new("cp").arg("-a").arg(&data).arg(cluster.data()).ok()?;
-    cluster.up()?;
+    // The same directory and port, once it is free.
+    let options = Options { more: vec!["--listen".into(), port.to_string().into()], ..Options::default() };
+    let cluster = Cluster::start(options)?;
+    // A second one there learns whose the directory is, not that the port is taken.
+    let done = up(cluster.data(), &mount)?.args(["--listen", &port.to_string()]).run()?;
+    refused("a held directory on a taken port", &done, &["in use by process"])?;
     cluster.finish()
 }
 

@@ -215,6 +215,44 @@ fn times_are_exact_to_the_nanosecond() -> Result<()> {
     place.finish()
 }
 
+/// The times seen while a file is being written, and after its attributes were set, are those it keeps when it is
+/// closed, when everything is told, and over a restart: `tar` and `make` find nothing changed behind their backs.
+#[test]
+fn times_do_not_move_after_close() -> Result<()> {
+    let mut place = Place::new()?;
+    let seen = |path: &std::path::Path| -> Result<_> {
+        let meta = std::fs::metadata(path)?;
+        let times = [(meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec())];
+        Ok((times, meta.mode(), meta.uid(), meta.len()))
+    };
+    let mut all = Vec::new();
+    for (name, set) in [("written", false), ("set", true)] {
+        let path = place.join(name);
+        let mut file = File::create(&path)?;
+        let before = seen(&path)?;
+        file.write_all(b"content")?;
+        if set {
+            // As tar does it.
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_nanos(1_234_567_890_123))?;
+            std::os::unix::fs::fchown(&file, Some(12), Some(13))?;
+            file.set_permissions(PermissionsExt::from_mode(0o640))?;
+        }
+        let written = seen(&path)?;
+        ensure!(written.0[1] > before.0[1], "{name}: the change is not seen");
+        drop(file);
+        ensure!(seen(&path)? == written, "{name}: closing it changed something");
+        File::open(&path)?.sync_all()?;
+        ensure!(seen(&path)? == written, "{name}: telling of it changed something");
+        all.push((path, written));
+    }
+    place.cool()?;
+    for (path, written) in all {
+        let now = seen(&path)?;
+        ensure!(now == written, "{}: {written:?} before the restart, now {now:?}", path.display());
+    }
+    place.finish()
+}
+
 /// statfs gives sane numbers: sizes, free space that shrinks by what is written, names of 255 bytes.
 #[test]
 fn statfs_tells_the_space() -> Result<()> {

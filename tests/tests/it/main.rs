@@ -10,6 +10,7 @@ mod crash;
 mod databases;
 mod faults;
 mod files;
+mod full;
 mod jobs;
 mod locks;
 mod mapping;

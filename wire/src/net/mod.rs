@@ -53,7 +53,7 @@ pub use joining::{JoinError, Joiner, join};
 pub use memory::MemoryHub;
 pub use pki::{Authority, Credential, CredentialError, JoinKey};
 pub use probe::Probed;
-pub use serving::{Drained, Serving};
+pub use serving::{Drained, Serving, check_listen};
 pub use typed::{CallError, Protocol, TypedHandler};
 
 use crypto::Crypto;

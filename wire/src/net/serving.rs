@@ -327,6 +327,19 @@ pub(crate) async fn serve(
     Ok(Serving { endpoint, shared, listener })
 }
 
+/// Whether somebody could listen there now: it is tried, and given up again.
+///
+/// # Errors
+/// As of listening.
+pub fn check_listen(listen: &Endpoint) -> Result<(), NetError> {
+    let tried = match listen {
+        Endpoint::Tls(address) => std::net::TcpListener::bind(address).map(drop),
+        Endpoint::Quic(address) => std::net::UdpSocket::bind(address).map(drop),
+        Endpoint::Memory(_) => Ok(()),
+    };
+    tried.map_err(|error| cannot(listen, &error))
+}
+
 fn cannot(listen: &Endpoint, error: &std::io::Error) -> NetError {
     if error.kind() == std::io::ErrorKind::AddrInUse {
         return NetError::AddressInUse { listen: *listen };
