@@ -49,6 +49,7 @@ use pool::Pool;
 use server::Server;
 use store::ChunkStore;
 use store::dir::{self, Held};
+pub use store::salvage::salvage;
 
 /// How long calls under way may take to end when a server stops.
 const DRAIN: Duration = Duration::from_secs(3);

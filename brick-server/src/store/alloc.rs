@@ -4,8 +4,9 @@
 //! 1. Free runs are disjoint and never touch each other (`random_use_keeps_the_books`).
 //! 2. A block is handed out at most once until it is given back (`random_use_keeps_the_books`).
 //!
-//! Best fit: the smallest free run that holds all of a request, else the largest ones. That
-//! keeps large runs for large writes and fills holes with small ones.
+//! Large requests, best fit: the smallest free run that holds all of it, else the largest ones.
+//! Small ones, next fit: behind the one before, so that what is written together lies together
+//! and a commit's blocks are in the order of the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,6 +54,12 @@ impl Used {
         new
     }
 
+    /// Whether it is there.
+    pub fn has(&self, block: u64) -> bool {
+        let word = self.bits.get((block / 64) as usize);
+        block < self.end && word.is_some_and(|word| word >> (block % 64) & 1 == 1)
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.bits.iter().map(|word| u64::from(word.count_ones())).sum()
@@ -72,6 +79,7 @@ pub struct Allocator {
     by_size: BTreeSet<(u64, u64)>,
     free: u64,
     end: u64,
+    next: u64,
 }
 
 impl Allocator {
@@ -129,6 +137,28 @@ impl Allocator {
         Some(runs)
     }
 
+    /// Takes `blocks` blocks behind those taken so before; `None` if there are not as many.
+    pub fn take_next(&mut self, blocks: u64) -> Option<Vec<Run>> {
+        if blocks > self.free {
+            return None;
+        }
+        let mut runs = Vec::with_capacity(1);
+        let mut left = blocks;
+        while left > 0 {
+            let behind = self.by_start.range(self.next..).next().or_else(|| self.by_start.iter().next());
+            let (start, size) = behind.map(|(&start, &size)| (start, size))?;
+            self.remove(Run { start, blocks: size });
+            let take = size.min(left);
+            if size > take {
+                self.insert(Run { start: start + take, blocks: size - take });
+            }
+            runs.push(Run { start, blocks: take });
+            self.next = start + take;
+            left -= take;
+        }
+        Some(runs)
+    }
+
     /// Makes a run free again.
     pub fn give_back(&mut self, run: Run) {
         let mut run = run;
@@ -175,7 +205,7 @@ mod tests {
         /// Whatever is taken and given back: no block is handed out twice, and the count of
         /// free ones is right.
         #[test]
-        fn random_use_keeps_the_books(steps in prop::collection::vec((0u8..3, 1u64..40), 1..200)) {
+        fn random_use_keeps_the_books(steps in prop::collection::vec((0u8..4, 1u64..40), 1..200)) {
             let mut allocator = Allocator::rebuild(&Used::new(0));
             let mut held: Vec<Run> = Vec::new();
             let mut end = 0;
@@ -185,8 +215,9 @@ mod tests {
                         end += n;
                         allocator.grow(end);
                     }
-                    1 => {
-                        if let Some(runs) = allocator.take(n) {
+                    1 | 2 => {
+                        let taken = if what == 1 { allocator.take(n) } else { allocator.take_next(n) };
+                        if let Some(runs) = taken {
                             prop_assert_eq!(runs.iter().map(|r| r.blocks).sum::<u64>(), n);
                             held.extend(runs);
                         }

@@ -3,19 +3,19 @@
 use bytes::Bytes;
 use wire::brick::{Change, Extent, WriterId};
 use wire::chunk::{ChunkKey, MAX_CHUNK_BYTES};
-use wire::id::{ChainId, ChunkVersion};
+use wire::id::{ChainId, ChunkVersion, Ino};
 
+use super::aligned::Aligned;
+use super::change::Blocks;
 use super::disk::Disk;
 use super::edit::{Edit, Parts};
-use super::engine::{Engine, Need};
+use super::engine::Engine;
 use super::index::Index;
-use super::pieces::{PIECE_BYTES, PieceDigest};
+use super::pieces::PieceDigest;
 use super::record::{BLOCK, GROUP_BLOCKS, Group, Header, digest_of};
 use super::{ChunkStore, Prepared, Pressure, ReadBytes, Shrunk, Staged, StoreCounters, StoreError, Usage};
 
 const BLOCK_U32: u32 = BLOCK as u32;
-/// How much of a chunk is read at a time to verify it, in blocks.
-const VERIFY_BLOCKS: u32 = 256;
 
 impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
     fn chunk(&self, key: ChunkKey) -> Result<Option<Header>, StoreError> {
@@ -38,7 +38,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         }
         let (first, last) = (offset / BLOCK_U32, (end - 1) / BLOCK_U32);
         let slots = self.slots(key, first, last)?;
-        let mut bytes = vec![0; slots.len() * BLOCK];
+        let mut bytes = Aligned::zeros(slots.len() * BLOCK);
         let bad = self.read_slots(&slots, &mut bytes)?;
         if !bad.is_empty() {
             let blocks = bad.into_iter().map(|at| first + at as u32).collect();
@@ -47,7 +47,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         let start = first * BLOCK_U32;
         Ok(ReadBytes {
             version,
-            data: Bytes::from(bytes).slice((offset - start) as usize..(end - start) as usize),
+            data: Bytes::from_owner(bytes).slice((offset - start) as usize..(end - start) as usize),
         })
     }
 
@@ -70,7 +70,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         writer: Option<WriterId>,
     ) -> Result<Header, StoreError> {
         self.check()?;
-        let Edit { key, base, end, blocks, lease, written_bytes } = prepared.open()?;
+        let Edit { key, base, end, blocks, lease } = prepared.open()?;
         let _alone = self.write_lock(key);
         let found = self.header_of(key)?;
         let version = found.map_or(ChunkVersion(0), |h| h.version);
@@ -84,7 +84,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         header.len = header.len.max(end);
         header.writer = writer;
         header.delta_blocks = 0;
-        let header = self.edit(key, header, &blocks, written_bytes, found.is_none())?;
+        let header = self.edit(key, header, blocks, found.is_none())?;
         lease.keep();
         Ok(header)
     }
@@ -107,7 +107,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
     ) -> Result<(), StoreError> {
         self.check()?;
         let mut staged = staged;
-        let Parts { blocks, lease, written_bytes, .. } = staged.take()?;
+        let Parts { blocks, hashes, lease, written_bytes, .. } = staged.take()?;
         let beyond = blocks.last_key_value().is_some_and(|(&last, _)| last * BLOCK_U32 >= len);
         if beyond || len > MAX_CHUNK_BYTES || version.0 == 0 {
             return Err(StoreError::Range);
@@ -122,18 +122,20 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
             writer: None,
         };
         let mut groups: Vec<(u32, Group)> = Vec::new();
+        let slots = blocks.iter().map(|(&block, &slot)| (block, Some(slot))).collect();
         for (block, slot) in blocks {
             header.digest = header.digest.wrapping_add(digest_of(block, slot.crc));
             let number = block / GROUP_BLOCKS;
             if groups.last().is_none_or(|(last, _)| *last != number) {
-                groups.push((number, Group::default()));
+                groups.push((number, Group { hash: hashes.get(&number).copied(), ..Group::default() }));
             }
             if let Some((_, group)) = groups.last_mut() {
                 group.slots[(block % GROUP_BLOCKS) as usize] = Some(slot);
             }
         }
         let _alone = self.write_lock(key);
-        self.replace_all(key, Some(header), groups, written_bytes)?;
+        let blocks = Blocks { slots, direct: written_bytes > 0, written_bytes, ..Blocks::default() };
+        self.replace_all(key, Some(header), groups, blocks, None)?;
         if let Some(lease) = lease {
             lease.keep();
         }
@@ -146,14 +148,14 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         let found = self.header_of(key)?;
         let empty = Header { chain, version, len: 0, blocks: 0, digest: 0, delta_blocks: 0, writer: None };
         let header = Header { chain, version, ..found.unwrap_or(empty) };
-        self.edit(key, header, &[], 0, found.is_none()).map(drop)
+        self.edit(key, header, Blocks::default(), found.is_none()).map(drop)
     }
 
     fn remove(&self, key: ChunkKey, up_to: ChunkVersion) -> Result<Option<Shrunk>, StoreError> {
         self.check()?;
         let _alone = self.write_lock(key);
         let Some(before) = self.header_of(key)?.filter(|h| h.version <= up_to) else { return Ok(None) };
-        self.replace_all(key, None, Vec::new(), 0)?;
+        self.replace_all(key, None, Vec::new(), Blocks::default(), None)?;
         Ok(Some(Shrunk { before, freed_blocks: before.blocks }))
     }
 
@@ -161,24 +163,20 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         self.check()?;
         let _alone = self.write_lock(key);
         let Some(before) = self.header_of(key)?.filter(|h| h.len > len) else { return Ok(None) };
-        let mut blocks = Vec::new();
+        let mut blocks = Blocks::default();
         let mut lease = None;
-        let mut written_bytes = 0;
         let kept = len.div_ceil(BLOCK_U32);
         let inside = len % BLOCK_U32;
         if inside > 0 && self.slots(key, kept - 1, kept - 1)?.first().is_some_and(Option::is_some) {
             let mut bytes = self.block_or_zeros(key, before.version, kept - 1)?;
             bytes[inside as usize..].fill(0);
-            let (slot, taken) = self.write_fresh(&bytes, Need::Shrink)?;
-            blocks.push((kept - 1, Some(slot)));
-            lease = Some(taken);
-            written_bytes = BLOCK as u64;
+            lease = Some(self.settle_one(kept - 1, bytes, &mut blocks)?);
         }
         for (block, _) in self.all_slots(key)?.into_iter().filter(|(block, _)| *block >= kept) {
-            blocks.push((block, None));
+            blocks.slots.push((block, None));
         }
         let header = Header { version: ChunkVersion(before.version.0 + 1), len, delta_blocks: 0, ..before };
-        let after = self.edit(key, header, &blocks, written_bytes, false)?;
+        let after = self.edit(key, header, blocks, false)?;
         if let Some(lease) = lease {
             lease.keep();
         }
@@ -196,14 +194,15 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         let _alone = self.write_lock(key);
         let Some(header) = self.header_of(key)?.filter(|h| h.version == version) else { return Ok(false) };
         let Some(Some(slot)) = self.slots(key, block, block)?.first().copied() else { return Ok(false) };
-        let mut bytes = vec![0; BLOCK];
+        let mut bytes = Aligned::zeros(BLOCK);
         let Some(place) = bytes.get_mut(..data.len()) else { return Ok(false) };
         place.copy_from_slice(data);
         if crc32c::crc32c(&bytes) != slot.crc {
             return Ok(false);
         }
-        let (fresh, lease) = self.write_fresh(&bytes, Need::Shrink)?;
-        let after = self.edit(key, header, &[(block, Some(fresh))], BLOCK as u64, false)?;
+        let mut blocks = Blocks::default();
+        let lease = self.settle_one(block, bytes, &mut blocks)?;
+        let after = self.edit(key, header, blocks, false)?;
         debug_assert_eq!(after.digest, header.digest);
         lease.keep();
         Ok(true)
@@ -238,52 +237,32 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
 
     fn verify(&self, key: ChunkKey) -> Result<([u8; 32], u32), StoreError> {
         self.check()?;
-        let _shared = self.read_lock(key);
-        let mut hasher = blake3::Hasher::new();
-        let mut corrupt = 0;
-        let len = self.header_of(key)?.map_or(0, |h| h.len);
-        let mut bytes = vec![0; (VERIFY_BLOCKS * BLOCK_U32).min(len.next_multiple_of(BLOCK_U32)) as usize];
-        let mut block = 0;
-        while block * BLOCK_U32 < len {
-            let last = (block + VERIFY_BLOCKS - 1).min((len - 1) / BLOCK_U32);
-            let slots = self.slots(key, block, last)?;
-            let end = slots.len() * BLOCK;
-            corrupt += self.read_slots(&slots, &mut bytes[..end])?.len() as u32;
-            let end = end.min((len - block * BLOCK_U32) as usize);
-            hasher.update(&bytes[..end]);
-            block = last + 1;
-        }
-        Ok((*hasher.finalize().as_bytes(), corrupt))
+        self.verify_all(key)
     }
 
     fn pieces(&self, key: ChunkKey) -> Result<(Option<Header>, Vec<PieceDigest>), StoreError> {
         self.check()?;
-        let _shared = self.read_lock(key);
-        let Some(header) = self.header_of(key)? else { return Ok((None, Vec::new())) };
-        let blocks = header.len.div_ceil(BLOCK_U32);
-        let mut out = Vec::with_capacity(blocks.div_ceil(GROUP_BLOCKS) as usize);
-        let mut bytes = vec![0; PIECE_BYTES as usize];
-        let mut bad = Vec::new();
-        for first in (0..blocks).step_by(GROUP_BLOCKS as usize) {
-            let slots = self.slots(key, first, (first + GROUP_BLOCKS).min(blocks) - 1)?;
-            if slots.iter().all(Option::is_none) {
-                out.push(PieceDigest::zeros());
-                continue;
-            }
-            let end = slots.len() * BLOCK;
-            let failed = self.read_slots(&slots, &mut bytes[..end])?;
-            bad.extend(failed.into_iter().map(|at| first + at as u32));
-            out.push(PieceDigest::of(&bytes[..end]));
-        }
-        if bad.is_empty() {
-            Ok((Some(header), out))
-        } else {
-            Err(StoreError::Corrupt { key, version: header.version, blocks: bad })
-        }
+        self.all_pieces(key)
+    }
+
+    fn clone_chunk(
+        &self,
+        from: ChunkKey,
+        to: ChunkKey,
+        chain: ChainId,
+        version: ChunkVersion,
+    ) -> Result<Option<Header>, StoreError> {
+        self.check()?;
+        self.clone_all(from, to, chain, version)
+    }
+
+    fn set_hint(&self, ino: Ino, path: &str) -> Result<(), StoreError> {
+        self.check()?;
+        self.hints.set(ino, path).map_err(|e| self.disk_failed("noting a name", &e))
     }
 
     fn counters(&self) -> StoreCounters {
-        self.tally.read(0)
+        self.tally.read(self.index.written_bytes())
     }
 
     fn commit(&self) -> Result<(), StoreError> {

@@ -17,24 +17,40 @@ use serde::{Deserialize, Serialize};
 use wire::id::{BrickId, ClusterId, StoreId};
 
 use super::StoreError;
-use super::engine::{Engine, Limits};
-use super::file_disk::{FileDisk, file_name};
+use super::engine::{Engine, Io, Limits};
+use super::file_disk::{FileDisk, Means, file_name};
+use super::hints::{HINTS_FILE, Hints};
 use super::index::IndexError;
 use super::lease::lock;
+use super::log;
+use super::open::Medium;
 use super::rocks::RocksIndex;
 
 /// Version of the directory's format.
 ///
 /// | version | since | why |
 /// |---|---|---|
-/// | 1 | 0.1.0 | the first |
-pub const FORMAT_VERSION: u32 = 1;
+/// | 1 | 0.1.0 | the first: index with a log of its own; no directory of it is in use anywhere, so it is refused, not converted |
+/// | 2 | 0.2.0 | one journal, the index is its cache; a table of owners; names of files |
+pub const FORMAT_VERSION: u32 = 2;
 /// The file that says what the directory is.
 pub const IDENTITY_FILE: &str = "brick.json";
 /// What the server of the brick keeps beside it; not this module's.
 pub const NODE_DIR: &str = "node";
 const LOCK_FILE: &str = "lock";
-const INDEX_DIR: &str = "index";
+/// The directory of the index.
+pub const INDEX_DIR: &str = "index";
+/// The two segments of the journal.
+pub const JOURNAL_FILES: [&str; 2] = ["journal.0", "journal.1"];
+/// First part of the names of the data files.
+pub const DATA_NAME: &str = "data";
+/// First part of the names of the files of the table of owners.
+pub const OWNERS_NAME: &str = "owners";
+const OWNERS_FILE: &str = "owners.0";
+/// Bytes of a segment of the journal.
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// Decides how input and output are done, before [`Limits::io`].
+const IO_VARIABLE: &str = "BRICKYARD_DISK_IO";
 const MAGIC: &str = "brickyard brick";
 
 /// Why a directory is not served, or not formatted. One line each.
@@ -57,6 +73,14 @@ pub enum DirError {
     /// Written by a newer version.
     #[error("{dir} has format {found}, this program knows {FORMAT_VERSION}; use a newer brickyard", dir = dir.display())]
     NewerFormat {
+        /// The directory.
+        dir: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Written by an older version.
+    #[error("{dir} has format {found}, this program knows {FORMAT_VERSION} and can't convert it; read it with the brickyard that wrote it, or make the brick anew in an empty directory", dir = dir.display())]
+    OlderFormat {
         /// The directory.
         dir: PathBuf,
         /// Its format.
@@ -180,7 +204,8 @@ pub fn stranger(dir: &Path) -> Result<Option<String>, DirError> {
         let ours = match name.to_str() {
             Some(LOCK_FILE | INDEX_DIR | NODE_DIR | "lost+found" | "brick.json.new") => true,
             // Until there is an identity nothing was ever written.
-            Some(name) => name == file_name(0) && metadata.len() == 0,
+            Some(name) if JOURNAL_FILES.contains(&name) => is_ours_or_blank(&entry.path())?,
+            Some(name) => (name == file_name(0) || name == OWNERS_FILE) && metadata.len() == 0,
             None => false,
         };
         if !ours {
@@ -215,8 +240,12 @@ pub fn format_as(dir: &Path, cluster: ClusterId, brick: BrickId, store: StoreId)
         fs::remove_dir_all(&index).map_err(at(&index))?;
     }
     drop(RocksIndex::create(&index).map_err(|source| DirError::Index { dir: dir.to_owned(), source })?);
-    let data = dir.join(file_name(0));
-    File::create(&data).and_then(|file| file.sync_all()).map_err(at(&data))?;
+    for name in [file_name(0).as_str(), OWNERS_FILE, JOURNAL_FILES[0], JOURNAL_FILES[1]] {
+        let path = dir.join(name);
+        File::create(&path).and_then(|file| file.sync_all()).map_err(at(&path))?;
+    }
+    let segments = open_journal(dir, &Means::buffered())?;
+    log::format(&segments, store_number(store), SEGMENT_BYTES).map_err(at(&dir.join(JOURNAL_FILES[0])))?;
     let identity = IdentityFile {
         magic: MAGIC.to_owned(),
         format: FORMAT_VERSION,
@@ -244,10 +273,28 @@ pub fn format_as(dir: &Path, cluster: ClusterId, brick: BrickId, store: StoreId)
     write().map_err(at(&file))
 }
 
+/// Whether a file that is called like a segment of a journal is one, or holds nothing yet.
+fn is_ours_or_blank(path: &Path) -> Result<bool, DirError> {
+    let mut head = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read(&mut head)).map_err(at(path))?;
+    Ok(read == 0 || head == [0; 4] || log::is_segment(&head))
+}
+
+fn open_journal(dir: &Path, means: &Means) -> Result<[FileDisk; 2], DirError> {
+    let open = |name| FileDisk::open_single(dir, name, means).map_err(at(&dir.join(name)));
+    Ok([open(JOURNAL_FILES[0])?, open(JOURNAL_FILES[1])?])
+}
+
+/// The number by which journal records know their brick.
+pub fn store_number(store: StoreId) -> u64 {
+    store.0.iter().take(8).rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
 /// Whose directory it is.
 ///
 /// # Errors
-/// [`DirError::NoBrick`], [`DirError::Damaged`], [`DirError::NewerFormat`], [`DirError::Io`].
+/// [`DirError::NoBrick`], [`DirError::Damaged`], [`DirError::NewerFormat`],
+/// [`DirError::OlderFormat`], [`DirError::Io`].
 pub fn identify(dir: &Path) -> Result<Identity, DirError> {
     let file = dir.join(IDENTITY_FILE);
     let text = match fs::read_to_string(&file) {
@@ -270,6 +317,7 @@ pub fn identify(dir: &Path) -> Result<Identity, DirError> {
                 found: found.try_into().unwrap_or(u32::MAX),
             });
         }
+        Some(found @ 1) => return Err(DirError::OlderFormat { dir: dir.to_owned(), found: found as u32 }),
         Some(found) if found == u64::from(FORMAT_VERSION) => {}
         _ => return Err(damaged("it has no format this program knows".to_owned())),
     }
@@ -362,7 +410,10 @@ impl Held {
             return Err(DirError::OtherBrick { dir: dir.to_owned(), found: identity.brick, wanted });
         }
         let device = fs::metadata(dir).map_err(at(dir))?.dev();
-        for part in [file_name(0), INDEX_DIR.to_owned(), format!("{INDEX_DIR}/CURRENT")] {
+        let current = format!("{INDEX_DIR}/CURRENT");
+        let data = file_name(0);
+        for part in [&data, JOURNAL_FILES[0], JOURNAL_FILES[1], OWNERS_FILE, INDEX_DIR, &current] {
+            let part = part.to_owned();
             if !dir.join(&part).exists() {
                 return Err(DirError::Missing { dir: dir.to_owned(), part });
             }
@@ -377,10 +428,25 @@ impl Held {
     /// [`DirError::Io`], [`DirError::Index`], [`DirError::Store`].
     pub fn open(&self, limits: Limits) -> Result<FileStore, DirError> {
         let dir = self.dir.clone();
-        let disk = FileDisk::open(&dir).map_err(at(&dir))?;
+        let wish = match std::env::var(IO_VARIABLE).as_deref() {
+            Ok("threads") => Io::Threads,
+            Ok("buffered") => Io::Buffered,
+            _ => limits.io,
+        };
+        let means = Means::choose(wish);
         let index = RocksIndex::open(&dir.join(INDEX_DIR))
             .map_err(|source| DirError::Index { dir: dir.clone(), source })?;
-        Engine::open(disk, index, limits, self.sharing.count.clone())
+        let medium = Medium {
+            data: FileDisk::open(&dir, DATA_NAME, &means).map_err(at(&dir.join(file_name(0))))?,
+            journal: open_journal(&dir, &means)?,
+            // Changed a few bytes at a time, all over the place: what the page cache is for.
+            owners: FileDisk::open(&dir, OWNERS_NAME, &Means::buffered())
+                .map_err(at(&dir.join(OWNERS_FILE)))?,
+            index,
+            hints: Hints::open(&dir).map_err(at(&dir.join(HINTS_FILE)))?,
+            store: store_number(self.identity.store),
+        };
+        Engine::open(medium, limits, self.sharing.count.clone())
             .map_err(|source| DirError::Store { dir, source })
     }
 

@@ -4,7 +4,8 @@
 //!
 //! 1. What was written before a `sync` that succeeded is there after a crash; what was not may
 //!    be there, wholly, partly or not at all.
-//! 2. A range that was allocated can be written without running out of space.
+//! 2. A range that was allocated can be written without running out of space, and the length
+//!    of the space survives a crash.
 
 use std::io;
 
@@ -17,19 +18,25 @@ pub struct Space {
     pub available_bytes: u64,
 }
 
-/// Where blocks are kept. All calls block; they may come from several threads at once.
+/// Bytes to be read, and where from.
+pub type ReadPart<'a> = (u64, &'a mut [u8]);
+/// Bytes to be written, and where to.
+pub type WritePart<'a> = (u64, &'a [u8]);
+
+/// Where blocks are kept. All calls block; they may come from several threads at once. Offsets
+/// and lengths are multiples of [`Disk::align`]; memory that is aligned to 4 KiB saves a copy.
 pub trait Disk: Send + Sync + 'static {
-    /// Fills `into` from `offset`. A range that was never written reads as anything.
+    /// Fills each part from its offset. A range that was never written reads as anything.
     ///
     /// # Errors
     /// What the operating system says; a range beyond the end is an error.
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
+    fn read(&self, parts: &mut [ReadPart<'_>]) -> io::Result<()>;
 
-    /// Writes `data` at `offset`, within what was allocated.
+    /// Writes each part at its offset, within what was allocated, in any order.
     ///
     /// # Errors
-    /// What the operating system says; the range holds anything then.
-    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// What the operating system says; the ranges hold anything then.
+    fn write(&self, parts: &[WritePart<'_>]) -> io::Result<()>;
 
     /// Makes everything written durable.
     ///
@@ -50,6 +57,9 @@ pub trait Disk: Send + Sync + 'static {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// What offsets and lengths must be multiples of: 512 or 4096.
+    fn align(&self) -> usize;
 
     /// Room left for growing.
     ///

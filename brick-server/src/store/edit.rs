@@ -1,4 +1,4 @@
-//! Changes on their way: written to fresh blocks, not yet visible.
+//! Changes on their way: at fresh places, not yet visible.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,17 @@ use wire::chunk::{ChunkKey, MAX_CHUNK_BYTES};
 use wire::id::ChunkVersion;
 
 use super::StoreError;
+use super::aligned::Aligned;
+use super::alloc::Run;
+use super::change::Blocks;
 use super::counters::add;
-use super::disk::Disk;
-use super::engine::{Engine, Need};
+use super::disk::{Disk, WritePart};
+use super::engine::Engine;
 use super::index::Index;
 use super::lease::Lease;
-use super::record::{BLOCK, Slot, digest_of};
+use super::pieces::PieceDigest;
+use super::record::{BLOCK, GROUP_BLOCKS, Slot, digest_of};
+use super::space::Need;
 #[cfg(doc)]
 use super::{Prepared, Staged};
 
@@ -26,16 +31,15 @@ pub(super) struct Edit {
     pub(super) base: ChunkVersion,
     /// The chunk is at least this long afterwards.
     pub(super) end: u32,
-    /// Blocks that change, in order.
-    pub(super) blocks: Vec<(u32, Option<Slot>)>,
+    pub(super) blocks: Blocks,
     pub(super) lease: Lease,
-    pub(super) written_bytes: u64,
 }
 
 /// What this engine keeps in a [`Staged`].
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     pub(super) blocks: BTreeMap<u32, Slot>,
+    pub(super) hashes: BTreeMap<u32, [u8; 32]>,
     pub(super) lease: Option<Lease>,
     pub(super) next: u32,
     pub(super) written_bytes: u64,
@@ -45,6 +49,15 @@ impl Parts {
     pub(super) fn digest(&self) -> u64 {
         self.blocks.iter().fold(0, |sum: u64, (&block, slot)| sum.wrapping_add(digest_of(block, slot.crc)))
     }
+}
+
+/// BLAKE3 of the groups that blocks from `first` on cover whole.
+fn whole_groups(first: u32, bytes: &[u8]) -> Vec<(u32, [u8; 32])> {
+    let group = GROUP_BLOCKS as usize * BLOCK;
+    let skip = (first.next_multiple_of(GROUP_BLOCKS) - first) as usize * BLOCK;
+    let number = first.div_ceil(GROUP_BLOCKS);
+    let whole = bytes.get(skip..).unwrap_or_default().chunks_exact(group);
+    (number..).zip(whole).map(|(number, bytes)| (number, PieceDigest::of(bytes).0)).collect()
 }
 
 impl<D: Disk, I: Index> Engine<D, I> {
@@ -86,48 +99,72 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let end = end as u32;
         let first = offset / BLOCK_U32;
         let last = (end - 1) / BLOCK_U32;
-        // Blocks that the data covers only in part are completed with what is there.
-        let mut edges: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
-        for block in [first, last] {
-            let start = block * BLOCK_U32;
-            let from = offset.max(start);
-            let to = end.min(start + BLOCK_U32);
-            if to - from < BLOCK_U32 && !edges.contains_key(&block) {
-                let mut bytes = self.block_or_zeros(key, base, block)?;
-                let source = &data[(from - offset) as usize..(to - offset) as usize];
-                bytes[(from - start) as usize..(to - start) as usize].copy_from_slice(source);
-                edges.insert(block, bytes);
-            }
-        }
         let count = last - first + 1;
-        let lease = self.reserve(u64::from(count), Need::Data)?;
-        let mut blocks = Vec::with_capacity(count as usize);
-        let mut block = first;
-        for run in lease.runs() {
-            let run_end = block + run.blocks as u32;
-            let mut position = run.start;
-            while block < run_end {
-                // As many as lie side by side in the caller's bytes, or one edge.
-                let (source, n): (&[u8], u32) = match edges.get(&block) {
-                    Some(bytes) => (bytes, 1),
-                    None => {
-                        let stop = if edges.contains_key(&last) { last.min(run_end) } else { run_end };
-                        let from = (block * BLOCK_U32 - offset) as usize;
-                        (&data[from..from + (stop - block) as usize * BLOCK], stop - block)
-                    }
-                };
-                self.write_blocks(position, source)?;
-                for (i, bytes) in source.chunks_exact(BLOCK).enumerate() {
-                    let slot = Slot { position: position + i as u64, crc: crc32c::crc32c(bytes) };
-                    blocks.push((block + i as u32, Some(slot)));
-                }
-                block += n;
-                position += u64::from(n);
-            }
+        let mut bytes = Aligned::zeros(count as usize * BLOCK);
+        // Blocks that the data covers only in part are completed with what is there.
+        if !offset.is_multiple_of(BLOCK_U32) {
+            bytes[..BLOCK].copy_from_slice(&self.block_or_zeros(key, base, first)?);
         }
-        let written_bytes = u64::from(count) * BLOCK as u64;
+        if !end.is_multiple_of(BLOCK_U32) && (last > first || offset.is_multiple_of(BLOCK_U32)) {
+            let at = (count as usize - 1) * BLOCK;
+            bytes[at..].copy_from_slice(&self.block_or_zeros(key, base, last)?);
+        }
+        let inside = (offset - first * BLOCK_U32) as usize;
+        bytes[inside..inside + data.len()].copy_from_slice(data);
+        let small = (data.len() as u64) < u64::from(self.limits.small_bytes);
+        let lease = self.reserve(u64::from(count), if small { Need::Small } else { Need::Data })?;
+        let mut blocks = Blocks { hashes: whole_groups(first, &bytes), ..Blocks::default() };
+        self.settle(first, bytes, lease.runs(), small, &mut blocks)?;
         add(&self.tally.payload_bytes, data.len() as u64);
-        Ok(Edit { key, base, end, blocks, lease, written_bytes })
+        Ok(Edit { key, base, end, blocks, lease })
+    }
+
+    /// Gives blocks from `first` on their places in `runs`: written there, or, if small, held until
+    /// they are.
+    fn settle(
+        &self,
+        first: u32,
+        bytes: Aligned,
+        runs: &[Run],
+        small: bool,
+        blocks: &mut Blocks,
+    ) -> Result<(), StoreError> {
+        let positions = runs.iter().flat_map(|run| run.start..run.start + run.blocks);
+        for ((block, position), bytes) in (first..).zip(positions).zip(bytes.chunks_exact(BLOCK)) {
+            blocks.slots.push((block, Some(Slot { position, crc: crc32c::crc32c(bytes) })));
+        }
+        blocks.written_bytes += bytes.len() as u64;
+        if small {
+            let bytes = Bytes::from_owner(bytes);
+            let new = &blocks.slots[blocks.slots.len() - bytes.len() / BLOCK..];
+            for (at, slot) in new.iter().enumerate() {
+                let position = slot.1.map_or(0, |slot| slot.position);
+                // A block of many keeps them all in memory; that is at most 64 KiB.
+                blocks.held.push((position, bytes.slice(at * BLOCK..(at + 1) * BLOCK)));
+            }
+            return Ok(());
+        }
+        blocks.direct = true;
+        let mut parts: Vec<WritePart<'_>> = Vec::with_capacity(runs.len());
+        let mut rest = &bytes[..];
+        for run in runs {
+            let (here, more) = rest.split_at(run.blocks as usize * BLOCK);
+            parts.push((run.start * BLOCK as u64, here));
+            rest = more;
+        }
+        self.write_data(&parts)
+    }
+
+    /// Gives one block a fresh place.
+    pub(super) fn settle_one(
+        &self,
+        block: u32,
+        bytes: Aligned,
+        blocks: &mut Blocks,
+    ) -> Result<Lease, StoreError> {
+        let lease = self.reserve(1, Need::Shrink)?;
+        self.settle(block, bytes, lease.runs(), self.limits.small_bytes > 0, blocks)?;
+        Ok(lease)
     }
 
     /// `from..to` is within the chunk's length.
@@ -138,14 +175,8 @@ impl<D: Disk, I: Index> Engine<D, I> {
         from: u32,
         to: u32,
     ) -> Result<Edit, StoreError> {
-        let mut prepared = Edit {
-            key,
-            base,
-            end: 0,
-            blocks: Vec::new(),
-            lease: self.reserve(0, Need::Shrink)?,
-            written_bytes: 0,
-        };
+        let lease = self.reserve(0, Need::Shrink)?;
+        let mut prepared = Edit { key, base, end: 0, blocks: Blocks::default(), lease };
         if from >= to {
             return Ok(prepared);
         }
@@ -162,25 +193,15 @@ impl<D: Disk, I: Index> Engine<D, I> {
             // What is beyond the chunk's end is zeros already, so a hole up to there takes
             // the rest of the block along.
             if begins == start && (ends == start + BLOCK_U32 || ends == end_of_chunk) {
-                prepared.blocks.push((block, None));
+                prepared.blocks.slots.push((block, None));
                 continue;
             }
             let mut bytes = self.block_or_zeros(key, base, block)?;
             bytes[(begins - start) as usize..(ends - start) as usize].fill(0);
-            let (slot, lease) = self.write_fresh(&bytes, Need::Shrink)?;
+            let lease = self.settle_one(block, bytes, &mut prepared.blocks)?;
             prepared.lease.join(lease);
-            prepared.written_bytes += BLOCK as u64;
-            prepared.blocks.push((block, Some(slot)));
         }
         Ok(prepared)
-    }
-
-    /// Writes one block to a fresh place.
-    pub(super) fn write_fresh(&self, bytes: &[u8], need: Need) -> Result<(Slot, Lease), StoreError> {
-        let lease = self.reserve(1, need)?;
-        let position = lease.runs().first().map_or(0, |run| run.start);
-        self.write_blocks(position, bytes)?;
-        Ok((Slot { position, crc: crc32c::crc32c(bytes) }, lease))
     }
 
     /// See [`super::ChunkStore::stage`].
@@ -192,33 +213,18 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if !offset.is_multiple_of(BLOCK_U32) || offset < staged.next || end > u64::from(MAX_CHUNK_BYTES) {
             return Err(StoreError::Range);
         }
-        let whole = data.len() / BLOCK * BLOCK;
-        let mut tail = vec![0; if whole < data.len() { BLOCK } else { 0 }];
-        tail[..data.len() - whole].copy_from_slice(&data[whole..]);
-        let count = data.len().div_ceil(BLOCK) as u64;
-        let lease = self.reserve(count, Need::Data)?;
-        let mut block = offset / BLOCK_U32;
-        let mut at = 0;
-        for run in lease.runs() {
-            let mut position = run.start;
-            let run_end = run.start + run.blocks;
-            while position < run_end {
-                let source = match (run_end - position) as usize * BLOCK {
-                    _ if at == whole => &tail[..],
-                    bytes => &data[at..at + bytes.min(whole - at)],
-                };
-                self.write_blocks(position, source)?;
-                for bytes in source.chunks_exact(BLOCK) {
-                    staged.blocks.insert(block, Slot { position, crc: crc32c::crc32c(bytes) });
-                    block += 1;
-                    position += 1;
-                }
-                at += source.len();
-            }
-        }
-        staged.next = block * BLOCK_U32;
+        let mut bytes = Aligned::zeros(data.len().next_multiple_of(BLOCK));
+        bytes[..data.len()].copy_from_slice(data);
+        let count = (bytes.len() / BLOCK) as u32;
+        let lease = self.reserve(u64::from(count), Need::Data)?;
+        let first = offset / BLOCK_U32;
+        staged.hashes.extend(whole_groups(first, &bytes));
+        let mut blocks = Blocks::default();
+        self.settle(first, bytes, lease.runs(), false, &mut blocks)?;
+        staged.blocks.extend(blocks.slots.iter().filter_map(|(block, slot)| slot.map(|slot| (*block, slot))));
+        staged.next = (first + count) * BLOCK_U32;
+        staged.written_bytes += blocks.written_bytes;
         add(&self.tally.payload_bytes, data.len() as u64);
-        staged.written_bytes += count * BLOCK as u64;
         match &mut staged.lease {
             Some(all) => all.join(lease),
             none => *none = Some(lease),

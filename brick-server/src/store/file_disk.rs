@@ -1,98 +1,291 @@
-//! A disk made of files `data.0`, `data.1`, ... in the brick's directory.
+//! A disk made of files in the brick's directory: `data.0`, `data.1`, ..., or just one.
+//!
+//! The files are opened with O_DIRECT where the filesystem has it, so that what was written is on
+//! the disk's doorstep and the kernel keeps no second copy. Space is reserved with `fallocate`, and
+//! the new length flushed at once; what is written into reserved space is there after a crash only
+//! when it was flushed, like everything else.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, fallocate, statvfs, statx};
 
-use super::disk::{Disk, Space};
+use super::aligned::{Aligned, is_aligned};
+use super::disk::{Disk, ReadPart, Space, WritePart};
+use super::engine::Io;
+use super::record::BLOCK;
+use super::uring::{Part, Rings};
 
 /// Most bytes of one file: far below the limit of ext4 (16 TiB), and small enough that one
 /// file's extent tree stays shallow.
 const FILE_BYTES: u64 = 1 << 40;
+/// Threads that carry out many parts where there is no io_uring.
+const THREADS: usize = 4;
+
+/// How files are read and written.
+#[derive(Debug, Clone)]
+pub struct Means {
+    rings: Option<Arc<Rings>>,
+    direct: bool,
+}
+
+impl Means {
+    /// What is wished for and can be had.
+    pub fn choose(wish: Io) -> Means {
+        match wish {
+            Io::Buffered => Means { rings: None, direct: false },
+            Io::Threads => Means { rings: None, direct: true },
+            Io::Auto => match Rings::new() {
+                Ok(rings) => Means { rings: Some(Arc::new(rings)), direct: true },
+                Err(error) => {
+                    tracing::info!(%error, "no io_uring here: threads do the work");
+                    Means { rings: None, direct: true }
+                }
+            },
+        }
+    }
+
+    /// The kernel's page cache, one call after the other.
+    pub fn buffered() -> Means {
+        Means { rings: None, direct: false }
+    }
+}
 
 /// See the module's head.
 #[derive(Debug)]
 pub struct FileDisk {
     dir: PathBuf,
+    name: String,
+    single: bool,
     file_bytes: u64,
+    means: Means,
+    access: Access,
     files: RwLock<Vec<Piece>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    ReadOnly,
+    ReadWrite,
 }
 
 #[derive(Debug)]
 struct Piece {
     file: File,
     len: u64,
+    /// 0: not opened with O_DIRECT.
+    align: usize,
 }
 
-/// Name of the file with this number.
+/// Name of the data file with this number.
 pub fn file_name(number: usize) -> String {
     format!("data.{number}")
 }
 
-fn open_rw(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path)
+/// What O_DIRECT wants offsets of a file to be multiples of; `None`: it can't be had.
+fn direct_align(file: &File) -> Option<usize> {
+    match statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
+        Ok(found) if found.stx_mask & StatxFlags::DIOALIGN.bits() != 0 => {
+            match found.stx_dio_offset_align.max(found.stx_dio_mem_align) {
+                0 => None,
+                1..=512 => Some(512),
+                513..=4096 => Some(BLOCK),
+                _ => None,
+            }
+        }
+        // An older kernel does not say; the filesystem took the flag.
+        _ => Some(BLOCK),
+    }
+}
+
+fn open(path: &Path, access: Access, direct: bool) -> io::Result<Piece> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(access == Access::ReadWrite);
+    if direct {
+        match options.clone().custom_flags(OFlags::DIRECT.bits() as i32).open(path) {
+            Ok(file) => {
+                if let Some(align) = direct_align(&file) {
+                    let len = file.metadata()?.len();
+                    return Ok(Piece { file, len, align });
+                }
+            }
+            // tmpfs and some network filesystems have no O_DIRECT.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            Err(error) => return Err(error),
+        }
+        tracing::info!(file = %path.display(), "no O_DIRECT here: through the page cache");
+    }
+    let file = options.open(path)?;
+    let len = file.metadata()?.len();
+    Ok(Piece { file, len, align: 0 })
 }
 
 impl FileDisk {
-    /// Opens the files of a brick. The first must exist.
+    /// Opens the files `NAME.0`, `NAME.1`, ... of a brick. The first must exist.
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn open(dir: &Path) -> io::Result<FileDisk> {
-        FileDisk::open_with(dir, FILE_BYTES)
+    pub fn open(dir: &Path, name: &str, means: &Means) -> io::Result<FileDisk> {
+        FileDisk::open_all(dir, name, false, FILE_BYTES, means, Access::ReadWrite)
     }
 
-    fn open_with(dir: &Path, file_bytes: u64) -> io::Result<FileDisk> {
-        let mut files = Vec::new();
+    /// Opens the one file of this name, which must exist.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn open_single(dir: &Path, name: &str, means: &Means) -> io::Result<FileDisk> {
+        FileDisk::open_all(dir, name, true, FILE_BYTES, means, Access::ReadWrite)
+    }
+
+    /// As the others, for reading only.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn open_read_only(dir: &Path, name: &str, single: bool) -> io::Result<FileDisk> {
+        FileDisk::open_all(dir, name, single, FILE_BYTES, &Means::buffered(), Access::ReadOnly)
+    }
+
+    fn open_all(
+        dir: &Path,
+        name: &str,
+        single: bool,
+        file_bytes: u64,
+        means: &Means,
+        access: Access,
+    ) -> io::Result<FileDisk> {
+        let disk = FileDisk {
+            dir: dir.to_owned(),
+            name: name.to_owned(),
+            single,
+            file_bytes,
+            means: means.clone(),
+            access,
+            files: RwLock::default(),
+        };
+        let mut files: Vec<Piece> = Vec::new();
         loop {
-            let file = match open_rw(&dir.join(file_name(files.len()))) {
-                Ok(file) => file,
+            let piece = match open(&disk.path(files.len()), access, means.direct) {
+                Ok(piece) => piece,
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !files.is_empty() => break,
                 Err(error) => return Err(error),
             };
-            let len = file.metadata()?.len();
-            files.push(Piece { file, len });
-            if len < file_bytes {
+            let more = piece.len >= file_bytes && !single;
+            files.push(piece);
+            if !more {
                 break;
             }
         }
-        Ok(FileDisk { dir: dir.to_owned(), file_bytes, files: RwLock::new(files) })
+        *disk.files.write().unwrap_or_else(PoisonError::into_inner) = files;
+        Ok(disk)
     }
 
-    /// Calls `each(file, offset in it, range of the caller's buffer)` for the parts of a range.
-    fn parts(
+    fn path(&self, number: usize) -> PathBuf {
+        self.dir.join(if self.single { self.name.clone() } else { format!("{}.{number}", self.name) })
+    }
+
+    /// Cuts a range at borders of files: file, offset in it, range of the caller's buffer.
+    fn cut<'f>(
         &self,
+        files: &'f [Piece],
         offset: u64,
         len: usize,
-        mut each: impl FnMut(&File, u64, std::ops::Range<usize>) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+    ) -> io::Result<Vec<(&'f Piece, u64, std::ops::Range<usize>)>> {
+        let mut out = Vec::with_capacity(1);
         let mut at = 0;
         while at < len {
             let position = offset + at as u64;
             let number = (position / self.file_bytes) as usize;
             let inside = position % self.file_bytes;
-            let piece = files.get(number).ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+            let piece = files.get(number).ok_or(io::ErrorKind::UnexpectedEof)?;
             let take = (self.file_bytes - inside).min((len - at) as u64) as usize;
-            each(&piece.file, inside, at..at + take)?;
+            out.push((piece, inside, at..at + take));
             at += take;
         }
-        Ok(())
+        Ok(out)
+    }
+
+    fn run(&self, pieces: Vec<(&Piece, u64)>, mut parts: Vec<Part<'_>>) -> io::Result<()> {
+        match &self.means.rings {
+            Some(rings) if parts.len() > 1 => {
+                // A part that was done only partly is done again, whole: that happens at the end of
+                // a file or on a signal, and not in a loop that counts.
+                for (part, _) in rings.run(&mut parts)? {
+                    one(pieces[part].0, &mut parts[part])?;
+                }
+                Ok(())
+            }
+            None if self.means.direct && parts.len() > THREADS => {
+                let share = parts.len().div_ceil(THREADS);
+                std::thread::scope(|scope| {
+                    let threads: Vec<_> = pieces
+                        .chunks(share)
+                        .zip(parts.chunks_mut(share))
+                        .map(|(pieces, parts)| {
+                            scope.spawn(move || {
+                                pieces.iter().zip(parts).try_for_each(|((piece, _), part)| one(piece, part))
+                            })
+                        })
+                        .collect();
+                    threads.into_iter().try_for_each(|thread| {
+                        thread
+                            .join()
+                            .unwrap_or_else(|_| Err(io::Error::other("a thread of the disk panicked")))
+                    })
+                })
+            }
+            _ => pieces.iter().zip(&mut parts).try_for_each(|((piece, _), part)| one(piece, part)),
+        }
+    }
+}
+
+fn one(piece: &Piece, part: &mut Part<'_>) -> io::Result<()> {
+    match part {
+        Part::Read(_, at, bytes) => piece.file.read_exact_at(bytes, *at),
+        Part::Write(_, at, bytes) => piece.file.write_all_at(bytes, *at),
     }
 }
 
 impl Disk for FileDisk {
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let len = into.len();
-        self.parts(offset, len, |file, at, range| file.read_exact_at(&mut into[range], at))
+    fn read(&self, wanted: &mut [ReadPart<'_>]) -> io::Result<()> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let (mut pieces, mut parts) = (Vec::new(), Vec::new());
+        for (offset, bytes) in wanted {
+            let mut rest = &mut bytes[..];
+            for (piece, at, range) in self.cut(&files, *offset, rest.len())? {
+                let (here, more) = std::mem::take(&mut rest).split_at_mut(range.len());
+                rest = more;
+                if piece.align > 0 && !is_aligned(here, piece.align) {
+                    let mut bounce = Aligned::zeros(here.len().next_multiple_of(piece.align));
+                    piece.file.read_exact_at(&mut bounce, at)?;
+                    here.copy_from_slice(&bounce[..here.len()]);
+                    continue;
+                }
+                pieces.push((piece, at));
+                parts.push(Part::Read(piece.file.as_raw_fd(), at, here));
+            }
+        }
+        self.run(pieces, parts)
     }
 
-    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.parts(offset, data.len(), |file, at, range| file.write_all_at(&data[range], at))
+    fn write(&self, given: &[WritePart<'_>]) -> io::Result<()> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let (mut pieces, mut parts) = (Vec::new(), Vec::new());
+        for (offset, bytes) in given {
+            for (piece, at, range) in self.cut(&files, *offset, bytes.len())? {
+                let here = &bytes[range];
+                if piece.align > 0 && !is_aligned(here, piece.align) {
+                    piece.file.write_all_at(&Aligned::of(here), at)?;
+                    continue;
+                }
+                pieces.push((piece, at));
+                parts.push(Part::Write(piece.file.as_raw_fd(), at, here));
+            }
+        }
+        self.run(pieces, parts)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -109,12 +302,10 @@ impl Disk for FileDisk {
             }
             let full = files.last().is_none_or(|piece| piece.len == self.file_bytes);
             if full {
-                let path = self.dir.join(file_name(files.len()));
-                let file =
-                    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+                let path = self.path(files.len());
+                OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
                 File::open(&self.dir)?.sync_all()?;
-                let len = file.metadata()?.len();
-                files.push(Piece { file, len });
+                files.push(open(&path, self.access, self.means.direct)?);
                 continue;
             }
             let Some(last) = files.last_mut() else { continue };
@@ -130,12 +321,19 @@ impl Disk for FileDisk {
                     return Err(error.into());
                 }
             }
+            // What points into the new space may be durable before this file is flushed again.
+            last.file.sync_all()?;
             last.len += grow;
         }
     }
 
     fn len(&self) -> u64 {
         self.files.read().unwrap_or_else(PoisonError::into_inner).iter().map(|piece| piece.len).sum()
+    }
+
+    fn align(&self) -> usize {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        files.iter().map(|piece| piece.align).max().unwrap_or(0).max(512)
     }
 
     fn space(&self) -> io::Result<Space> {
@@ -152,26 +350,41 @@ impl Disk for FileDisk {
 mod tests {
     use super::*;
 
-    /// A range that crosses from one file into the next is written and read whole, also after
-    /// the files were opened again.
+    /// A range that crosses from one file into the next, and many ranges at once, are written and
+    /// read whole, also after the files were opened again, by every means and from any memory.
     #[test]
     fn ranges_cross_files() {
-        let dir = tempfile::tempdir().unwrap();
-        File::create(dir.path().join(file_name(0))).unwrap();
-        let disk = FileDisk::open_with(dir.path(), 1 << 20).unwrap();
-        assert!(disk.is_empty());
-        disk.allocate(5 << 19).unwrap();
-        assert_eq!(disk.len(), 5 << 19);
-        let data: Vec<u8> = (0..1 << 20).map(|i: u32| (i / 7) as u8).collect();
-        disk.write_at(1 << 19, &data).unwrap();
-        disk.sync().unwrap();
-        drop(disk);
-        let disk = FileDisk::open_with(dir.path(), 1 << 20).unwrap();
-        assert_eq!(disk.len(), 5 << 19);
-        let mut read = vec![0; data.len()];
-        disk.read_at(1 << 19, &mut read).unwrap();
-        assert_eq!(read, data);
-        assert!(disk.read_at(5 << 19, &mut [0]).is_err());
-        assert!(disk.space().unwrap().available_bytes > 0);
+        for wish in [Io::Auto, Io::Threads, Io::Buffered] {
+            let means = Means::choose(wish);
+            let dir = tempfile::tempdir().unwrap();
+            File::create(dir.path().join(file_name(0))).unwrap();
+            let open =
+                || FileDisk::open_all(dir.path(), "data", false, 1 << 20, &means, Access::ReadWrite).unwrap();
+            let disk = open();
+            assert!(disk.is_empty());
+            disk.allocate(5 << 19).unwrap();
+            assert_eq!(disk.len(), 5 << 19);
+            let data: Vec<u8> = (0..1 << 20).map(|i: u32| (i / 7) as u8).collect();
+            disk.write(&[(1 << 19, &data)]).unwrap();
+            let aligned = Aligned::of(&data);
+            // Every other block, backwards, more than a ring takes.
+            let blocks = (0..100u64).rev().map(|i| (i as usize * BLOCK, (2 << 20) + i % 50 * 8192));
+            let parts: Vec<_> = blocks.clone().map(|(at, to)| (to, &aligned[at..at + BLOCK])).collect();
+            disk.write(&parts[50..]).unwrap();
+            disk.sync().unwrap();
+            drop(disk);
+            let disk = open();
+            assert_eq!(disk.len(), 5 << 19);
+            let mut read = vec![0; data.len()];
+            disk.read(&mut [(1 << 19, &mut read)]).unwrap();
+            assert_eq!(read, data);
+            let mut memory = Aligned::zeros(50 * BLOCK);
+            let places = (2u64 << 20..).step_by(8192);
+            let mut parts: Vec<_> = places.zip(memory.chunks_exact_mut(BLOCK)).collect();
+            disk.read(&mut parts).unwrap();
+            assert_eq!(*memory, data[..50 * BLOCK]);
+            assert!(disk.read(&mut [(5 << 19, &mut [0; 512])]).is_err());
+            assert!(disk.space().unwrap().available_bytes > 0);
+        }
     }
 }

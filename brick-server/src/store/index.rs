@@ -1,4 +1,8 @@
-//! The durable index, as narrow as the store needs it.
+//! The index, as narrow as the store needs it. It is a cache of the journal: what is written to
+//! it is durable only when it was flushed.
+//!
+//! 1. After a crash it holds a prefix of the batches written to it, which is at least what was
+//!    there at the last flush, and knows where that prefix ends.
 
 use wire::chunk::ChunkKey;
 
@@ -61,9 +65,25 @@ pub trait Index: Send + Sync + 'static {
     /// See [`IndexError`].
     fn each_group(&self, see: &mut dyn FnMut(ChunkKey, u32, &Group)) -> Result<(), IndexError>;
 
-    /// Carries out all changes or none, durably.
+    /// Carries out all changes or none, and marks the journal's record `applied` as the last one
+    /// that is in the index.
     ///
     /// # Errors
     /// See [`IndexError`].
-    fn write(&self, changes: &mut dyn Iterator<Item = IndexChange>) -> Result<(), IndexError>;
+    fn write(&self, changes: &mut dyn Iterator<Item = IndexChange>, applied: u64) -> Result<(), IndexError>;
+
+    /// The journal's last record that is in the index; 0: none.
+    ///
+    /// # Errors
+    /// See [`IndexError`].
+    fn applied(&self) -> Result<u64, IndexError>;
+
+    /// Makes everything written durable.
+    ///
+    /// # Errors
+    /// See [`IndexError`].
+    fn flush(&self) -> Result<(), IndexError>;
+
+    /// Bytes it wrote to the disk since it was opened.
+    fn written_bytes(&self) -> u64;
 }

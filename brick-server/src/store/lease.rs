@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::alloc::{Allocator, Run};
+use super::alloc::Run;
+use super::blocks::Blocks;
 
-/// The allocator, shared by a store and the leases it gave.
-pub type SharedAllocator = Arc<Mutex<Allocator>>;
+/// The blocks of a disk, shared by a store and the leases it gave.
+pub type SharedBlocks = Arc<Mutex<Blocks>>;
 
 /// Locks a mutex whose holders can't leave it half changed: they do not panic in between.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -15,14 +16,14 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Blocks that go back when the lease is dropped, unless they are kept.
 #[derive(Debug)]
 pub struct Lease {
-    allocator: SharedAllocator,
+    blocks: SharedBlocks,
     runs: Vec<Run>,
 }
 
 impl Lease {
-    /// A lease of these blocks, which must have been taken from `allocator`.
-    pub fn new(allocator: SharedAllocator, runs: Vec<Run>) -> Lease {
-        Lease { allocator, runs }
+    /// A lease of these runs, which must have been taken from `blocks`.
+    pub fn new(blocks: SharedBlocks, runs: Vec<Run>) -> Lease {
+        Lease { blocks, runs }
     }
 
     /// The blocks.
@@ -30,7 +31,7 @@ impl Lease {
         &self.runs
     }
 
-    /// Takes over the blocks of another lease of the same allocator.
+    /// Takes over the blocks of another lease of the same disk.
     pub fn join(&mut self, mut other: Lease) {
         self.runs.append(&mut other.runs);
     }
@@ -44,9 +45,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.runs.is_empty() {
-            let mut allocator = lock(&self.allocator);
+            let mut blocks = lock(&self.blocks);
             for run in self.runs.drain(..) {
-                allocator.give_back(run);
+                blocks.free.give_back(run);
             }
         }
     }

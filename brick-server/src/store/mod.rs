@@ -4,25 +4,45 @@
 //! DIR/brick.json    whose directory this is, and in which format (see `dir`)
 //! DIR/lock          locked by the process that serves it; holds its number
 //! DIR/data.N        4 KiB blocks, in no order (see `disk`, `alloc`)
+//! DIR/journal.0/.1  what was committed since the last checkpoint (see `journal`, `log`)
 //! DIR/index/        RocksDB: chunk -> version, length, blocks, checksums (see `record`)
+//! DIR/owners.N      block -> whose it was when it was written (see `owners`)
+//! DIR/hints         inode -> path (see `hints`)
 //! ```
 //!
 //! Nothing is ever written in place: a change goes to fresh blocks, is then pointed to by an
-//! index entry in memory (*unstable*), and becomes durable with the next commit: first the
-//! data, then the index, in one batch.
+//! index entry in memory (*unstable*), and becomes durable with the next commit: data, then one
+//! record in the journal. The index is a cache of the journal. Why it is built so, and what it
+//! costs: docs/design/2026-11-25-chunk-store.md.
+//!
+//! | to understand | read |
+//! |---|---|
+//! | a change's way | `edit` (prepare), `change` (publish), `overlay`, `held`, `commit`, `checkpoint` |
+//! | what is on disk | `record`, `journal`, `owners`, `hints`, `dir` |
+//! | after a crash | `open`, `log`; without a cluster, `salvage` |
+//! | space | `alloc`, `blocks` (owners counted), `lease`, `space`, `clones` |
+//! | the disk | `disk` (the trait), `file_disk`, `uring`; `faulty`, its twin for tests |
 //!
 //! 1. After a crash each chunk is at a version between the last committed and the last
 //!    acknowledged one, with exactly that version's bytes (`crashes_keep_what_was_committed`).
-//! 2. No bytes are returned that fail their checksum (`flipped_bits_are_found`).
+//! 2. No bytes are returned that fail their checksum (`flipped_bits_are_found`,
+//!    `rotten_and_stray_blocks_are_detected`).
 //! 3. A block is reused only when neither a durable index nor a reader can look at it, and no
 //!    block is lost for good (`crashes_keep_what_was_committed`).
 //! 4. Bytes of a block beyond the chunk's length are zeros (`random_changes_match_the_model`).
 //! 5. A full disk refuses new data and nothing else (`a_full_disk_refuses_new_data_only`).
+//! 6. A journal with a part missing is refused, never read as a shorter one (`a_hole_is_refused`,
+//!    `damaged_journals_are_detected`).
 //!
 //! The store knows nothing of files, chains, members or the network.
 
+mod aligned;
 mod alloc;
+mod blocks;
+mod change;
+mod checkpoint;
 mod chunks;
+mod clones;
 mod commit;
 mod counters;
 pub mod dir;
@@ -32,24 +52,36 @@ mod engine;
 #[cfg(test)]
 mod faulty;
 pub mod file_disk;
+mod held;
+mod hints;
 pub mod index;
+mod journal;
 mod lease;
+mod listing;
+mod log;
+mod open;
 mod overlay;
+mod owners;
 mod pieces;
 pub mod record;
 pub mod rocks;
+pub mod salvage;
+mod space;
 #[cfg(test)]
 mod tests;
+mod uring;
+mod verify;
 
 use std::any::Any;
 
 use bytes::Bytes;
 use wire::brick::{Change, Extent, WriterId};
 use wire::chunk::ChunkKey;
-use wire::id::{ChainId, ChunkVersion};
+use wire::id::{ChainId, ChunkVersion, Ino};
 
 pub use counters::StoreCounters;
-pub use engine::{Engine, Limits};
+pub use engine::{Engine, Io, Limits};
+pub use open::Medium;
 pub use pieces::{PIECE_BYTES, PieceDigest};
 pub use record::Header;
 
@@ -299,6 +331,25 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Corrupt`], [`StoreError::Failed`].
     fn pieces(&self, key: ChunkKey) -> Result<(Option<Header>, Vec<PieceDigest>), StoreError>;
+
+    /// Makes `to` a chunk with the content of `from`, sharing its blocks; takes no space and little
+    /// time. `None`: there is no `from`, and nothing has changed.
+    ///
+    /// # Errors
+    /// [`StoreError::Range`] if both are the same chunk, [`StoreError::Failed`].
+    fn clone_chunk(
+        &self,
+        from: ChunkKey,
+        to: ChunkKey,
+        chain: ChainId,
+        version: ChunkVersion,
+    ) -> Result<Option<Header>, StoreError>;
+
+    /// Notes the path of a file for `salvage`; durable with the next commit.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], [`StoreError::Failed`].
+    fn set_hint(&self, ino: Ino, path: &str) -> Result<(), StoreError>;
 
     /// Makes everything published durable.
     ///

@@ -1,7 +1,7 @@
-//! Changes of the index that are not durable yet.
+//! Changes of the index that are not in the journal yet.
 //!
 //! There are at most two generations: the *active* one takes changes, the *frozen* one is
-//! being written to the index. A reader looks into the active one, then the frozen one, then
+//! being written to journal and index. A reader looks into the active one, then the frozen one, then
 //! the index.
 //!
 //! 1. A generation is frozen whole, so that what is durable is a prefix of every chunk's
@@ -34,9 +34,13 @@ pub struct DirtyChunk {
 pub struct Generation {
     chunks: BTreeMap<ChunkKey, DirtyChunk>,
     entries: usize,
-    /// Blocks nobody needs once this generation is durable.
+    /// Blocks that one owner does not need any more once this generation is durable.
     pub freed: Vec<Run>,
-    /// Bytes written to the disk for it.
+    /// Blocks that were first pointed to in it and still are, and by whom.
+    pub fresh: BTreeMap<u64, (ChunkKey, u32)>,
+    /// Whether anything was written to the data files for it.
+    pub direct: bool,
+    /// Bytes of data that came with it.
     pub written_bytes: u64,
 }
 
@@ -89,12 +93,12 @@ impl Generation {
         self.chunks.range((from, Unbounded)).map(|(key, chunk)| (*key, chunk.header))
     }
 
-    /// It, as a batch for the index.
-    pub fn changes(&self) -> impl Iterator<Item = IndexChange> + '_ {
-        self.chunks.iter().flat_map(|(&key, chunk)| {
+    /// It, as a batch for the index: the changes of one chunk after the other.
+    pub fn changes(&self) -> impl Iterator<Item = (ChunkKey, impl Iterator<Item = IndexChange> + '_)> + '_ {
+        self.chunks.iter().map(|(&key, chunk)| {
             let wipe = chunk.masks.then_some(IndexChange::Wipe(key));
             let groups = chunk.groups.iter().map(move |(&n, &group)| IndexChange::Group(key, n, group));
-            wipe.into_iter().chain([IndexChange::Header(key, chunk.header)]).chain(groups)
+            (key, wipe.into_iter().chain([IndexChange::Header(key, chunk.header)]).chain(groups))
         })
     }
 }
@@ -104,11 +108,20 @@ impl Generation {
 pub struct Overlay {
     /// Takes changes.
     pub active: Generation,
-    /// On its way to the index.
+    /// On its way to journal and index.
     pub frozen: Option<Arc<Generation>>,
 }
 
 impl Overlay {
+    /// The generation that is to be made durable now, if any: one that could not be last time goes
+    /// first.
+    pub fn freeze(&mut self) -> Option<Arc<Generation>> {
+        if self.frozen.is_none() && !self.active.is_empty() {
+            self.frozen = Some(Arc::new(std::mem::take(&mut self.active)));
+        }
+        self.frozen.clone()
+    }
+
     fn layers(&self) -> impl Iterator<Item = &Generation> {
         std::iter::once(&self.active).chain(self.frozen.as_deref())
     }

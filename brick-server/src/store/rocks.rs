@@ -1,8 +1,11 @@
-//! The index in RocksDB. Its own write-ahead log makes a batch atomic and durable.
+//! The index in RocksDB, without a write-ahead log: the store's journal is that. A batch goes into
+//! one memtable whole, and memtables are flushed in order, so that what a crash leaves is always
+//! a prefix of the batches; the mark in it says which.
 
 use std::path::Path;
 use std::sync::OnceLock;
 
+use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, LogLevel, Options, ReadOptions,
     WriteBatch, WriteOptions,
@@ -10,21 +13,23 @@ use rocksdb::{
 use wire::chunk::ChunkKey;
 
 use super::index::{Index, IndexChange, IndexError};
-use super::record::{Group, Header, RecordError, group_key, header_key, parse_group_key, parse_header_key};
+use super::record::{
+    Group, Header, MARK_KEY, RecordError, group_key, header_key, parse_group_key, parse_header_key,
+};
 
 /// Cache of index blocks shared by all bricks of a process, in bytes.
 const CACHE_BYTES: usize = 32 << 20;
-/// One memtable, in bytes; there are at most two a brick.
-const WRITE_BUFFER_BYTES: usize = 4 << 20;
-/// Write-ahead logs are flushed away beyond this, in bytes.
-const WAL_BYTES: u64 = 16 << 20;
+/// One memtable, in bytes; there are at most two a brick. The store flushes it whenever it trims its
+/// journal.
+const WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// Open table files a brick.
 const OPEN_FILES: i32 = 128;
 
 /// See the module's head.
 pub struct RocksIndex {
     db: DB,
-    durable: WriteOptions,
+    options: Options,
+    no_log: WriteOptions,
 }
 
 impl std::fmt::Debug for RocksIndex {
@@ -58,7 +63,8 @@ fn options() -> Options {
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options.set_max_write_buffer_number(2);
-    options.set_max_total_wal_size(WAL_BYTES);
+    options.enable_statistics();
+    options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
     options.set_max_open_files(OPEN_FILES);
     options.set_max_background_jobs(2);
     options.set_log_level(LogLevel::Warn);
@@ -76,7 +82,7 @@ impl RocksIndex {
     pub fn create(path: &Path) -> Result<RocksIndex, IndexError> {
         let mut options = options();
         options.create_if_missing(true);
-        RocksIndex::with(&options, path)
+        RocksIndex::with(options, path)
     }
 
     /// Opens one that exists.
@@ -84,14 +90,25 @@ impl RocksIndex {
     /// # Errors
     /// See [`IndexError`].
     pub fn open(path: &Path) -> Result<RocksIndex, IndexError> {
-        RocksIndex::with(&options(), path)
+        RocksIndex::with(options(), path)
     }
 
-    fn with(options: &Options, path: &Path) -> Result<RocksIndex, IndexError> {
-        let db = DB::open(options, path).map_err(|e| failed(&e))?;
-        let mut durable = WriteOptions::default();
-        durable.set_sync(true);
-        Ok(RocksIndex { db, durable })
+    /// Opens one for reading, changing nothing in it; what RocksDB has to tell goes to `log_dir`.
+    ///
+    /// # Errors
+    /// See [`IndexError`].
+    pub fn open_read_only(path: &Path, log_dir: &Path) -> Result<RocksIndex, IndexError> {
+        let mut options = options();
+        options.set_db_log_dir(log_dir);
+        let db = DB::open_for_read_only(&options, path, false).map_err(|e| failed(&e))?;
+        Ok(RocksIndex { db, options, no_log: WriteOptions::default() })
+    }
+
+    fn with(options: Options, path: &Path) -> Result<RocksIndex, IndexError> {
+        let db = DB::open(&options, path).map_err(|e| failed(&e))?;
+        let mut no_log = WriteOptions::default();
+        no_log.disable_wal(true);
+        Ok(RocksIndex { db, options, no_log })
     }
 
     fn groups_from(
@@ -165,7 +182,7 @@ impl Index for RocksIndex {
         })
     }
 
-    fn write(&self, changes: &mut dyn Iterator<Item = IndexChange>) -> Result<(), IndexError> {
+    fn write(&self, changes: &mut dyn Iterator<Item = IndexChange>, applied: u64) -> Result<(), IndexError> {
         let mut batch = WriteBatch::default();
         for change in changes {
             match change {
@@ -187,6 +204,23 @@ impl Index for RocksIndex {
                 }
             }
         }
-        self.db.write_opt(batch, &self.durable).map_err(|e| failed(&e))
+        batch.put(MARK_KEY, applied.to_le_bytes());
+        self.db.write_opt(batch, &self.no_log).map_err(|e| failed(&e))
+    }
+
+    fn applied(&self) -> Result<u64, IndexError> {
+        let Some(bytes) = self.db.get_pinned(MARK_KEY).map_err(|e| failed(&e))? else { return Ok(0) };
+        let bytes: [u8; 8] =
+            bytes.as_ref().try_into().map_err(|_| unreadable(RecordError::Malformed { what: "mark" }))?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn flush(&self) -> Result<(), IndexError> {
+        self.db.flush().map_err(|e| failed(&e))
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.options.get_ticker_count(Ticker::FlushWriteBytes)
+            + self.options.get_ticker_count(Ticker::CompactWriteBytes)
     }
 }

@@ -9,4 +9,5 @@ mod failures;
 mod leftovers;
 mod races;
 mod refusals;
+mod salvage;
 mod support;

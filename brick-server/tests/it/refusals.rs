@@ -47,12 +47,18 @@ fn other_directories_are_refused() {
     assert!(other.ends_with("is brick 3, not brick 4"), "{other}");
     let identity = dir.join("brick.json");
     let good = std::fs::read_to_string(&identity).unwrap();
-    std::fs::write(&identity, good.replace("\"format\": 1", "\"format\": 2, \"new\": []")).unwrap();
-    assert_eq!(refusal(&dir), "DIR has format 2, this program knows 1; use a newer brickyard");
+    std::fs::write(&identity, good.replace("\"format\": 2", "\"format\": 3, \"new\": []")).unwrap();
+    assert_eq!(refusal(&dir), "DIR has format 3, this program knows 2; use a newer brickyard");
+    std::fs::write(&identity, good.replace("\"format\": 2", "\"format\": 1")).unwrap();
+    assert_eq!(
+        refusal(&dir),
+        "DIR has format 1, this program knows 2 and can't convert it; read it with the brickyard that \
+         wrote it, or make the brick anew in an empty directory"
+    );
     std::fs::write(&identity, &good[..20]).unwrap();
     assert!(refusal(&dir).starts_with("DIR/brick.json is damaged"));
     std::fs::write(&identity, &good).unwrap();
-    for part in ["data.0", "index"] {
+    for part in ["data.0", "journal.0", "journal.1", "owners.0", "index"] {
         let aside = root.path().join("aside");
         std::fs::rename(dir.join(part), &aside).unwrap();
         assert_eq!(refusal(&dir), format!("DIR is incomplete: {part} is missing"));
@@ -82,6 +88,26 @@ fn a_short_data_file_is_refused() {
     std::fs::OpenOptions::new().write(true).open(dir.join("data.0")).unwrap().set_len(8192).unwrap();
     let refused = held.open(Limits::default()).unwrap_err().to_string();
     assert!(refused.contains("beyond the end of the data files"), "{refused}");
+}
+
+/// A journal that was emptied, or put there from another brick, is found before anything is served.
+#[test]
+fn a_foreign_journal_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let (dir, other) = (root.path().join("brick"), root.path().join("other"));
+    for dir in [&dir, &other] {
+        brick_server::format(dir, CLUSTER, BrickId(3)).unwrap();
+    }
+    let held = Held::take(&dir, CLUSTER, None).unwrap();
+    let good = std::fs::read(dir.join("journal.0")).unwrap();
+    std::fs::copy(other.join("journal.0"), dir.join("journal.0")).unwrap();
+    let refused = held.open(Limits::default()).unwrap_err().to_string();
+    assert!(refused.contains("the journal is damaged: it belongs to another brick"), "{refused}");
+    std::fs::write(dir.join("journal.0"), b"").unwrap();
+    let refused = held.open(Limits::default()).unwrap_err().to_string();
+    assert!(refused.contains("neither of its files begins as it should"), "{refused}");
+    std::fs::write(dir.join("journal.0"), good).unwrap();
+    held.open(Limits::default()).unwrap();
 }
 
 /// The second one learns who has it; afterwards it is free.
