@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::roles::{brick, member, token};
-use crate::{check, logging, scheduler, status, up};
+use crate::{check, logging, salvage, scheduler, status, up};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -76,6 +76,11 @@ enum Command {
     ///
     /// Exit code 0: consistent; 1: problems, each listed; 2: it could not be checked.
     Check(CheckOptions),
+    /// Get plain files off a brick directory, with no cluster
+    ///
+    /// For a disk that was pulled, or a cluster that is no more. Exit code 0: everything on this brick
+    /// was salvaged; 1: some of it is lost, as listed.
+    Salvage(salvage::SalvageOptions),
     /// Run the scheduler's master on a mounted cluster directory
     Master(scheduler::MasterOptions),
     /// Run the scheduler's agent: takes jobs for this machine
@@ -192,6 +197,7 @@ pub fn run(args: Vec<OsString>) -> Result<ExitCode> {
         }
         Command::Status(options) => status::run(&options),
         Command::Check(options) => check::run(&options),
+        Command::Salvage(options) => salvage::run(&options),
         Command::Master(options) => {
             logging::start(&cli.log)?;
             scheduler::run_master(options)

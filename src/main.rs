@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod logging;
 mod roles;
+mod salvage;
 mod scheduler;
 mod show;
 mod status;
