@@ -17,4 +17,5 @@ pub mod metadata;
 pub mod report;
 pub mod sequential;
 pub mod side;
+pub mod store;
 pub mod tree;
