@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::roles::{brick, member, token};
-use crate::{check, logging, salvage, scheduler, status, up};
+use crate::{brick_admin, check, logging, salvage, scheduler, status, up};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -66,7 +66,7 @@ enum Command {
     Token(token::Options),
     /// Run a namespace member: names, the cluster map, who is alive
     Namespace(member::NamespaceOptions),
-    /// Serve one or more bricks
+    /// Serve one or more bricks, or look after those of a running cluster
     ///
     /// The first time with --listen, --join and --token; from then on --dir is enough.
     Brick(brick::Options),
@@ -191,10 +191,13 @@ pub fn run(args: Vec<OsString>) -> Result<ExitCode> {
             logging::start(&cli.log)?;
             member::run(&options)
         }
-        Command::Brick(options) => {
-            logging::start(&cli.log)?;
-            brick::run(options)
-        }
+        Command::Brick(options) => match options.order {
+            Some(order) => brick_admin::run(order),
+            None => {
+                logging::start(&cli.log)?;
+                brick::run(options)
+            }
+        },
         Command::Status(options) => status::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Salvage(options) => salvage::run(&options),

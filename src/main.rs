@@ -2,6 +2,7 @@
 //! back its exit code. Nothing is decided here that belongs to a room.
 
 mod admin;
+mod brick_admin;
 mod check;
 mod cli;
 mod logging;

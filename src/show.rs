@@ -58,9 +58,26 @@ pub fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// How far something is, in forty characters.
+pub fn bar(done: usize, all: usize) -> String {
+    const WIDTH: usize = 28;
+    let part = if all == 0 { WIDTH } else { (done.min(all) * WIDTH) / all };
+    let percent = if all == 0 { 100 } else { (done.min(all) * 100) / all };
+    format!("[{}{}] {percent:3} %", "#".repeat(part), ".".repeat(WIDTH - part))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A bar is as wide at the end as at the beginning.
+    #[test]
+    fn bars_fill_up() {
+        assert_eq!(bar(0, 4), format!("[{}]   0 %", ".".repeat(28)));
+        assert_eq!(bar(1, 4), format!("[{}{}]  25 %", "#".repeat(7), ".".repeat(21)));
+        assert_eq!(bar(9, 4), format!("[{}] 100 %", "#".repeat(28)));
+        assert_eq!(bar(0, 0), bar(4, 4));
+    }
 
     /// Columns line up, and sizes carry their unit.
     #[test]

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use wire::map::{Chain, MemberState};
+use wire::id::{BootId, BrickId};
+use wire::map::{BrickInfo, Chain, MemberState};
 use wire::meta::{BrickReport, ClusterStatus};
 
 use crate::admin::{self, Admin};
@@ -40,39 +41,154 @@ fn state_name(state: MemberState) -> &'static str {
     }
 }
 
-fn brick_state(alive: bool, report: &BrickReport) -> &'static str {
-    match (alive, report.failed) {
+fn brick_state(status: &ClusterStatus, brick: &BrickInfo) -> &'static str {
+    match (brick.alive, report_of(status, brick.id).failed) {
         (_, true) => "failed",
         (true, false) => "alive",
+        (false, false) if brick.boot == BootId(0) => "new",
         (false, false) => "dead",
     }
 }
 
+/// Chains that a brick to be emptied is still in.
+fn left_of(status: &ClusterStatus, brick: BrickId) -> usize {
+    status.map.chains_of(brick).count()
+}
+
+/// What else is to be said of a brick.
+fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
+    let ms_of = |list: &[(BrickId, u64)]| list.iter().find(|(b, _)| *b == brick.id).map(|(_, ms)| *ms);
+    let mut notes = Vec::new();
+    if status.wishes.draining.contains(&brick.id) {
+        notes.push(match left_of(status, brick.id) {
+            0 => "drained".to_owned(),
+            left => format!("draining, {left} chains left"),
+        });
+    }
+    if let Some(held) = ms_of(&status.held_ms) {
+        notes.push(format!("keeps dying, kept out for {} s", held.div_ceil(1000)));
+    }
+    if !brick.alive
+        && brick.boot != BootId(0)
+        && left_of(status, brick.id) > 0
+        && let Some(missed) = ms_of(&status.missed_ms)
+    {
+        notes.push(match status.wishes.repair_after_ms.checked_sub(missed) {
+            Some(left) if left > 0 => format!("replaced in {} s", left.div_ceil(1000)),
+            _ => "being replaced".to_owned(),
+        });
+    }
+    notes.join("; ")
+}
+
 /// A chain with as many serving members as the map wants copies.
-fn is_whole(chain: &Chain) -> bool {
-    chain.members.iter().all(|m| m.state == MemberState::Serving)
+fn is_whole(status: &ClusterStatus, chain: &Chain) -> bool {
+    chain.serving().count() >= usize::from(status.map.replicas)
+}
+
+/// The first line of a status: how the cluster is.
+fn health(status: &ClusterStatus) -> (&'static str, String) {
+    let map = &status.map;
+    let all = map.chains.len();
+    let unserved = map.chains.values().filter(|c| c.head().is_none()).count();
+    let short = map.chains.values().filter(|c| !is_whole(status, c)).count();
+    if all == 0 {
+        let up = map.bricks.values().filter(|b| b.alive).count();
+        let text = match status.wishes.birth_bricks {
+            0 => format!("waiting for bricks on {} machines; {up} bricks have come up", map.replicas),
+            wanted => format!("waiting for bricks: {up} of {wanted} have come up"),
+        };
+        return ("waiting", text);
+    }
+    match (short, unserved) {
+        (0, _) => ("healthy", "healthy: every chain has all its copies".to_owned()),
+        (_, 0) => ("degraded", format!("degraded: {short} of {all} chains lack a copy")),
+        (_, n) => ("unavailable", format!("DATA UNAVAILABLE: {n} of {all} chains have no serving copy")),
+    }
+}
+
+/// Copies that are being made, and how much of them is done.
+pub fn under_way(status: &ClusterStatus) -> String {
+    let copies: usize = status.map.chains.values().map(|c| c.syncing().count()).sum();
+    let sum = |of: fn(&BrickReport) -> u64| status.bricks.iter().map(|(_, r)| of(r)).sum::<u64>();
+    let (done, total) = (sum(|r| r.sync_done_bytes), sum(|r| r.sync_total_bytes));
+    match (copies, total) {
+        (0, _) => "no copy under way".to_owned(),
+        (n, 0) => format!("{n} copies under way"),
+        (n, _) => format!("{n} copies under way, {} of {}", bytes(done.min(total)), bytes(total)),
+    }
+}
+
+/// How many members stand where they are too many: a measure of what rebalancing has to do.
+pub fn unevenness(status: &ClusterStatus) -> usize {
+    let keeps = |b: &&BrickInfo| !status.wishes.draining.contains(&b.id);
+    let loads: Vec<usize> = status.map.bricks.values().filter(keeps).map(|b| left_of(status, b.id)).collect();
+    let share = loads.iter().sum::<usize>().div_ceil(loads.len().max(1));
+    loads.iter().map(|load| load.saturating_sub(share)).sum()
+}
+
+/// All bricks, for programs.
+pub fn bricks_as_json(status: &ClusterStatus) -> Value {
+    let one = |brick: &BrickInfo| {
+        let report = report_of(status, brick.id);
+        json!({
+            "id": brick.id.0,
+            "host": brick.host,
+            "endpoint": brick.endpoint.to_string(),
+            "state": brick_state(status, brick),
+            "draining": status.wishes.draining.contains(&brick.id),
+            "note": brick_note(status, brick),
+            "chains": left_of(status, brick.id),
+            "total_bytes": report.total_bytes,
+            "free_bytes": report.free_bytes,
+            "chunks": report.chunks,
+            "corrupt_blocks": report.corrupt_blocks,
+            "repaired_blocks": report.repaired_blocks,
+            "sync_done_bytes": report.sync_done_bytes,
+            "sync_total_bytes": report.sync_total_bytes,
+            "scrub_done_bytes": report.scrub_done_bytes,
+            "scrub_total_bytes": report.scrub_total_bytes,
+        })
+    };
+    status.map.bricks.values().map(one).collect()
+}
+
+/// All bricks, for people.
+pub fn bricks_as_text(status: &ClusterStatus) -> String {
+    let mut table = Table::new(&[
+        "brick",
+        "host",
+        "state",
+        ">chains",
+        ">used",
+        ">free",
+        ">chunks",
+        ">corrupt",
+        ">repaired",
+        "endpoint",
+        "note",
+    ]);
+    for brick in status.map.bricks.values() {
+        let report = report_of(status, brick.id);
+        table.row([
+            brick.id.to_string(),
+            brick.host.clone(),
+            brick_state(status, brick).to_owned(),
+            left_of(status, brick.id).to_string(),
+            bytes(report.total_bytes.saturating_sub(report.free_bytes)),
+            bytes(report.free_bytes),
+            report.chunks.to_string(),
+            report.corrupt_blocks.to_string(),
+            report.repaired_blocks.to_string(),
+            brick.endpoint.to_string(),
+            brick_note(status, brick),
+        ]);
+    }
+    table.to_string()
 }
 
 fn as_json(status: &ClusterStatus) -> Value {
     let map = &status.map;
-    let bricks: Vec<Value> = map
-        .bricks
-        .values()
-        .map(|brick| {
-            let report = report_of(status, brick.id);
-            json!({
-                "id": brick.id.0,
-                "host": brick.host,
-                "endpoint": brick.endpoint.to_string(),
-                "state": brick_state(brick.alive, &report),
-                "total_bytes": report.total_bytes,
-                "free_bytes": report.free_bytes,
-                "chunks": report.chunks,
-                "corrupt_blocks": report.corrupt_blocks,
-                "repaired_blocks": report.repaired_blocks,
-            })
-        })
-        .collect();
     let chains: Vec<Value> = map
         .chains
         .values()
@@ -82,7 +198,7 @@ fn as_json(status: &ClusterStatus) -> Value {
                 .iter()
                 .map(|m| json!({ "brick": m.brick.0, "state": state_name(m.state) }))
                 .collect();
-            json!({ "id": chain.id.0, "epoch": chain.epoch.0, "whole": is_whole(chain), "members": members })
+            json!({ "id": chain.id.0, "epoch": chain.epoch.0, "whole": is_whole(status, chain), "members": members })
         })
         .collect();
     let sessions: Vec<Value> = status
@@ -94,7 +210,11 @@ fn as_json(status: &ClusterStatus) -> Value {
         "cluster": map.cluster.to_string(),
         "map_epoch": map.epoch.0,
         "replicas": map.replicas,
-        "bricks": bricks,
+        "health": health(status).0,
+        "rebalancing": status.wishes.rebalancing,
+        "repair_after_ms": status.wishes.repair_after_ms,
+        "copies_under_way": map.chains.values().map(|c| c.syncing().count()).sum::<usize>(),
+        "bricks": bricks_as_json(status),
         "chains": chains,
         "sessions": sessions,
         "inodes": status.inodes,
@@ -105,48 +225,25 @@ fn as_json(status: &ClusterStatus) -> Value {
 
 fn as_text(status: &ClusterStatus) -> String {
     let map = &status.map;
-    let whole = map.chains.values().filter(|c| is_whole(c)).count();
-    let unserved = map.chains.values().filter(|c| c.head().is_none()).count();
-    let health = match (whole == map.chains.len(), unserved) {
-        (true, _) => "healthy: every chain has all its copies".to_owned(),
-        (false, 0) => {
-            format!("degraded: {} of {} chains lack a copy", map.chains.len() - whole, map.chains.len())
-        }
-        (false, n) => format!("DATA UNAVAILABLE: {n} of {} chains have no serving copy", map.chains.len()),
-    };
     let mut text = format!(
-        "cluster {}, {health}\n{} copies, map epoch {}, {} inodes, {} unlinked but kept, {} being freed\n\n",
-        map.cluster, map.replicas, map.epoch, status.inodes, status.orphans, status.trims
+        "cluster {}, {}\n{} copies, map epoch {}, {} inodes, {} unlinked but kept, {} being freed\n\n",
+        map.cluster,
+        health(status).1,
+        map.replicas,
+        map.epoch,
+        status.inodes,
+        status.orphans,
+        status.trims
     );
-    let mut bricks = Table::new(&[
-        "brick",
-        "host",
-        "state",
-        ">used",
-        ">free",
-        ">chunks",
-        ">corrupt",
-        ">repaired",
-        "endpoint",
-    ]);
-    for brick in map.bricks.values() {
-        let report = report_of(status, brick.id);
-        bricks.row([
-            brick.id.to_string(),
-            brick.host.clone(),
-            brick_state(brick.alive, &report).to_owned(),
-            bytes(report.total_bytes.saturating_sub(report.free_bytes)),
-            bytes(report.free_bytes),
-            report.chunks.to_string(),
-            report.corrupt_blocks.to_string(),
-            report.repaired_blocks.to_string(),
-            brick.endpoint.to_string(),
-        ]);
+    text.push_str(&bricks_as_text(status));
+    let moving = map.chains.values().any(|c| c.syncing().next().is_some());
+    if moving || status.wishes.rebalancing {
+        let why = if status.wishes.rebalancing { "; rebalancing" } else { "" };
+        text.push_str(&format!("\n{}{why}\n", under_way(status)));
     }
-    text.push_str(&bricks.to_string());
-    if whole < map.chains.len() {
+    if map.chains.values().any(|c| !is_whole(status, c)) {
         let mut chains = Table::new(&["chain", ">epoch", "members"]);
-        for chain in map.chains.values().filter(|c| !is_whole(c)) {
+        for chain in map.chains.values().filter(|c| !is_whole(status, c)) {
             let members: Vec<_> =
                 chain.members.iter().map(|m| format!("{} {}", m.brick, state_name(m.state))).collect();
             chains.row([chain.id.to_string(), chain.epoch.to_string(), members.join(", ")]);

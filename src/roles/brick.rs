@@ -16,13 +16,17 @@ use super::life::{self, Ending};
 use super::server::{self, Place, Server};
 use super::{addresses, joining, reachable};
 use crate::admin::Admin;
+use crate::brick_admin;
 
 /// Wait between two looks whether the namespace has let the bricks in.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Options of `brickyard brick`.
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Options {
+    #[command(subcommand)]
+    pub order: Option<brick_admin::Order>,
     /// Directory of a brick, best a disk of its own; repeat it for several
     #[arg(long = "dir", value_name = "DIR", required = true)]
     pub dirs: Vec<PathBuf>,

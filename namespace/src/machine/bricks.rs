@@ -28,11 +28,14 @@ fn info(brick: &BrickRegistration) -> BrickInfo {
 /// Adds bricks and makes chains and a table of all there are; chains that exist are kept, and
 /// so are the tables that files were laid out by.
 pub fn add(txn: &mut Txn<'_>, bricks: &[BrickRegistration]) -> Do<()> {
-    let new: Vec<_> = bricks.iter().filter(|b| !txn.map.bricks.contains_key(&b.brick)).collect();
+    let mut wishes = wishes::load(txn)?;
+    // A number that was given and is not in the map is that of a brick which was removed.
+    let is_new =
+        |b: &&BrickRegistration| !txn.map.bricks.contains_key(&b.brick) && b.brick.0 >= wishes.next_brick;
+    let new: Vec<_> = bricks.iter().filter(is_new).collect();
     if new.is_empty() {
         return Ok(());
     }
-    let mut wishes = wishes::load(txn)?;
     let map = txn.change_map();
     for brick in new {
         map.bricks.insert(brick.brick, info(brick));

@@ -149,6 +149,8 @@ fn removing_never_loses_the_only_copy() {
     map.verify().unwrap();
     assert!(!map.bricks.contains_key(&BrickId(0)));
     assert!(map.chains.values().all(|c| c.head().is_some()));
+    world.op(Op::AddBricks(vec![registration(0, 3, Endpoint::Memory(1))])).unwrap();
+    assert_eq!(world.machine.map(), map, "it was removed");
     world.sound();
 }
 

@@ -15,6 +15,7 @@ mod jobs;
 mod locks;
 mod mapping;
 mod memory;
+mod moves;
 mod names;
 mod sparse;
 mod suites;

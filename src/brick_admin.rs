@@ -1,0 +1,325 @@
+//! `brickyard brick list|drain|remove|rebalance|settings`: orders about bricks, and how far they
+//! are. Who moves where is the namespace's matter; this asks and shows.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::json;
+use tokio::time::Instant;
+use wire::id::{BrickId, ChainId};
+use wire::meta::{BrickRefusal, ClusterReply, ClusterRequest, ClusterStatus, SettingsChange};
+
+use crate::admin::{self, Admin};
+use crate::cli::ClusterOptions;
+use crate::show;
+use crate::status;
+
+/// Wait between two looks at what is under way.
+const PAUSE: Duration = Duration::from_millis(250);
+/// A namespace that does not answer for so long while its work is waited for is a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What can be asked of a running cluster's bricks.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Order {
+    /// Show all bricks
+    List(ClusterOptions),
+    /// Empty a brick, so that it can be removed: everything it holds is copied to others first
+    Drain(DrainOptions),
+    /// Forget a brick that holds nothing any more, or one that will not come back
+    Remove(RemoveOptions),
+    /// Give every brick its share of the chains, for example after bricks were added
+    Rebalance(RebalanceOptions),
+    /// Show or change how bricks are repaired
+    Settings(SettingsOptions),
+}
+
+/// Options of `brickyard brick drain`.
+#[derive(Debug, Clone, Args)]
+pub struct DrainOptions {
+    /// Its number
+    #[arg(value_name = "BRICK")]
+    pub brick: u32,
+    /// Take it back: the brick stays
+    #[arg(long)]
+    pub undo: bool,
+    /// Return when the brick is empty, and show how far it is until then
+    #[arg(long, conflicts_with = "undo")]
+    pub wait: bool,
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+}
+
+/// Options of `brickyard brick remove`.
+#[derive(Debug, Clone, Args)]
+pub struct RemoveOptions {
+    /// Its number; it is never given to another brick
+    #[arg(value_name = "BRICK")]
+    pub brick: u32,
+    /// Though it is in chains: it must be dead and everything it holds be served by others
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+}
+
+/// Options of `brickyard brick rebalance`.
+#[derive(Debug, Clone, Args)]
+pub struct RebalanceOptions {
+    /// Stop moving; what is under way is finished
+    #[arg(long)]
+    pub stop: bool,
+    /// Return when every brick has its share, and show how far it is until then
+    #[arg(long, conflicts_with = "stop")]
+    pub wait: bool,
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+}
+
+/// Options of `brickyard brick settings`.
+#[derive(Debug, Clone, Args)]
+pub struct SettingsOptions {
+    /// Give the chains of a brick that is dead for so long other members, such as 90s, 5m, 2h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub repair_after: Option<Duration>,
+    /// Copies that one brick takes part in making at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub copies_at_a_time: Option<u32>,
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+}
+
+/// A time with its unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("give a number and a unit: s, m or h".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "give a number and a unit: s, m or h".to_owned())?;
+    let seconds = number.checked_mul(seconds).filter(|s| *s <= 365 * 86_400).ok_or("that is too long")?;
+    Ok(Duration::from_secs(seconds))
+}
+
+/// Carries out an order.
+///
+/// # Errors
+/// Why the cluster did not, in one line.
+pub fn run(order: Order) -> Result<ExitCode> {
+    admin::runtime()?.block_on(async {
+        match order {
+            Order::List(cluster) => list(&cluster).await,
+            Order::Drain(options) => drain(&options).await,
+            Order::Remove(options) => remove(&options).await,
+            Order::Rebalance(options) => rebalance(&options).await,
+            Order::Settings(options) => settings(&options).await,
+        }
+    })
+}
+
+async fn list(cluster: &ClusterOptions) -> Result<ExitCode> {
+    let found = Admin::of(cluster)?.status().await?;
+    if cluster.json {
+        println!("{:#}", status::bricks_as_json(&found));
+    } else {
+        print!("{}", status::bricks_as_text(&found));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn drain(options: &DrainOptions) -> Result<ExitCode> {
+    let admin = Admin::of(&options.cluster)?;
+    let brick = BrickId(options.brick);
+    order(&admin, brick, ClusterRequest::DrainBrick { brick, drain: !options.undo }).await?;
+    if options.undo {
+        return tell(&options.cluster, json!({ "draining": false }), &format!("brick {brick} stays"));
+    }
+    if options.wait {
+        watch(&admin, &options.cluster, |status| {
+            let left = status.map.chains_of(brick).count();
+            (left > 0).then_some(left)
+        })
+        .await?;
+        let text = format!("brick {brick} is empty: `brickyard brick remove {brick}` forgets it");
+        return tell(&options.cluster, json!({ "empty": true }), &text);
+    }
+    let left = admin.map().await?.chains_of(brick).count();
+    let text = format!(
+        "brick {brick} is being emptied: {left} chains to move; `brickyard status` shows how far it is"
+    );
+    tell(&options.cluster, json!({ "draining": true, "chains_left": left }), &text)
+}
+
+async fn remove(options: &RemoveOptions) -> Result<ExitCode> {
+    let admin = Admin::of(&options.cluster)?;
+    let brick = BrickId(options.brick);
+    order(&admin, brick, ClusterRequest::RemoveBrick { brick, force: options.force }).await?;
+    tell(&options.cluster, json!({ "removed": brick.0 }), &format!("brick {brick} is forgotten"))
+}
+
+async fn rebalance(options: &RebalanceOptions) -> Result<ExitCode> {
+    let admin = Admin::of(&options.cluster)?;
+    match admin.cluster(ClusterRequest::Rebalance { on: !options.stop }).await? {
+        ClusterReply::Done => {}
+        other => bail!("the namespace answered something else than was asked: {other:?}"),
+    }
+    if options.stop {
+        return tell(&options.cluster, json!({ "rebalancing": false }), "no more is moved");
+    }
+    if options.wait {
+        watch(&admin, &options.cluster, |status| {
+            status.wishes.rebalancing.then(|| status::unevenness(status).max(1))
+        })
+        .await?;
+        return tell(&options.cluster, json!({ "even": true }), "every brick has its share");
+    }
+    let text = "members of chains are being moved; `brickyard status` shows how far it is";
+    tell(&options.cluster, json!({ "rebalancing": true }), text)
+}
+
+async fn settings(options: &SettingsOptions) -> Result<ExitCode> {
+    let admin = Admin::of(&options.cluster)?;
+    let change = SettingsChange {
+        repair_after_ms: options.repair_after.map(|t| t.as_secs() * 1000),
+        syncs_a_brick: options.copies_at_a_time,
+    };
+    if change != SettingsChange::default() {
+        match admin.cluster(ClusterRequest::Configure(change)).await? {
+            ClusterReply::Done => {}
+            other => bail!("the namespace answered something else than was asked: {other:?}"),
+        }
+    }
+    let wishes = admin.status().await?.wishes;
+    let text = format!(
+        "repair after {} s, {} copies at a time on a brick",
+        wishes.repair_after_ms / 1000,
+        wishes.syncs_a_brick
+    );
+    let value =
+        json!({ "repair_after_ms": wishes.repair_after_ms, "copies_at_a_time": wishes.syncs_a_brick });
+    tell(&options.cluster, value, &text)
+}
+
+fn tell(cluster: &ClusterOptions, value: serde_json::Value, text: &str) -> Result<ExitCode> {
+    if cluster.json {
+        println!("{value:#}");
+    } else {
+        println!("{text}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Gives an order about one brick.
+async fn order(admin: &Admin, brick: BrickId, request: ClusterRequest) -> Result<()> {
+    match admin.cluster(request).await? {
+        ClusterReply::Done => Ok(()),
+        ClusterReply::Refused(why) => bail!("{}", refusal(brick, &why)),
+        other => bail!("the namespace answered something else than was asked: {other:?}"),
+    }
+}
+
+fn named(chains: &[ChainId]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = chains.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if chains.len() > SHOWN {
+        text.push_str(&format!(" and {} more", chains.len() - SHOWN));
+    }
+    let noun = if chains.len() == 1 { "chain" } else { "chains" };
+    format!("{noun} {text}")
+}
+
+/// What the administrator reads, with what to do.
+fn refusal(brick: BrickId, why: &BrickRefusal) -> String {
+    match why {
+        BrickRefusal::Unknown => format!("there is no brick {brick}: see `brickyard brick list`"),
+        BrickRefusal::HoldsChains(chains) => format!(
+            "brick {brick} holds copies of {}: empty it first with `brickyard brick drain {brick} --wait`, or give \
+             --force if it is dead and will not come back",
+            named(chains)
+        ),
+        BrickRefusal::Alive => {
+            format!(
+                "brick {brick} is alive: empty it with `brickyard brick drain {brick} --wait`; --force is for dead ones"
+            )
+        }
+        BrickRefusal::OnlyCopy(chains) => format!(
+            "nobody else has all data of {}: removing brick {brick} would lose them; bring it back, or the brick whose \
+             member says `last-serving`",
+            named(chains)
+        ),
+        BrickRefusal::TooFewBricks { left, replicas } => {
+            format!("{left} bricks would be left for {replicas} copies: add a brick first")
+        }
+    }
+}
+
+/// Shows how far something is until `left` says that nothing is left; on a terminal as a bar.
+async fn watch(
+    admin: &Admin,
+    cluster: &ClusterOptions,
+    left: impl Fn(&ClusterStatus) -> Option<usize>,
+) -> Result<()> {
+    let mut out = std::io::stderr();
+    let bar = out.is_terminal() && !cluster.json;
+    let mut most = 0;
+    let mut answered = Instant::now();
+    loop {
+        match admin.status().await {
+            Ok(status) => {
+                answered = Instant::now();
+                let Some(left) = left(&status) else { break };
+                most = most.max(left);
+                if bar {
+                    write!(out, "\r\x1b[K{}  {}", show::bar(most - left, most), status::under_way(&status))?;
+                    out.flush()?;
+                }
+            }
+            // It may be restarting, and goes on then.
+            Err(error) if answered.elapsed() >= PATIENCE => {
+                return Err(error).context("what was ordered goes on, but how far it is can't be seen");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    if bar {
+        write!(out, "\r\x1b[K")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Times need their unit, and nonsense is refused.
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
+        assert_eq!(duration("5m").unwrap(), Duration::from_secs(300));
+        assert_eq!(duration("2h").unwrap(), Duration::from_secs(7200));
+        for wrong in ["", "5", "m", "-5m", "5 m", "5d", "99999999999999999999s", "9999999h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// Every refusal is one line that names the brick or says what to do.
+    #[test]
+    fn refusals_say_what_to_do() {
+        let chains: Vec<ChainId> = (1..20).map(ChainId).collect();
+        let text = refusal(BrickId(7), &BrickRefusal::HoldsChains(chains.clone()));
+        assert!(text.contains("brick drain 7") && text.contains("and 11 more"), "{text}");
+        let text = refusal(BrickId(7), &BrickRefusal::OnlyCopy(chains[..1].to_vec()));
+        assert!(text.contains("data of chain 1:"), "{text}");
+        let text = refusal(BrickId(7), &BrickRefusal::TooFewBricks { left: 1, replicas: 2 });
+        assert!(text.contains("1 bricks") && text.contains("add a brick"), "{text}");
+    }
+}
