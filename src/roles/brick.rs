@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use wire::id::{BrickId, StoreId};
-use wire::meta::{ClusterReply, ClusterRequest, NewBrick};
-use wire::net::{Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
+use tokio::time::Instant;
+use wire::id::{BrickId, CallSeq, MapEpoch, StoreId};
+use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaRequest, NewBrick};
+use wire::net::{CallError, Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
 
 use super::exporter::{self, Exporter};
 use super::life::{self, Ending};
@@ -20,6 +21,8 @@ use crate::brick_admin;
 
 /// Wait between two looks whether the namespace has let the bricks in.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Longest wait for a namespace to show whose it is.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
 
 /// Options of `brickyard brick`.
 #[derive(Debug, Clone, Args)]
@@ -41,6 +44,9 @@ pub struct Options {
     /// The new directory takes the place of this brick, whose disk is lost; its content comes from the copies
     #[arg(long, value_name = "BRICK", requires = "join")]
     pub replace: Option<u32>,
+    /// Only join and make the bricks, then exit: what comes before a service is started
+    #[arg(long, requires = "join")]
+    pub prepare: bool,
     /// Name of the machine: copies are kept on different ones [default: the host name]; remembered
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
@@ -61,6 +67,12 @@ pub fn run(options: Options) -> Result<ExitCode> {
             prepared = prepare(&options, places) => prepared?,
             () = ending.asked() => return Ok(ExitCode::SUCCESS),
         };
+        if options.prepare {
+            for config in &prepared.configs {
+                println!("brick {} is in {}", config.brick, config.dir.display());
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         serve(prepared, exporter, ending).await
     })
 }
@@ -130,6 +142,7 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
     }
     let net = Net::new(&credential, MemoryHub::new(), NetConfig::default())?;
     let server = Server { listen, host };
+    refuse_strangers(&net, credential.namespaces()).await?;
     for place in &mut places {
         place.remember(&server, &credential)?;
         if place.brick.is_none() {
@@ -155,6 +168,24 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
         places[0].credential_file().display()
     );
     Ok(Prepared { configs, net })
+}
+
+/// A namespace that will never have anything to do with this server is told of at once, and not waited for.
+async fn refuse_strangers(net: &Net, namespaces: &[Endpoint]) -> Result<()> {
+    let call = MetaCall {
+        session: None,
+        seq: CallSeq(0),
+        answered_below: CallSeq(0),
+        request: MetaRequest::Cluster(ClusterRequest::GetMap { after: MapEpoch(0), wait_ms: 0 }),
+    };
+    for namespace in namespaces {
+        let deadline = Instant::now() + FIRST_LOOK;
+        match net.request::<MetaProtocol>(namespace, &call, Default::default(), deadline).await {
+            Err(CallError::Net(error)) if !error.is_transient() => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Gets a number for a new brick and makes its directory.

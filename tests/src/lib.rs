@@ -1,6 +1,6 @@
 //! End-to-end tests: a real cluster, a real mount, faults.
 //!
-//! This crate owns the harness ([`Cluster`], [`Place`], [`Run`]) and what the stories in `tests/it`
+//! This crate owns the harness ([`Cluster`] on one machine, [`HostCluster`] on several, [`Place`], [`Run`]) and what the stories in `tests/it`
 //! need to judge a filesystem from outside: seeded content ([`seed`]), a model of what a crash may
 //! leave ([`promise`]), trees that somebody else wrote ([`sources`]). It knows the product only
 //! by its command line, its exit codes, its status report and the mount: no other crate of the
@@ -19,13 +19,17 @@
 //! `BRICKYARD_SEED`, `BRICKYARD_CRASH_ROUNDS`, `BRICKYARD_STREAM_MIB`, `BRICKYARD_FSX_OPS`.
 
 pub mod cluster;
+pub mod hosts;
 pub mod kernel;
 pub mod logs;
+pub mod machine;
+pub mod netns;
 pub mod place;
 pub mod promise;
 pub mod run;
 pub mod seed;
 pub mod sources;
+pub mod stall;
 pub mod status;
 pub mod suites;
 pub mod tree;
@@ -33,5 +37,6 @@ pub mod wait;
 pub mod workload;
 
 pub use cluster::{Cluster, Options};
+pub use hosts::{HostCluster, Shape};
 pub use place::Place;
 pub use run::Run;

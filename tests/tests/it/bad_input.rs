@@ -16,7 +16,7 @@ fn up(data: &Path, mount: &Path) -> Result<Run> {
 }
 
 /// What a refusal must be: a failure, said in one line by `brickyard:` that has all these words.
-fn refused(what: &str, done: &Done, words: &[&str]) -> Result<()> {
+pub fn refused(what: &str, done: &Done, words: &[&str]) -> Result<()> {
     let text = done.error_text();
     ensure!(!done.status.success(), "{what}: was accepted");
     ensure!(done.status.code().is_some_and(|code| code < 126), "{what}: ended by {}", done.status);

@@ -1,0 +1,128 @@
+//! A cluster of several machines: born, used, restarted, as an administrator does it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use brickyard_tests::cluster::{binary, mounts_below};
+use brickyard_tests::netns::World;
+use brickyard_tests::{HostCluster, Run, Shape, seed, tree, wait};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Hosts reach each other, a cut is silence, limits limit, and nothing is left.
+#[test]
+fn a_world_leaves_nothing() -> Result<()> {
+    let mut world = World::new()?;
+    let (one, two) = (world.host()?, world.host()?);
+    let ping = |wait: &str| {
+        one.run("sh").arg("-c").arg(format!(
+            "exec 3<>/dev/null; timeout {wait} bash -c 'exec 4<>/dev/tcp/{}/9' 2>&1",
+            two.address()
+        ))
+    };
+    // Nobody listens: a refusal comes back at once, which proves the way there and back.
+    let done = ping("5").run()?;
+    ensure!(done.text().contains("refused"), "{}", done.text());
+    two.cut()?;
+    let done = ping("1").run()?;
+    ensure!(done.status.code() == Some(124), "a cut is not silent: {} {}", done.status, done.text());
+    two.heal()?;
+    wait::until_true("the way is there again", LIMIT, || Ok(ping("2").run()?.text().contains("refused")))?;
+    two.limit(100)?;
+    two.unlimit()?;
+    drop(world);
+    let left = Run::new("ip").args(["netns", "list"]).ok()?.text();
+    ensure!(!left.contains(&format!("-{}-", std::process::id())), "{left}");
+    Ok(())
+}
+
+/// Init, tokens, bricks, mount; a tree goes in and comes back; every process is restarted; nothing
+/// is lost, and all copies are equal.
+#[test]
+fn a_cluster_is_born_and_lives_on() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 4, replicas: 2 })?;
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let stored = cluster.mountpoint().join("tree");
+    std::fs::create_dir(&stored)?;
+    for part in ["wire", "namespace", "tests", "docs"] {
+        Run::new("cp").arg("-a").arg(source.join(part)).arg(&stored).ok()?;
+    }
+    let big = cluster.mountpoint().join("big");
+    let content = seed::bytes(3, 0, 30_000_000);
+    std::fs::write(&big, &content)?;
+    let id = cluster.status()?["cluster"].clone();
+
+    // One after the other, under the mount.
+    for at in 0..cluster.bricks.len() {
+        cluster.bricks[at].stop()?;
+        cluster.bricks[at].start()?;
+        cluster.wait_whole(LIMIT)?;
+    }
+    cluster.namespace.stop()?;
+    cluster.namespace.start()?;
+    ensure!(std::fs::read(&big)? == content, "read wrong after restarts");
+    cluster.mount.stop()?;
+    ensure!(mounts_below(cluster.mountpoint()).is_empty(), "still mounted after SIGTERM");
+    cluster.start_mount()?;
+    verify(&cluster, &source, &stored, &content)?;
+
+    // And all at once.
+    cluster.stop()?;
+    for process in cluster.all() {
+        if process.name() != "mount" {
+            process.start()?;
+        }
+    }
+    cluster.start_mount()?;
+    verify(&cluster, &source, &stored, &content)?;
+    cluster.wait_whole(LIMIT)?;
+    ensure!(cluster.status()?["cluster"] == id, "another cluster after a restart");
+    ensure!(cluster.status()?["bricks"].as_array().context("no bricks")?.len() == 4);
+    cluster.check(true)?;
+    // Bricks were stopped under written data that nobody had asked to make durable yet.
+    cluster.allow_log("a brick restarted before it committed");
+    cluster.allow_log("could not renew the session");
+    cluster.finish()
+}
+
+fn verify(
+    cluster: &HostCluster,
+    source: &std::path::Path,
+    stored: &std::path::Path,
+    big: &[u8],
+) -> Result<()> {
+    for part in ["wire", "namespace", "tests", "docs"] {
+        tree::diff(&source.join(part), &stored.join(part))?;
+    }
+    ensure!(std::fs::read(cluster.mountpoint().join("big"))? == big, "the big file reads wrong");
+    Ok(())
+}
+
+/// `mount -t brickyard` comes back when the mount can be used, and `umount` ends the process; the
+/// credential that the token gave is enough the next time.
+#[test]
+fn mount_goes_to_the_background_and_umount_ends_it() -> Result<()> {
+    let cluster = HostCluster::prepare_with_bricks(Shape { bricks: 2, replicas: 2 })?;
+    let dir = cluster.workshop().dir("bin")?;
+    let helper = dir.join("mount.brickyard");
+    std::os::unix::fs::symlink(binary()?, &helper)?;
+    let (credential, log) = (dir.join("client.cred"), dir.join("mount.log"));
+    let token = cluster.token("client", &[])?;
+    for token in [format!(",token={token}"), String::new()] {
+        let options = format!("noatime,_netdev,cred={},log={}{token}", credential.display(), log.display());
+        let run = cluster.client().run(&helper).arg(format!("{}:/", cluster.namespace_address()));
+        run.arg(cluster.mountpoint()).args(["-o", &options]).ok()?;
+        ensure!(mounts_below(cluster.mountpoint()).len() == 1, "not mounted when the command came back");
+        std::fs::write(cluster.mountpoint().join("file"), "content")?;
+        let sessions = cluster.status()?["sessions"].as_array().context("no sessions")?.len();
+        ensure!(sessions == 1, "{sessions} sessions");
+        Run::new("umount").arg(cluster.mountpoint()).ok()?;
+        // The session ends with the process, cleanly.
+        wait::until_true("the process in the background ends", LIMIT, || {
+            Ok(cluster.status()?["sessions"].as_array().is_some_and(Vec::is_empty))
+        })?;
+    }
+    let said = std::fs::read_to_string(&log)?;
+    ensure!(said.contains("unmounted") && !said.contains("by1-"), "{said}");
+    cluster.finish()
+}

@@ -1,0 +1,215 @@
+//! Mistakes with tokens, directories and clocks on several machines: one clear line each, nothing damaged.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use brickyard_tests::cluster::binary;
+use brickyard_tests::netns::Host;
+use brickyard_tests::{HostCluster, Run, Shape, seed, tree};
+
+use crate::bad_input::refused;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// `brickyard brick` on a host; it must end by itself.
+fn brick(host: &Host, dir: &Path, more: Vec<OsString>) -> Result<Run> {
+    Ok(host.run(binary()?).args(["brick", "--dir"]).arg(dir).args(more).limit(LIMIT))
+}
+
+/// Everything in a directory but who holds it.
+fn content(dir: &Path) -> Result<std::collections::BTreeMap<std::path::PathBuf, tree::Entry>> {
+    let mut list = tree::list(dir)?;
+    list.retain(|path, entry| {
+        entry.mtime_ns = 0;
+        !path.ends_with("lock")
+    });
+    Ok(list)
+}
+
+/// Tokens that are garbage, damaged, for something else, used, expired, or another cluster's. None makes
+/// a brick of the directory, none harms the cluster, and the right one still works.
+#[test]
+fn wrong_tokens_are_refused() -> Result<()> {
+    let mut cluster = HostCluster::prepare_with_bricks(Shape { bricks: 2, replicas: 2 })?;
+    let other = HostCluster::prepare(Shape { bricks: 1, replicas: 1 })?;
+    let host = cluster.new_host()?;
+    let dir = cluster.workshop().path().join("new");
+    let good = cluster.token("brick", &[])?;
+    let damaged = format!("{}{}", &good[..good.len() - 1], if good.ends_with('0') { "1" } else { "0" });
+    let id = |cluster: &HostCluster| -> Result<String> {
+        Ok(cluster.status()?["cluster"].as_str().context("no cluster id")?.to_owned())
+    };
+    let (ours, theirs) = (id(&cluster)?, id(&other)?);
+    for (what, token, words) in [
+        ("garbage", "letmein".to_owned(), vec!["token"]),
+        ("a damaged token", damaged, vec!["damaged"]),
+        ("a client's token", cluster.token("client", &[])?, vec!["role client"]),
+        ("another cluster's token", other.token("brick", &[])?, vec![&ours, &theirs]),
+    ] {
+        let done = brick(&host, &dir, cluster.join_args(&host, &token))?.run()?;
+        refused(what, &done, &words)?;
+        ensure!(!done.error_text().contains(&token), "{what}: the token is in the log");
+    }
+
+    // Time passes the hour that a token lives; then the clock is set back.
+    let old = cluster.token("brick", &["--ttl", "1h"])?;
+    for offset in ["7200", "0"] {
+        cluster.namespace.stop()?;
+        cluster.namespace.set_env("BRICKYARD_TEST_CLOCK_OFFSET_S", offset);
+        cluster.namespace.start()?;
+        let done = brick(&host, &dir, cluster.join_args(&host, &old))?.run()?;
+        refused("an expired token", &done, &["expired"])?;
+    }
+    ensure!(!dir.join("brick.json").exists(), "a wrong token made a brick");
+
+    // One that is fine, once; directories that can't be used don't use it up.
+    let good = cluster.token("brick", &[])?;
+    let full = cluster.workshop().dir("full")?;
+    std::fs::write(full.join("thesis.tex"), "years of work")?;
+    let done = brick(&host, &full, cluster.join_args(&host, &good))?.run()?;
+    refused("a directory with something in it", &done, &["thesis.tex"])?;
+    ensure!(std::fs::read_dir(&full)?.count() == 1, "something was made beside it");
+    let mut args: Vec<OsString> = vec!["brick".into(), "--dir".into(), dir.clone().into()];
+    args.extend(cluster.join_args(&host, &good));
+    let mut third = brickyard_tests::hosts::Process::new("third", &host, &binary()?, args);
+    third.start()?;
+    let again = cluster.workshop().path().join("again");
+    let host = cluster.new_host()?;
+    refused(
+        "a used token",
+        &brick(&host, &again, cluster.join_args(&host, &good))?.run()?,
+        &["used already"],
+    )?;
+
+    let names = cluster.status()?["bricks"].as_array().context("no bricks")?.len();
+    ensure!(names == 3, "{names} bricks");
+    third.stop()?;
+    other.finish()?;
+    cluster.finish()
+}
+
+/// Directories: of another cluster, in use, of a newer format, of a lost disk. Each is refused and left as
+/// it was; a lost disk's place is taken by a new one when that is said.
+#[test]
+fn wrong_directories_are_refused() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 3, replicas: 2 })?;
+    let file = cluster.mountpoint().join("file");
+    let bytes = seed::bytes(21, 0, 20_000_000);
+    std::fs::write(&file, &bytes)?;
+    std::fs::File::open(&file)?.sync_all()?;
+
+    let mut other = HostCluster::prepare_with_bricks(Shape { bricks: 1, replicas: 1 })?;
+    other.bricks[0].stop()?;
+    let foreign = cluster.workshop().path().join("foreign");
+    Run::new("cp").arg("-a").arg(other.brick_dir(0)).arg(&foreign).ok()?;
+    let before = content(&foreign)?;
+    let host = cluster.new_host()?;
+    let token = cluster.token("brick", &[])?;
+    let done = brick(&host, &foreign, cluster.join_args(&host, &token))?.run()?;
+    refused("a brick of another cluster", &done, &["belongs to cluster"])?;
+    // Also where it is simply started, and asks the namespace of the wrong cluster.
+    let done = brick(&host, &foreign, Vec::new())?.run()?;
+    refused("a brick of another cluster", &done, &["another cluster"])?;
+    tree::ensure_same(&before, &content(&foreign)?)?;
+    other.finish()?;
+
+    let done = brick(&host, &cluster.brick_dir(0), Vec::new())?.run()?;
+    refused("a directory in use", &done, &[&cluster.bricks[0].pid()?.to_string()])?;
+    let done =
+        host.run(binary()?).args(["namespace", "--dir"]).arg(cluster.workshop().path().join("namespace"));
+    let pid = cluster.namespace.pid()?.to_string();
+    refused("a namespace in use", &done.limit(LIMIT).run()?, &[&pid])?;
+
+    // A format from the future.
+    cluster.bricks[1].stop()?;
+    let identity = cluster.brick_dir(1).join("brick.json");
+    let text = std::fs::read_to_string(&identity)?;
+    let mut newer: serde_json::Value = serde_json::from_str(&text)?;
+    newer["format"] = 4711.into();
+    std::fs::write(&identity, newer.to_string())?;
+    let before = content(&cluster.brick_dir(1))?;
+    refused("a newer format", &brick(&host, &cluster.brick_dir(1), Vec::new())?.run()?, &["4711"])?;
+    tree::ensure_same(&before, &content(&cluster.brick_dir(1))?)?;
+    std::fs::write(&identity, text)?;
+    cluster.bricks[1].start()?;
+    cluster.wait_whole(LIMIT)?;
+    cluster.finish()?;
+    Ok(())
+}
+
+/// The disk of a brick was replaced: the empty directory is not taken for the old brick, nor made a new
+/// one unasked; told to take the old one's place, it is filled from the copies.
+#[test]
+fn a_replaced_empty_disk_is_not_taken_for_the_old_one() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 3, replicas: 2 })?;
+    let file = cluster.mountpoint().join("file");
+    let bytes = seed::bytes(22, 0, 30_000_000);
+    std::fs::write(&file, &bytes)?;
+    std::fs::File::open(&file)?.sync_all()?;
+    let host = cluster.bricks[1].host().clone();
+    let number = cluster.status()?["bricks"][1]["id"].to_string();
+    let token = cluster.token("brick", &[])?;
+    let mut join = cluster.join_args(&host, &token);
+    join.extend(["--replace".into(), number.clone().into()]);
+    // While the old one lives, nobody takes its place.
+    let dir = cluster.brick_dir(1);
+    let spare = cluster.workshop().path().join("spare");
+    refused("a living brick's place", &brick(&host, &spare, join.clone())?.run()?, &["alive"])?;
+    std::fs::remove_dir_all(&spare)?;
+
+    cluster.bricks[1].stop()?;
+    std::fs::rename(&dir, cluster.workshop().path().join("old"))?;
+    std::fs::create_dir(&dir)?;
+    let done = brick(&host, &dir, Vec::new())?.run()?;
+    refused("an empty disk", &done, &["holds no brick", "--replace"])?;
+    ensure!(std::fs::read_dir(&dir)?.count() == 0, "something was made in it");
+    ensure!(std::fs::read(&file)? == bytes, "not readable from the copies");
+
+    let token = cluster.token("brick", &[])?;
+    let mut args: Vec<OsString> = vec!["brick".into(), "--dir".into(), dir.into()];
+    args.extend(cluster.join_args(&host, &token));
+    args.extend(["--replace".into(), number.into()]);
+    cluster.bricks[1].set_args(args);
+    cluster.bricks[1].start()?;
+    cluster.wait_whole(LIMIT)?;
+    ensure!(std::fs::read(&file)? == bytes, "reads wrong after the disk was replaced");
+    cluster.check(true)?;
+    cluster.finish()
+}
+
+/// Commands that make no sense, each for its own reason.
+#[test]
+fn wrong_commands_are_refused() -> Result<()> {
+    let cluster = HostCluster::prepare(Shape { bricks: 1, replicas: 1 })?;
+    let host = cluster.client();
+    let namespace = cluster.workshop().path().join("namespace");
+    let empty = cluster.workshop().dir("empty")?;
+    let run =
+        |line: String| -> Result<_> { host.run(binary()?).args(line.split_whitespace()).limit(LIMIT).run() };
+    let (namespace, empty) = (namespace.display().to_string(), empty.display().to_string());
+    let address = cluster.namespace_address();
+    for (line, words) in [
+        (format!("init --dir {namespace} --listen 10.77.0.9:7000"), vec!["already"]),
+        (format!("init --dir {empty} --listen 0.0.0.0:7000"), vec!["0.0.0.0"]),
+        (format!("init --dir {empty} --listen 10.77.0.9:0"), vec!["--listen"]),
+        (format!("init --dir {empty} --listen 10.77.0.9:1 --replicas 3 --bricks 2"), vec!["--bricks 3"]),
+        (format!("namespace --dir {empty}"), vec!["init"]),
+        (format!("namespace --dir {empty} --join {address}"), vec!["one namespace member"]),
+        (format!("namespace --dir {namespace} --listen 10.77.0.9:7000"), vec!["10.77.0.1:7000"]),
+        (format!("brick --dir {empty}"), vec!["holds no brick"]),
+        (format!("brick --dir {empty} --listen 10.77.0.9:1 --join {address}"), vec!["--token"]),
+        (format!("token --cred {namespace}/admin.cred admin"), vec!["administrators"]),
+        (format!("token --cred {namespace}/server.cred brick"), vec!["role namespace"]),
+        (format!("token --cred {namespace}/nothing brick"), vec!["nothing"]),
+        (format!("mount {address}:/ {empty} -f -o frobnicate"), vec!["frobnicate"]),
+        (format!("mount {address}:/ {empty}/none -f -o cred=/none"), vec!["does not exist"]),
+        (format!("mount {address}:/ {empty} -f -o cred=/nonsense/file"), vec!["/nonsense/file"]),
+        (format!("mount {address}:/ {empty} -f -o cred={namespace}/server.cred"), vec!["role namespace"]),
+    ] {
+        refused(&line, &run(line.clone())?, &words)?;
+    }
+    ensure!(std::fs::read_dir(&empty)?.count() == 0, "a refused command left something behind");
+    cluster.finish()
+}
