@@ -18,8 +18,6 @@ pub const BATCH_COMMANDS: usize = 1024;
 /// Most answers kept for one session; a caller that does not say what it has received is
 /// told to wait beyond that.
 pub const ANSWERS_A_SESSION: usize = 8192;
-/// Most sessions that stay on the block list of the map, the youngest.
-pub const BLOCKED_SESSIONS: usize = 1024;
 /// Most inodes freed by one command.
 pub const RECLAIM_INODES: usize = 256;
 /// Most trims acknowledged by one command.

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use wire::id::{BrickId, Ino, SessionId};
-use wire::map::ClusterMap;
 use wire::meta::FileKind;
 
 use crate::config::CHECK_PROBLEMS;
 use crate::error::Error;
 use crate::machine::FIRST_COOKIE;
+use crate::store::maps::decode_map;
 use crate::store::records::{Counters, Entry, Inode, Listed, Trim, decode};
 use crate::store::{Read, keys};
 
@@ -310,11 +310,14 @@ fn counters(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Node>) -
                 .must(highest.0 < counters.next_ino, || format!("inode {highest} was given before its turn"));
         }
     }
-    let map = state.get(keys::MAP)?.and_then(|v| record::<ClusterMap>(report, keys::MAP, &v));
-    match map.map(|m| m.verify()) {
+    match state.get(keys::MAP)?.map(|bytes| decode_map(keys::MAP, &bytes)) {
         None => report.wrong(|| "the cluster map is missing".to_owned()),
-        Some(Err(problem)) => report.wrong(|| format!("cluster map: {problem}")),
-        Some(Ok(())) => {}
+        Some(Err(error)) => report.wrong(|| error.to_string()),
+        Some(Ok(map)) => {
+            if let Err(problem) = map.verify() {
+                report.wrong(|| format!("cluster map: {problem}"));
+            }
+        }
     }
     Ok(())
 }

@@ -13,6 +13,7 @@
 
 pub mod brick;
 pub mod chunk;
+pub mod ended;
 pub mod frame;
 pub mod handshake;
 pub mod id;

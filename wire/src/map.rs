@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, MapEpoch, NodeId, SessionId, StoreId};
+use crate::ended::EndedSessions;
+use crate::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, MapEpoch, NodeId, StoreId};
 use crate::layout::TableVersion;
 use crate::net::Endpoint;
 
@@ -114,7 +115,7 @@ pub struct ClusterMap {
     /// for new files.
     pub tables: BTreeMap<TableVersion, Vec<ChainId>>,
     /// Sessions that may change nothing any more, and since which epoch.
-    pub blocked: BTreeMap<SessionId, MapEpoch>,
+    pub blocked: EndedSessions,
 }
 
 impl ClusterMap {
@@ -127,7 +128,7 @@ impl ClusterMap {
             bricks: BTreeMap::new(),
             chains: BTreeMap::new(),
             tables: BTreeMap::new(),
-            blocked: BTreeMap::new(),
+            blocked: EndedSessions::default(),
         }
     }
 

@@ -41,6 +41,7 @@ use wire::status::Status;
 
 use crate::config::ANSWERS_A_SESSION;
 use crate::error::Error;
+use crate::store::maps::{decode_map, encode_map};
 use crate::store::records::{Counters, Inode, decode, encode};
 use crate::store::{Read, Write, keys};
 
@@ -100,7 +101,8 @@ impl<S: Write> Machine<S> {
             |key: &[u8]| Error::Corrupt { key: key.escape_ascii().to_string(), detail: "missing".to_owned() };
         let applied = load(&*store, keys::APPLIED)?.ok_or_else(|| missing(keys::APPLIED))?;
         let counters = load(&*store, keys::COUNTERS)?.ok_or_else(|| missing(keys::COUNTERS))?;
-        let map: ClusterMap = load(&*store, keys::MAP)?.ok_or_else(|| missing(keys::MAP))?;
+        let map = store.get(keys::MAP)?.ok_or_else(|| missing(keys::MAP))?;
+        let map = decode_map(keys::MAP, &map)?;
         if map.cluster != cluster {
             return Err(Error::Corrupt {
                 key: keys::MAP.escape_ascii().to_string(),
@@ -156,7 +158,7 @@ impl<S: Write> Machine<S> {
         changes.insert(keys::COUNTERS.to_vec(), Some(encode(&self.counters)?));
         changes.insert(keys::APPLIED.to_vec(), Some(encode(&self.applied)?));
         if effects.map.is_some() {
-            changes.insert(keys::MAP.to_vec(), Some(encode(&*self.map)?));
+            changes.insert(keys::MAP.to_vec(), Some(encode_map(&self.map)?));
         }
         store.write(&changes)?;
         Ok(Applied { answers, effects })
@@ -337,7 +339,7 @@ fn create(store: &impl Write, cluster: ClusterId, birth: Birth, at: Timestamp) -
     store.write(&BTreeMap::from([
         (keys::inode(Ino::ROOT), Some(encode(&root)?)),
         (keys::COUNTERS.to_vec(), Some(encode(&counters)?)),
-        (keys::MAP.to_vec(), Some(encode(&ClusterMap::new(cluster, birth.replicas))?)),
+        (keys::MAP.to_vec(), Some(encode_map(&ClusterMap::new(cluster, birth.replicas))?)),
         (keys::WISHES.to_vec(), Some(encode(&Wishes::new(birth.bricks))?)),
         (keys::APPLIED.to_vec(), Some(encode(&LogIndex(0))?)),
     ]))

@@ -2,7 +2,6 @@
 
 use wire::id::{Ino, NodeId, SessionId};
 
-use crate::config::BLOCKED_SESSIONS;
 use crate::error::Error;
 use crate::machine::files;
 use crate::machine::trims::Targets;
@@ -51,13 +50,9 @@ pub fn end(txn: &mut Txn<'_>, session: SessionId, clean: bool) -> Do<()> {
             files::cut_tail(txn, ino, &mut inode, Targets::AllBricks)?;
         }
     }
-    if !clean {
-        let map = txn.change_map();
-        map.blocked.insert(session, map.epoch);
-        while map.blocked.len() > BLOCKED_SESSIONS {
-            map.blocked.pop_first();
-        }
-    }
+    // Also one that said goodbye: nothing of it is under way, and so the list stays short.
+    let map = txn.change_map();
+    map.blocked.insert(session, map.epoch);
     Ok(())
 }
 

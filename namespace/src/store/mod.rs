@@ -26,6 +26,7 @@
 pub mod db;
 pub mod identity;
 pub mod keys;
+pub mod maps;
 pub mod records;
 
 use std::ops::ControlFlow;

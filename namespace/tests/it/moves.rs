@@ -326,7 +326,8 @@ async fn a_brick_that_stays_away_is_replaced() {
         (whole && map.chains_of(BrickId(4)).next().is_none()).then_some(())
     })
     .await;
-    assert_eq!(moved(), 2 * had as u64, "one joins and one leaves each chain");
+    until("one has joined and one has left each chain", async || (moved() == 2 * had as u64).then_some(()))
+        .await;
     let back = registration(4, 2, Endpoint::Memory(99));
     assert!(matches!(cluster.ask(ClusterRequest::RegisterBrick(back)).await, Ok(ClusterReply::Map(_))));
     assert!(is_alive(&cluster.map().await, 4));
@@ -352,4 +353,32 @@ async fn a_new_brick_gets_its_share() {
     let loads: Vec<usize> = map.bricks.keys().map(|b| map.chains_of(*b).count()).collect();
     assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1, "{loads:?}");
     cluster.stop().await;
+}
+
+/// However many sessions come and go, cleanly or not, every one that is over is on the list, no
+/// one that lives is, and the list is as long as there are sessions that live; whoever is let in
+/// after an end is given a map that says so.
+#[test]
+fn the_list_of_ended_sessions_stays_short() {
+    let mut world = World::new();
+    let living = world.session;
+    let mut over = Vec::new();
+    for round in 0..3000u32 {
+        let session = world.open_session(7);
+        let clean = round % 3 == 0;
+        let before = world.machine.map().epoch;
+        world.op(Op::EndSession { session, clean }).unwrap();
+        let map = world.machine.map();
+        assert!(map.epoch > before);
+        assert_eq!(map.blocked.since(session), Some(map.epoch), "who comes after it learns of it");
+        over.push(session);
+    }
+    world.reopen();
+    let map = world.machine.map();
+    assert!(over.iter().all(|session| map.blocked.contains_key(session)));
+    assert!(!map.blocked.contains_key(&living));
+    assert!(map.blocked.ranges() <= 2, "{}", map.blocked.ranges());
+    let next = world.open_session(8);
+    assert!(!world.machine.map().blocked.contains_key(&next));
+    world.sound();
 }

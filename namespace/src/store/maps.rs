@@ -1,0 +1,160 @@
+//! The record of the cluster map.
+//!
+//! | format | since | why |
+//! |---|---|---|
+//! | 1 | 0.1.0 | the first: ended sessions one by one, the oldest forgotten |
+//! | 2 | 0.1.0 | ended sessions as ranges, none forgotten |
+//!
+//! Format 1 is read and becomes format 2 with the next change (`old_maps_are_read`).
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use wire::ended::EndedSessions;
+use wire::id::{BrickId, ChainId, ClusterId, MapEpoch, SessionId};
+use wire::layout::TableVersion;
+use wire::map::{BrickInfo, Chain, ClusterMap};
+
+use crate::error::Error;
+
+/// The format this program writes.
+pub const MAP_FORMAT: u8 = 2;
+
+/// A map of format 1.
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+struct MapV1 {
+    cluster: ClusterId,
+    epoch: MapEpoch,
+    replicas: u8,
+    bricks: BTreeMap<BrickId, BrickInfo>,
+    chains: BTreeMap<ChainId, Chain>,
+    tables: BTreeMap<TableVersion, Vec<ChainId>>,
+    blocked: BTreeMap<SessionId, MapEpoch>,
+}
+
+impl From<MapV1> for ClusterMap {
+    fn from(old: MapV1) -> Self {
+        let mut blocked = EndedSessions::default();
+        for (session, since) in old.blocked {
+            blocked.insert(session, since);
+        }
+        Self {
+            cluster: old.cluster,
+            epoch: old.epoch,
+            replicas: old.replicas,
+            bricks: old.bricks,
+            chains: old.chains,
+            tables: old.tables,
+            blocked,
+        }
+    }
+}
+
+/// The bytes of a map.
+///
+/// # Errors
+/// Never for a map; the encoder's signature allows it.
+pub fn encode_map(map: &ClusterMap) -> Result<Vec<u8>, Error> {
+    postcard::to_extend(map, vec![MAP_FORMAT]).map_err(|error| Error::Encode { detail: error.to_string() })
+}
+
+/// The map of bytes found under `key`.
+///
+/// # Errors
+/// If the format is unknown or the bytes are none of it.
+pub fn decode_map(key: &[u8], bytes: &[u8]) -> Result<ClusterMap, Error> {
+    let corrupt = |detail: String| Error::Corrupt { key: key.escape_ascii().to_string(), detail };
+    let whole = |rest: &[u8]| match rest.len() {
+        0 => Ok(()),
+        more => Err(corrupt(format!("{more} bytes too many"))),
+    };
+    match bytes.split_first() {
+        Some((1, body)) => {
+            let (map, rest) =
+                postcard::take_from_bytes::<MapV1>(body).map_err(|error| corrupt(error.to_string()))?;
+            whole(rest).map(|()| map.into())
+        }
+        Some((&MAP_FORMAT, body)) => {
+            let (map, rest) = postcard::take_from_bytes(body).map_err(|error| corrupt(error.to_string()))?;
+            whole(rest).map(|()| map)
+        }
+        Some((format, _)) => Err(corrupt(format!("record format {format} is not known"))),
+        None => Err(corrupt("empty".to_owned())),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use wire::id::{BootId, ChainEpoch, NodeId, StoreId};
+    use wire::map::{Member, MemberState};
+    use wire::net::Endpoint;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn map() -> ClusterMap {
+        let mut map = ClusterMap::new(ClusterId([1; 16]), 2);
+        let brick = BrickInfo {
+            id: BrickId(3),
+            store: StoreId([2; 16]),
+            node: NodeId([3; 16]),
+            host: "h".into(),
+            endpoint: Endpoint::Memory(7),
+            boot: BootId(9),
+            alive: true,
+        };
+        map.bricks.insert(brick.id, brick);
+        let members = vec![Member { brick: BrickId(3), state: MemberState::LastServing }];
+        map.chains.insert(ChainId(1), Chain { id: ChainId(1), epoch: ChainEpoch(5), members });
+        map.tables.insert(TableVersion(0), vec![ChainId(1)]);
+        map
+    }
+
+    /// The bytes of format 2, for good.
+    #[test]
+    fn maps_are_golden() {
+        let mut map = map();
+        map.blocked.insert(SessionId(4), MapEpoch(6));
+        map.blocked.insert(SessionId(5), MapEpoch(7));
+        let bytes = encode_map(&map).unwrap();
+        assert_eq!(
+            hex(&bytes),
+            format!(
+                "02{}0102010303{}{}016802070901010101050103030100010101040507",
+                "01".repeat(16),
+                "02".repeat(16),
+                "03".repeat(16)
+            )
+        );
+        assert_eq!(decode_map(b"Cmap", &bytes).unwrap(), map);
+        assert!(decode_map(b"Cmap", &bytes[..bytes.len() - 1]).is_err());
+        let mut unknown = bytes;
+        unknown[0] = 3;
+        assert!(decode_map(b"Cmap", &unknown).unwrap_err().to_string().contains("format 3"));
+    }
+
+    /// A map of a directory of before is the same map now.
+    #[test]
+    fn old_maps_are_read() {
+        let new = map();
+        let old = MapV1 {
+            cluster: new.cluster,
+            epoch: new.epoch,
+            replicas: new.replicas,
+            bricks: new.bricks.clone(),
+            chains: new.chains.clone(),
+            tables: new.tables.clone(),
+            blocked: BTreeMap::from([(SessionId(4), MapEpoch(6)), (SessionId(9), MapEpoch(8))]),
+        };
+        let read = decode_map(b"Cmap", &postcard::to_extend(&old, vec![1]).unwrap()).unwrap();
+        assert_eq!(read.blocked.since(SessionId(4)), Some(MapEpoch(6)));
+        assert_eq!(read.blocked.since(SessionId(9)), Some(MapEpoch(8)));
+        assert!(!read.blocked.contains_key(&SessionId(5)));
+        assert_eq!(ClusterMap { blocked: EndedSessions::default(), ..read }, new);
+    }
+}
