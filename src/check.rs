@@ -297,6 +297,7 @@ mod tests {
             len,
             allocated_bytes: 4096,
             digest,
+            writer: None,
         }
     }
 

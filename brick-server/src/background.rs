@@ -13,6 +13,8 @@ pub mod heal;
 pub mod heartbeat;
 pub mod leftovers;
 pub mod reconcile;
+pub mod scrub;
+pub mod settle;
 pub mod sync;
 
 /// All loops of a brick; each runs until `stop`.
@@ -23,5 +25,7 @@ pub fn loops(brick: &Arc<Brick>, stop: &watch::Receiver<bool>) -> Vec<BoxFuture<
         Box::pin(sync::run(brick.clone(), stop.clone())),
         Box::pin(heal::run(brick.clone(), stop.clone())),
         Box::pin(leftovers::run(brick.clone(), stop.clone())),
+        Box::pin(scrub::run(brick.clone(), stop.clone())),
+        Box::pin(settle::run(brick.clone(), stop.clone())),
     ]
 }

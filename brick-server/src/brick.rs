@@ -20,15 +20,19 @@ use wire::status::Status;
 
 use crate::background::commit::Committer;
 use crate::background::heal::Pending;
+use crate::background::scrub::Scrubber;
 use crate::chain::copied::Copied;
 use crate::chain::gates::{Gates, Passage};
+use crate::chain::marks::Marks;
+use crate::chain::pace::Pace;
 use crate::chain::rules::{self, Standings, Wish};
+use crate::chain::syncs::Syncs;
 use crate::chain::writers::Writers;
 use crate::config::{Config, GATE_DEADLINE, PEER_DEADLINE};
 use crate::error::status_of;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
-use crate::ops::replace::Staging;
+use crate::ops::patch::Staging;
 use crate::pool::{Pool, PoolError};
 use crate::store::dir::Held;
 use crate::store::{ChunkStore, Header, Pressure, StoreError};
@@ -48,8 +52,13 @@ pub struct Brick {
     pub(crate) gates: Gates,
     pub(crate) writers: Mutex<Writers>,
     pub(crate) copied: Mutex<Copied>,
+    pub(crate) marks: Mutex<Marks>,
+    pub(crate) syncs: Syncs,
+    /// Of copying in the background.
+    pub(crate) copying: Pace,
     pub(crate) staging: Staging,
     pub(crate) pending: Pending,
+    pub(crate) scrubber: Scrubber,
     pub(crate) net: Net,
     pub(crate) namespaces: Namespaces,
     /// Something in the background may have to be done.
@@ -61,6 +70,7 @@ pub struct Brick {
     endpoint: Endpoint,
     view: RwLock<View>,
     map_epoch: watch::Sender<MapEpoch>,
+    map_changed: Notify,
     fetching: tokio::sync::Mutex<()>,
     born: Instant,
     /// When the last acknowledged heartbeat was sent, in milliseconds since `born`, plus one.
@@ -130,8 +140,12 @@ impl Brick {
             gates: Gates::default(),
             writers: Mutex::default(),
             copied: Mutex::default(),
+            marks: Mutex::default(),
+            syncs: Syncs::default(),
+            copying: Pace::new(parts.config.copy_bytes_per_second),
             staging: Staging::default(),
             pending: Pending::default(),
+            scrubber: Scrubber::default(),
             net: parts.net,
             namespaces: parts.namespaces,
             stir: Notify::new(),
@@ -141,6 +155,7 @@ impl Brick {
             endpoint: parts.endpoint,
             view: RwLock::new(View { map: Arc::new(map), standings: Standings::new() }),
             map_epoch: watch::Sender::new(MapEpoch(0)),
+            map_changed: Notify::new(),
             fetching: tokio::sync::Mutex::default(),
             born: Instant::now(),
             acknowledged: AtomicU64::new(0),
@@ -275,6 +290,13 @@ impl Brick {
         self.stir.notify_waiters();
     }
 
+    /// Readers of a chunk here are to ask the head first whether all members have `version`.
+    pub(crate) fn mark(&self, key: ChunkKey, chain: ChainRef, version: ChunkVersion) {
+        if !lock(&self.marks).set(key, chain.id, version) {
+            self.set_unsure(chain.id);
+        }
+    }
+
     /// Takes a map, if it is newer.
     pub(crate) fn install(&self, map: ClusterMap) {
         if map.cluster != self.config.cluster {
@@ -295,6 +317,7 @@ impl Brick {
         drop(view);
         tracing::debug!(brick = %self.id, %epoch, "took a map");
         self.map_epoch.send_replace(epoch);
+        self.map_changed.notify_waiters();
         self.stir.notify_waiters();
     }
 
@@ -353,12 +376,13 @@ impl Brick {
 
     /// Returns when the chain is not at this epoch any more.
     pub(crate) async fn chain_changed(&self, chain: ChainRef) {
-        let mut epochs = self.map_epochs();
         loop {
-            let same = self.map().chains.get(&chain.id).is_some_and(|c| c.epoch == chain.epoch);
-            if !same || epochs.changed().await.is_err() {
+            let mut changed = std::pin::pin!(self.map_changed.notified());
+            changed.as_mut().enable();
+            if self.map().chains.get(&chain.id).is_none_or(|c| c.epoch != chain.epoch) {
                 return;
             }
+            changed.await;
         }
     }
 

@@ -2,5 +2,9 @@
 
 pub mod copied;
 pub mod gates;
+pub mod marks;
+pub mod pace;
+pub mod pieces;
 pub mod rules;
+pub mod syncs;
 pub mod writers;

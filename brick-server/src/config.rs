@@ -43,6 +43,13 @@ pub struct Config {
     /// Changes from this size on are written here and forwarded at the same time, in bytes.
     /// Default 64 KiB.
     pub parallel_bytes: usize,
+    /// What this brick sends to bring other members up to date in the background, in bytes a
+    /// second at most. Default 64 MiB/s: about half of a gigabit link.
+    pub copy_bytes_per_second: u64,
+    /// Every block is read against its checksum once in this time. Default 7 days.
+    pub scrub_period: Duration,
+    /// The scrubber reads at most so many bytes a second. Default 20 MB/s.
+    pub scrub_bytes_per_second: u64,
     /// Numbers the store works by.
     pub limits: Limits,
 }
@@ -72,6 +79,9 @@ impl Config {
             farewell: true,
             commit_interval: Duration::from_secs(2),
             parallel_bytes: 64 << 10,
+            copy_bytes_per_second: 64 << 20,
+            scrub_period: Duration::from_secs(7 * 24 * 3600),
+            scrub_bytes_per_second: 20_000_000,
             limits: Limits::default(),
         }
     }
@@ -94,6 +104,13 @@ pub const PENDING_CHUNKS: usize = 16_384;
 pub const WRITER_CHUNKS: usize = 2048;
 /// See [`WRITER_CHUNKS`].
 pub const WRITERS_A_CHUNK: usize = 16;
+/// Sessions whose answered calls are remembered.
+pub const WRITER_SESSIONS: usize = 4096;
+/// Chunks of which a member does not know whether all have its version; beyond that it
+/// compares the chain anew.
+pub const MARKED_CHUNKS: usize = 65_536;
+/// Marks a member asks its head about at a time.
+pub const MARKS_A_CALL: usize = 1024;
 /// Chunks that are known to have been copied whole in this life.
 pub const COPIED_CHUNKS: usize = 65_536;
 /// Copies that others send whole at the same time, and for how long an unfinished one is kept.

@@ -25,6 +25,8 @@ mod namespace;
 mod ops;
 mod pool;
 mod server;
+#[cfg(test)]
+mod sim;
 pub mod store;
 
 use std::path::Path;

@@ -49,6 +49,9 @@ counters! {
     reads,
     /// Bytes of them.
     read_bytes,
+    /// Reads that met a change of which it was not known whether all members have it, after
+    /// the head was asked.
+    unsettled_reads,
     /// Changes acknowledged as head.
     changes,
     /// Payload bytes of them.
@@ -63,14 +66,19 @@ counters! {
     corrupt_blocks,
     /// Blocks put right from another member.
     repaired_blocks,
-    /// Chunks copied whole from another member.
+    /// Chunks taken over from another member.
     pulled_chunks,
-    /// Chunks copied whole to another member.
+    /// Bytes of chunks that travelled between members to make copies equal, counted by who
+    /// asked for it.
+    resync_bytes,
+    /// Chunks given to another member.
     pushed_chunks,
     /// Chunks removed because the rest of the chain does not have them.
     dropped_chunks,
     /// Chunks removed or shortened by the namespace.
     trimmed_chunks,
+    /// Bytes read by the scrubber.
+    scrubbed_bytes,
     /// Calls answered with "busy".
     busy,
 }

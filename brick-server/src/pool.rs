@@ -10,6 +10,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
+#[cfg(test)]
+type Delay = Box<dyn Fn() -> std::time::Duration + Send + Sync>;
 type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -35,6 +37,9 @@ pub struct Pool {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     most: usize,
+    /// Instead of threads: jobs become tasks that run after this long.
+    #[cfg(test)]
+    delay: Option<Delay>,
 }
 
 /// A job was not carried out.
@@ -59,7 +64,25 @@ impl Pool {
             let builder = std::thread::Builder::new().name(format!("{name}-{number}")).stack_size(1 << 20);
             handles.push(builder.spawn(move || work(&shared))?);
         }
-        Ok(Pool { shared, threads: Mutex::new(handles), most })
+        Ok(Pool {
+            shared,
+            threads: Mutex::new(handles),
+            most,
+            #[cfg(test)]
+            delay: None,
+        })
+    }
+
+    /// A pool without threads, for simulations: a job takes the time `delay` says, and nothing
+    /// else runs while it does its work.
+    #[cfg(test)]
+    pub fn simulated(delay: impl Fn() -> std::time::Duration + Send + Sync + 'static) -> Pool {
+        Pool {
+            shared: Arc::default(),
+            threads: Mutex::default(),
+            most: usize::MAX,
+            delay: Some(Box::new(delay)),
+        }
     }
 
     /// Runs `job` on one of the threads, in the order of calls. It runs even if the future is
@@ -72,6 +95,20 @@ impl Pool {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         let (give, take) = oneshot::channel();
+        #[cfg(test)]
+        if let Some(delay) = &self.delay {
+            if self.shared.lock().closed {
+                return Err(PoolError::Full);
+            }
+            let delay = delay();
+            tokio::spawn(async move {
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
+                }
+                let _ = give.send(job());
+            });
+            return take.await.map_err(|_| PoolError::Panicked);
+        }
         {
             let mut queue = self.shared.lock();
             if queue.closed || queue.jobs.len() >= self.most {

@@ -9,8 +9,9 @@ use wire::id::BrickId;
 use wire::net::{BoxFuture, Peer, Role, TypedHandler};
 use wire::status::Status;
 
+use crate::background::scrub;
 use crate::brick::Brick;
-use crate::ops::{change, forward, inspect, read, replace, trim};
+use crate::ops::{change, forward, inspect, patch, read, settle, trim};
 
 /// The bricks that answer at one endpoint.
 pub struct Server {
@@ -31,9 +32,15 @@ fn permitted(role: Role, request: &BrickRequest) -> bool {
     match request {
         R::Read { .. } | R::Commit | R::Extents { .. } | R::List { .. } | R::ListFile { .. } => anybody,
         R::Change { .. } => matches!(role, Role::Client | Role::Admin),
-        R::Forward { .. } | R::Replace { .. } | R::Drop { .. } | R::ReadCopy { .. } => role == Role::Brick,
+        R::Forward { .. }
+        | R::Patch { .. }
+        | R::Drop { .. }
+        | R::ReadCopy { .. }
+        | R::Pieces { .. }
+        | R::Settled { .. }
+        | R::Level { .. } => role == Role::Brick,
         R::Trim { .. } => matches!(role, Role::Namespace | Role::Admin),
-        R::Verify { .. } => matches!(role, Role::Admin | Role::Brick | Role::Namespace),
+        R::Scrub { .. } | R::Verify { .. } => matches!(role, Role::Admin | Role::Brick | Role::Namespace),
     }
 }
 
@@ -78,22 +85,26 @@ async fn dispatch(
         R::ReadCopy { chain, key, offset, len } => {
             return read::read_copy(brick, map, chain, key, offset, len).await;
         }
-        R::Change { chain, key, writer, change } => {
-            change::change(brick, map, chain, key, writer, change, payload).await
+        R::Change { chain, key, writer, answered_below, change } => {
+            let call = change::Call { chain, key, writer, answered_below, change };
+            change::change(brick, map, call, payload).await
         }
         R::Commit => {
             brick.metrics.commits.add(1);
             brick.commit().await.map(|()| BrickReply::Committed { boot: brick.boot })
         }
-        R::Extents { chain, key } => inspect::extents(brick, map, chain, key, role).await,
+        R::Extents { chain, key } => inspect::extents(brick, map, chain, key).await,
         R::Forward { chain, key, writer, base, change } => {
             forward::forward(brick, map, chain, key, writer, base, change, payload).await
         }
-        R::Replace { chain, key, version, len, offset, first, last } => {
-            let part = replace::Part { key, version, len, offset, first, last };
-            replace::replace(brick, map, chain, part, payload).await
+        R::Patch { chain, to, base, offset, covers, first, last } => {
+            let part = patch::Part { to, base, offset, covers, first, last };
+            patch::patch(brick, map, chain, part, payload).await
         }
-        R::Drop { chain, key, version } => replace::drop_chunk(brick, map, chain, key, version).await,
+        R::Settled { chain, keys, wait } => settle::settled(brick, map, chain, keys, wait).await,
+        R::Level { chain, key, member } => settle::level(brick, map, chain, key, member).await,
+        R::Pieces { chain, key } => inspect::pieces(brick, map, chain, key).await,
+        R::Drop { chain, key, version } => patch::drop_chunk(brick, map, chain, key, version).await,
         R::Trim { ino, chunk_bytes, size } => trim::trim(brick, map, ino, chunk_bytes, size).await,
         R::List { chain, after, max } => {
             // What another member counts on must not be freed by an older map.
@@ -103,6 +114,7 @@ async fn dispatch(
             inspect::list(brick, chain, after, max).await
         }
         R::ListFile { chain, ino, from, max } => inspect::list_file(brick, map, chain, ino, from, max).await,
+        R::Scrub { begin } => Ok(scrub::asked(brick, begin)),
         R::Verify { key } => inspect::verify(brick, key).await,
     };
     reply.map(|reply| (reply, Bytes::new()))

@@ -73,6 +73,8 @@ pub struct ChunkSummary {
     /// Of its content: copies with equal bytes have equal digests whatever blocks hold them.
     /// Tells copies apart that reached the same version with different bytes in a crash.
     pub digest: u64,
+    /// Who made the last change, if it was not taken over whole from another member.
+    pub writer: Option<WriterId>,
 }
 
 /// A run of bytes that may hold data; what is in no extent is zeros.
@@ -107,6 +109,9 @@ pub enum BrickRequest {
         key: ChunkKey,
         /// Who.
         writer: WriterId,
+        /// The session waits for no call below this number any more: one that comes late
+        /// changes nothing.
+        answered_below: CallSeq,
         /// What.
         change: Change,
     },
@@ -132,24 +137,6 @@ pub enum BrickRequest {
         base: ChunkVersion,
         /// What.
         change: Change,
-    },
-    /// Head to member: a part of the chunk's whole content, which replaces what the member
-    /// has once the last part is there. -> `Done`
-    Replace {
-        /// The chain.
-        chain: ChainRef,
-        /// The chunk.
-        key: ChunkKey,
-        /// The version it has then.
-        version: ChunkVersion,
-        /// End of its furthest byte then, in bytes.
-        len: u32,
-        /// Where the payload goes, in bytes; parts come in order, the first with `first`.
-        offset: u32,
-        /// First part: forget earlier parts.
-        first: bool,
-        /// Last part: switch over.
-        last: bool,
     },
     /// Between members: the chunk is gone at the head. -> `Done`
     Drop {
@@ -207,6 +194,73 @@ pub enum BrickRequest {
         /// Most wanted; at most 4,096 are given.
         max: u32,
     },
+    /// Member to head: which versions of these chunks does the head stand by? -> `Settled`
+    Settled {
+        /// The chain.
+        chain: ChainRef,
+        /// The chunks.
+        keys: Vec<ChunkKey>,
+        /// Wait for changes under way; otherwise a chunk being changed counts as unsettled.
+        wait: bool,
+    },
+    /// Member to head: make my copy of this chunk equal to yours. -> `Done`
+    Level {
+        /// The chain.
+        chain: ChainRef,
+        /// The chunk.
+        key: ChunkKey,
+        /// The member.
+        member: BrickId,
+    },
+    /// Between members: digests of the 64 KiB pieces of a chunk. -> `Pieces`
+    Pieces {
+        /// The chain.
+        chain: ChainRef,
+        /// The chunk.
+        key: ChunkKey,
+    },
+    /// Head to member: a part of the chunk in which both copies differ; what no part covers
+    /// stays as the member has it. The member switches over once the last part is there and
+    /// the whole has the digest named; it refuses if it does not hold `base`. -> `Done`
+    Patch {
+        /// The chain.
+        chain: ChainRef,
+        /// What the chunk is to be then.
+        to: ChunkSummary,
+        /// Version and digest that the member holds; version 0: no such chunk.
+        base: (ChunkVersion, u64),
+        /// Where this part begins, in bytes; parts come in order.
+        offset: u32,
+        /// How many bytes it replaces; those beyond the payload become zeros.
+        covers: u32,
+        /// First part: forget earlier parts.
+        first: bool,
+        /// Last part: switch over.
+        last: bool,
+    },
+    /// How far the scrubber is; with `begin` it starts a round now, unless one is under way.
+    /// -> `Scrub`
+    Scrub {
+        /// Begin now, at the pace of a round that is asked for.
+        begin: bool,
+    },
+}
+
+/// How far a brick's scrubber is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// A round is under way.
+    pub running: bool,
+    /// Bytes read in this round, or in the last one.
+    pub done_bytes: u64,
+    /// Bytes there are to read, as known when it began.
+    pub total_bytes: u64,
+    /// Chunks of which a block was bad, in this round or the last one.
+    pub bad_chunks: u64,
+    /// Blocks that no member could put right, in this round or the last one.
+    pub lost_blocks: u64,
+    /// Rounds that came to their end since the brick came up.
+    pub rounds: u64,
 }
 
 /// What is answered.
@@ -259,6 +313,20 @@ pub enum BrickReply {
         /// Blocks whose checksum does not match.
         corrupt_blocks: u32,
     },
+    /// For each chunk asked about, the version all members have; `None`: not known now.
+    Settled {
+        /// In the order asked; 0: there is no such chunk.
+        versions: Vec<Option<ChunkVersion>>,
+    },
+    /// Pieces of a chunk.
+    Pieces {
+        /// The chunk, if it exists.
+        chunk: Option<ChunkSummary>,
+        /// BLAKE3 of each 64 KiB up to its end, the last one as if followed by zeros.
+        digests: Vec<[u8; 32]>,
+    },
+    /// The scrubber.
+    Scrub(ScrubReport),
 }
 
 /// The bricks' protocol.

@@ -58,6 +58,42 @@ impl Committer {
         Ok(Committer { shared, thread: Mutex::new(Some(thread)) })
     }
 
+    /// A committer without a thread, for simulations: a task commits, after `delay` each time.
+    #[cfg(test)]
+    pub fn simulated(
+        store: Arc<dyn ChunkStore>,
+        metrics: Arc<Metrics>,
+        interval: Duration,
+        delay: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Committer {
+        let shared =
+            Arc::new(Shared { orders: Mutex::default(), wake: Condvar::new(), store, metrics, interval });
+        let inner = Arc::downgrade(&shared);
+        tokio::spawn(async move {
+            let mut idle = Duration::ZERO;
+            loop {
+                let pause = delay().max(Duration::from_millis(1));
+                tokio::time::sleep(pause).await;
+                idle += pause;
+                let Some(shared) = inner.upgrade() else { return };
+                let (waiters, closed) = {
+                    let mut orders = shared.lock();
+                    if orders.waiters.is_empty() && !orders.hurry && !orders.closed && idle < interval {
+                        continue;
+                    }
+                    orders.hurry = false;
+                    (std::mem::take(&mut orders.waiters), orders.closed)
+                };
+                idle = Duration::ZERO;
+                carry_out(&shared, waiters);
+                if closed {
+                    return;
+                }
+            }
+        });
+        Committer { shared, thread: Mutex::new(None) }
+    }
+
     /// Returns when everything published before the call is durable.
     ///
     /// # Errors
@@ -108,19 +144,24 @@ fn run(shared: &Shared) {
             orders.hurry = false;
             (std::mem::take(&mut orders.waiters), orders.closed)
         };
-        if !waiters.is_empty() || shared.store.pressure() > Pressure::Clean {
-            let done = shared.store.commit();
-            shared.metrics.group_commits.add(1);
-            if let Err(StoreError::NoSpace) = &done {
-                tracing::warn!("a commit found no room for the index and will be tried again");
-            }
-            for waiter in waiters {
-                // A caller that is gone needs no answer.
-                let _ = waiter.send(done.clone());
-            }
-        }
+        carry_out(shared, waiters);
         if closed {
             return;
         }
+    }
+}
+
+fn carry_out(shared: &Shared, waiters: Vec<Waiter>) {
+    if waiters.is_empty() && shared.store.pressure() == Pressure::Clean {
+        return;
+    }
+    let done = shared.store.commit();
+    shared.metrics.group_commits.add(1);
+    if let Err(StoreError::NoSpace) = &done {
+        tracing::warn!("a commit found no room for the index and will be tried again");
+    }
+    for waiter in waiters {
+        // A caller that is gone needs no answer.
+        let _ = waiter.send(done.clone());
     }
 }

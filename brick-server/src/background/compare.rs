@@ -11,7 +11,7 @@ use wire::status::Status;
 
 use crate::brick::{Brick, Place};
 use crate::config::LIST_MAX;
-use crate::ops::{copy, inspect};
+use crate::ops::{copy, inspect, settle};
 
 /// Whose copy counts where they differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Rule {
     /// The one with the higher version; of equal versions, and if only one has the chunk, the
     /// one that is there, this brick's before the other's.
     Higher,
-    /// The other's.
+    /// The other's, which is the head: it is asked to level this copy.
     Theirs,
     /// This brick's.
     Ours,
@@ -117,38 +117,55 @@ async fn level(
     key: ChunkKey,
     rule: Rule,
 ) -> Result<bool, Status> {
+    if rule == Rule::Theirs {
+        // Under its gate, since changes of the chunk may be on their way here.
+        settle::ask_to_level(brick, place, key).await?;
+        return Ok(true);
+    }
+    let before = brick.metrics.resync_bytes.get();
+    let done = level_gated(brick, place, other, key, rule).await?;
+    brick.copying.passed(brick.metrics.resync_bytes.get() - before).await;
+    Ok(done)
+}
+
+async fn level_gated(
+    brick: &Brick,
+    place: &Place,
+    other: BrickId,
+    key: ChunkKey,
+    rule: Rule,
+) -> Result<bool, Status> {
     let _gate = brick.alone(key).await?;
     let mine = brick.chunk(key).await?;
     let found = copy::theirs(brick, place, key, other).await?;
     if copy::equal(mine.as_ref(), found.as_ref()) {
         return Ok(false);
     }
-    tracing::debug!(brick = %brick.id, %other, chunk = %key, ?rule, ?mine, ?found, "copies differ");
-    let take = match rule {
-        Rule::Theirs => true,
-        Rule::Ours => false,
-        Rule::Higher => match (&mine, &found) {
-            (Some(mine), Some(found)) => found.version > mine.version,
-            (None, _) => true,
-            (Some(_), None) => false,
-        },
+    let take = rule == Rule::Higher && {
+        let mine = mine.map(|header| inspect::summary(key, &header));
+        higher_is_theirs(place, mine.as_ref(), found.as_ref())
     };
     if take {
         copy::pull(brick, place, key, other).await?;
-        return Ok(true);
     }
-    match (mine, found) {
-        (None, found) => {
-            let version = found.map_or(ChunkVersion(0), |f| f.version);
-            copy::drop_there(brick, place, key, other, version).await?;
-        }
-        (Some(mine), Some(found)) if found.version >= mine.version => {
-            // The number must not stand for two contents.
-            let (chain, next) = (place.chain.id, ChunkVersion(found.version.0 + 1));
-            brick.disk(move |store| store.set_version(key, chain, next)).await?;
-            copy::push(brick, place, key, other).await?;
-        }
-        _ => copy::push(brick, place, key, other).await?,
-    }
+    // If the lower version was taken, its number is raised here.
+    copy::equalise(brick, place, key, other).await?;
     Ok(true)
+}
+
+/// Whether the other's copy counts of two that both members hold in good faith. A version that
+/// not all have was not acknowledged, or some have lost it: the higher one counts. But what a
+/// session that is blocked by now had under way may have been looked for already and not
+/// found: it does not count.
+fn higher_is_theirs(place: &Place, mine: Option<&ChunkSummary>, theirs: Option<&ChunkSummary>) -> bool {
+    let version = |copy: Option<&ChunkSummary>| copy.map_or(ChunkVersion(0), |copy| copy.version);
+    let of_blocked = |copy: Option<&ChunkSummary>| {
+        let writer = copy.and_then(|copy| copy.writer);
+        writer.is_some_and(|writer| place.map.blocked.contains_key(&writer.session))
+    };
+    match version(mine).cmp(&version(theirs)) {
+        std::cmp::Ordering::Less => !of_blocked(theirs),
+        std::cmp::Ordering::Equal => false,
+        std::cmp::Ordering::Greater => of_blocked(mine),
+    }
 }

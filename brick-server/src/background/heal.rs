@@ -11,14 +11,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use wire::brick::ChainRef;
 use wire::chunk::ChunkKey;
-use wire::id::{ChainId, ChunkVersion};
+use wire::id::{ChainId, ChunkVersion, SessionId};
 use wire::map::MemberState;
 use wire::status::Status;
 
 use crate::brick::{Brick, Place, lock};
 use crate::chain::rules::Wish;
 use crate::config::PENDING_CHUNKS;
-use crate::ops::{copy, trim};
+use crate::ops::{change, trim};
 
 /// A chunk is looked at no sooner than this after it was noted: mostly a retry or the other
 /// member's own trim has settled it by then.
@@ -32,6 +32,8 @@ struct Note {
     chain: ChainId,
     /// It was trimmed here, having had this version.
     trimmed: Option<ChunkVersion>,
+    /// Whose change it was.
+    session: Option<SessionId>,
     since: Instant,
 }
 
@@ -42,14 +44,25 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// The copies of a chunk may differ.
-    pub(crate) fn add(&self, brick: &Brick, key: ChunkKey, chain: ChainId) {
-        self.note(brick, key, Note { chain, trimmed: None, since: Instant::now() });
+    /// The copies of a chunk may differ: a change that was not acknowledged may be on some.
+    pub(crate) fn add(&self, brick: &Brick, key: ChunkKey, chain: ChainId, session: SessionId) {
+        let note = Note { chain, trimmed: None, session: Some(session), since: Instant::now() };
+        self.note(brick, key, note);
+    }
+
+    /// Whether the copies of a chunk may differ.
+    pub(crate) fn has(&self, key: ChunkKey) -> bool {
+        lock(&self.notes).contains_key(&key)
+    }
+
+    /// Whose change of a chunk may be on some copies.
+    pub(crate) fn session_of(&self, key: ChunkKey) -> Option<SessionId> {
+        lock(&self.notes).get(&key).and_then(|note| note.session)
     }
 
     /// A chunk was trimmed here after it was copied.
     pub(crate) fn add_trimmed(&self, brick: &Brick, key: ChunkKey, chain: ChainId, version: ChunkVersion) {
-        self.note(brick, key, Note { chain, trimmed: Some(version), since: Instant::now() });
+        self.note(brick, key, Note { chain, trimmed: Some(version), session: None, since: Instant::now() });
     }
 
     fn note(&self, brick: &Brick, key: ChunkKey, note: Note) {
@@ -113,22 +126,9 @@ async fn settle(brick: &Brick, key: ChunkKey, note: &Note) -> Result<(), Status>
     if chain.head() == Some(brick.id) { level_chunk(brick, &place, key).await } else { Ok(()) }
 }
 
-/// Makes all copies of a chunk equal: the highest version wins.
+/// Makes all copies of a chunk equal to this one. Nobody was told of a change that is not here.
 async fn level_chunk(brick: &Brick, place: &Place, key: ChunkKey) -> Result<(), Status> {
     let _gate = brick.alone(key).await?;
     brick.admit_now(place.chain, Wish::Change)?;
-    let others = place.others(brick.id)?;
-    let serving: Vec<_> = place.chain()?.serving().filter(|b| *b != brick.id).collect();
-    for from in serving {
-        let mine = copy::ours(brick, key).await?;
-        let Some(other) = copy::theirs(brick, place, key, from).await? else { continue };
-        // Where there is nothing here, it was trimmed here, or never acknowledged.
-        if mine.is_some_and(|mine| other.version > mine.version) {
-            copy::pull(brick, place, key, from).await?;
-        }
-    }
-    for to in others {
-        copy::level(brick, place, key, to).await?;
-    }
-    Ok(())
+    change::level_all(brick, place, key).await.map(drop)
 }

@@ -52,6 +52,7 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
 
 async fn one(brick: &Brick, chain: ChainRef, member: BrickId) -> Result<(), Status> {
     let place = brick.admit_now(chain, Wish::Change)?;
+    brick.syncs.begin(chain, member);
     let done = compare(brick, &place, member, Rule::Ours).await?;
     // What it was given must not be lost when it serves and this brick is gone.
     match brick.ask(&place, member, BrickRequest::Commit, Bytes::new()).await {
@@ -60,6 +61,10 @@ async fn one(brick: &Brick, chain: ChainRef, member: BrickId) -> Result<(), Stat
         Err(error) => return Err(status_of_call(&error)),
     }
     brick.admit_now(chain, Wish::Change)?;
+    if !brick.syncs.complete(chain, member) {
+        // It missed something meanwhile: once more, which is quick.
+        return Err(Status::Busy);
+    }
     let request = ClusterRequest::SyncDone { chain: chain.id, epoch: chain.epoch, brick: member };
     match brick.namespaces.ask(&brick.net, request).await {
         Ok(ClusterReply::Map(map)) => brick.install(map),

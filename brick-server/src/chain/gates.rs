@@ -63,6 +63,14 @@ impl Gates {
         passage
     }
 
+    /// To read it, unless somebody changes it.
+    pub fn try_shared(&self, key: ChunkKey) -> Option<Passage> {
+        let mut passage = Passage { hold: None, gates: self.clone(), key };
+        let gate = self.shard(key).entry(key).or_default().clone();
+        passage.hold = Some(Hold::Shared(gate.try_read_owned().ok()?));
+        Some(passage)
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()

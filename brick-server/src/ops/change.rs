@@ -9,13 +9,16 @@
 //! | all have it | prepared | published, acknowledged |
 //! | some are behind | prepared | published, they get the chunk whole, acknowledged |
 //! | refused, none has it | - | dropped, the caller learns why |
-//! | unknown, or some have it | - | dropped, the chunk is levelled in the background, the caller retries |
+//! | some have it | - | dropped and taken back from those, the caller learns why |
+//! | unknown | - | dropped, the chunk is levelled in the background, the caller retries |
+//! | all have it | may not show it: the session was blocked, the brick is fenced | dropped and taken back |
 //! | all have it | failed | taken over whole from a member |
 
 use bytes::Bytes;
 use wire::brick::{BrickReply, BrickRequest, ChainRef, Change, WriterId};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MAX_IO_BYTES};
-use wire::id::{BootId, BrickId, ChunkVersion, MapEpoch};
+use wire::id::{BootId, BrickId, CallSeq, ChunkVersion, MapEpoch};
+use wire::map::MemberState;
 use wire::net::{CallError, Delivery};
 use wire::status::{FsError, Status};
 
@@ -36,6 +39,12 @@ enum Ack {
     Refused(Status),
     /// Nobody knows.
     Unknown,
+}
+
+impl Ack {
+    fn is_taken(&self) -> bool {
+        matches!(self, Ack::Done(_) | Ack::Behind(_))
+    }
 }
 
 /// Whether a change is one that a chunk can have.
@@ -83,35 +92,52 @@ pub async fn prepare_with_repair(
     attempt().await?.map_err(|e| status_of(&e))
 }
 
+/// What a client asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    /// The chain.
+    pub chain: ChainRef,
+    /// The chunk.
+    pub key: ChunkKey,
+    /// Who.
+    pub writer: WriterId,
+    /// Its session waits for nothing below.
+    pub answered_below: CallSeq,
+    /// What.
+    pub change: Change,
+}
+
 /// See the module's head.
 ///
 /// # Errors
 /// As a status.
-pub async fn change(
-    brick: &Brick,
-    map: MapEpoch,
-    chain: ChainRef,
-    key: ChunkKey,
-    writer: WriterId,
-    change: Change,
-    payload: Bytes,
-) -> Result<BrickReply, Status> {
+pub async fn change(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) -> Result<BrickReply, Status> {
+    let Call { chain, key, writer, change, .. } = call;
     check_range(&change, &payload)?;
     brick.admit(map, chain, Wish::Change).await?;
     brick.make_room().await?;
     let _gate = brick.alone(key).await?;
     let place = brick.admit_now(chain, Wish::Change)?;
     brick.check_session(&place, writer.session)?;
+    if !lock(&brick.writers).is_wanted(writer, call.answered_below) {
+        // It comes so late that its caller has long had the answer of a repetition.
+        return Err(Status::Malformed);
+    }
     let known = lock(&brick.writers).find(key, writer);
     if let Some(answer) = known {
-        return Ok(reply(answer));
+        if answer.epoch == chain.epoch && !answer.members.is_empty() {
+            return Ok(reply(answer));
+        }
+        // It was done in another epoch, or under another head, and perhaps not by all.
+        let members = level_all(brick, &place, key).await?;
+        return Ok(finish(brick, &call, answer.version, answer.allocated_delta_bytes, members, 0));
     }
     let header = brick.chunk(key).await?;
     let base = version_of(header.as_ref());
     if let Some(header) = header.filter(|h| h.writer == Some(writer)) {
         // It was done before, but perhaps not by all.
         let members = level_all(brick, &place, key).await?;
-        return Ok(finish(brick, key, writer, &header, members, 0));
+        return Ok(finish(brick, &call, header.version, delta_of(&header), members, 0));
     }
     if let Change::Punch { offset, len } = change
         && (len == 0 || header.is_none_or(|h| offset >= h.len))
@@ -131,24 +157,49 @@ pub async fn change(
         let acks = forward_all(brick, &place, &others, key, writer, base, change, &payload).await;
         (Ok(prepared), acks)
     };
-    let accepted = acks.iter().all(|(_, ack)| matches!(ack, Ack::Done(_) | Ack::Behind(_)));
-    if !accepted {
-        return Err(not_accepted(brick, &place, key, &acks));
+    // A member that does not serve yet is not waited for: it will be brought up to date.
+    let mut missed = Vec::new();
+    let syncing: Vec<BrickId> = place.chain()?.syncing().collect();
+    let acks: Vec<_> = acks
+        .into_iter()
+        .filter(|(member, ack)| {
+            let may = !ack.is_taken() && syncing.contains(member);
+            let missed_here = may.then(|| brick.syncs.miss(chain, *member)).flatten();
+            let stays = missed_here.is_none();
+            missed.extend(missed_here);
+            stays
+        })
+        .collect();
+    if !acks.iter().all(|(_, ack)| ack.is_taken()) {
+        let status = refusal(&acks);
+        return Err(undo(brick, &place, &call, &acks, status).await);
+    }
+    // The members may have taken long: the map may have blocked the session meanwhile, or this
+    // process may have stood still until others took over.
+    if let Err(status) =
+        brick.admit_now(chain, Wish::Change).and_then(|now| brick.check_session(&now, writer.session))
+    {
+        return Err(undo(brick, &place, &call, &acks, status).await);
     }
     let prepared = match prepared {
         Ok(prepared) => prepared,
-        Err(status) => return take_over(brick, &place, key, writer, header.as_ref(), &acks, status).await,
+        Err(status) => return take_over(brick, &place, &call, header.as_ref(), &acks, status).await,
     };
     let published = brick.disk(move |store| store.publish(prepared, chain.id, Some(writer))).await;
     let header = match published {
         Ok(header) => header,
         Err(status) => {
-            brick.pending.add(brick, key, chain.id);
+            brick.pending.add(brick, key, chain.id, writer.session);
             return Err(status);
         }
     };
-    let (header, members) = complete(brick, &place, key, header, acks).await?;
-    Ok(finish(brick, key, writer, &header, members, bytes))
+    let (header, members) = complete(brick, &place, &call, header, acks).await?;
+    drop(missed);
+    Ok(finish(brick, &call, header.version, delta_of(&header), members, bytes))
+}
+
+fn delta_of(header: &Header) -> i64 {
+    i64::from(header.delta_blocks) * i64::from(BLOCK_BYTES)
 }
 
 fn reply(answer: Answer) -> BrickReply {
@@ -161,19 +212,15 @@ fn reply(answer: Answer) -> BrickReply {
 
 fn finish(
     brick: &Brick,
-    key: ChunkKey,
-    writer: WriterId,
-    header: &Header,
+    call: &Call,
+    version: ChunkVersion,
+    allocated_delta_bytes: i64,
     mut members: Vec<(BrickId, BootId)>,
     bytes: usize,
 ) -> BrickReply {
     members.insert(0, (brick.id, brick.boot));
-    let answer = Answer {
-        version: header.version,
-        allocated_delta_bytes: i64::from(header.delta_blocks) * i64::from(BLOCK_BYTES),
-        members,
-    };
-    lock(&brick.writers).record(key, writer, answer.clone());
+    let answer = Answer { epoch: call.chain.epoch, version, allocated_delta_bytes, members };
+    lock(&brick.writers).record(call.key, call.writer, answer.clone());
     brick.metrics.changes.add(1);
     brick.metrics.change_bytes.add(bytes as u64);
     reply(answer)
@@ -236,10 +283,7 @@ fn judge(brick: &Brick, place: &Place, from: BrickId, answer: Result<(BrickReply
 }
 
 /// What the caller is told when not all members took a change.
-fn not_accepted(brick: &Brick, place: &Place, key: ChunkKey, acks: &[(BrickId, Ack)]) -> Status {
-    if acks.iter().any(|(_, ack)| matches!(ack, Ack::Done(_) | Ack::Unknown)) {
-        brick.pending.add(brick, key, place.chain.id);
-    }
+fn refusal(acks: &[(BrickId, Ack)]) -> Status {
     let refusals = acks.iter().filter_map(|(_, ack)| match ack {
         Ack::Refused(status) => Some(*status),
         _ => None,
@@ -256,12 +300,31 @@ fn not_accepted(brick: &Brick, place: &Place, key: ChunkKey, acks: &[(BrickId, A
     Status::Busy
 }
 
+/// Takes a change back that this copy does not show: from the members that have it, now or in
+/// the background. Returns what the caller is told: a refusal for good only if no member can
+/// show the change any more, now or as the next head.
+async fn undo(brick: &Brick, place: &Place, call: &Call, acks: &[(BrickId, Ack)], status: Status) -> Status {
+    let untouched = |ack: &Ack| matches!(ack, Ack::Refused(_));
+    if acks.iter().all(|(_, ack)| untouched(ack)) {
+        return status;
+    }
+    let in_doubt = acks.iter().any(|(_, ack)| matches!(ack, Ack::Unknown));
+    // Noted first: the caller of this may be gone before it is through.
+    brick.pending.add(brick, call.key, place.chain.id, call.writer.session);
+    if !in_doubt && level_all(brick, place, call.key).await.is_ok() {
+        return status;
+    }
+    match status {
+        Status::Fs(_) | Status::Malformed => Status::Busy,
+        status => status,
+    }
+}
+
 /// The members have the change and this copy could not take it: it takes theirs.
 async fn take_over(
     brick: &Brick,
     place: &Place,
-    key: ChunkKey,
-    writer: WriterId,
+    call: &Call,
     before: Option<&Header>,
     acks: &[(BrickId, Ack)],
     failure: Status,
@@ -274,20 +337,15 @@ async fn take_over(
         })
         .collect();
     let taken = match all.first() {
-        Some((from, _)) if all.len() == acks.len() => copy::pull(brick, place, key, *from).await.ok(),
+        Some((from, _)) if all.len() == acks.len() => copy::pull(brick, place, call.key, *from).await.ok(),
         _ => None,
     };
     match taken.flatten().filter(|header| header.version.0 == version_of(before).0 + 1) {
-        Some(mut header) => {
-            header.delta_blocks = header.blocks as i32 - before.map_or(0, |h| h.blocks as i32);
-            Ok(finish(brick, key, writer, &header, all, 0))
+        Some(header) => {
+            let blocks = i64::from(header.blocks) - before.map_or(0, |h| i64::from(h.blocks));
+            Ok(finish(brick, call, header.version, blocks * i64::from(BLOCK_BYTES), all, 0))
         }
-        None => {
-            if !acks.is_empty() {
-                brick.pending.add(brick, key, place.chain.id);
-            }
-            Err(failure)
-        }
+        None => Err(undo(brick, place, call, acks, failure).await),
     }
 }
 
@@ -296,7 +354,7 @@ async fn take_over(
 async fn complete(
     brick: &Brick,
     place: &Place,
-    key: ChunkKey,
+    call: &Call,
     header: Header,
     acks: Vec<(BrickId, Ack)>,
 ) -> Result<(Header, Vec<(BrickId, BootId)>), Status> {
@@ -310,20 +368,38 @@ async fn complete(
         return Ok((header, done.collect()));
     }
     if ahead {
-        tracing::info!(brick = %brick.id, chunk = %key, version = %header.version, "a member held a change nobody acknowledged");
+        tracing::info!(brick = %brick.id, chunk = %call.key, version = %header.version, "a member held a change nobody acknowledged");
     }
-    let levelled = level_all(brick, place, key).await;
-    let members = levelled.inspect_err(|_| brick.pending.add(brick, key, place.chain.id))?;
+    let levelled = level_all(brick, place, call.key).await;
+    let note = || brick.pending.add(brick, call.key, place.chain.id, call.writer.session);
+    let members = levelled.inspect_err(|_| note())?;
     // Levelling may have raised the version.
-    Ok((brick.chunk(key).await?.unwrap_or(header), members))
+    let version = brick.chunk(call.key).await?.map_or(header.version, |now| now.version);
+    Ok((Header { version, ..header }, members))
 }
 
-/// Makes all other members hold what this copy holds. Returns their lives.
-async fn level_all(brick: &Brick, place: &Place, key: ChunkKey) -> Result<Vec<(BrickId, BootId)>, Status> {
+/// Makes all other members hold what this copy holds. Returns their lives. Those that do not
+/// serve yet may miss it.
+///
+/// # Errors
+/// As a status, none of which is a refusal for good: the chunk may be as its caller wants it.
+pub async fn level_all(
+    brick: &Brick,
+    place: &Place,
+    key: ChunkKey,
+) -> Result<Vec<(BrickId, BootId)>, Status> {
     let mut members = Vec::new();
     for to in place.others(brick.id)? {
-        let boot = copy::level(brick, place, key, to).await?;
-        members.push((to, boot));
+        match copy::level(brick, place, key, to).await {
+            Ok(boot) => members.push((to, boot)),
+            Err(status) => {
+                let syncing = place.chain()?.state_of(to) == Some(MemberState::Syncing);
+                // What it misses is published already.
+                if !syncing || brick.syncs.miss(place.chain, to).is_none() {
+                    return Err(if let Status::Fs(_) = status { Status::Busy } else { status });
+                }
+            }
+        }
     }
     Ok(members)
 }

@@ -1,6 +1,7 @@
-//! Copying a chunk whole between members. The caller holds the chunk's gate here.
+//! Making copies of a chunk equal between members. The caller holds the chunk's gate here.
 //!
-//! What was copied was checked against the digest of its source before it is believed.
+//! 1. Only pieces of 64 KiB that differ travel (`resync_ships_only_what_differs`).
+//! 2. What was copied was checked against the digest of its source before it is believed.
 
 use bytes::Bytes;
 use wire::brick::{BrickReply, BrickRequest, ChunkSummary, Extent};
@@ -10,9 +11,11 @@ use wire::net::CallError;
 use wire::status::Status;
 
 use crate::brick::{Brick, Place, lock};
+use crate::chain::pieces::{self, Digest};
 use crate::error::status_of;
-use crate::ops::{inspect, repair};
-use crate::store::{Header, ReadBytes, Staged, StoreError};
+use crate::ops::assembly::Assembly;
+use crate::ops::{inspect, patch, repair};
+use crate::store::{Header, PIECE_BYTES, PieceDigest, ReadBytes, StoreError};
 
 /// How often a member that changes meanwhile is tried again.
 const ATTEMPTS: usize = 3;
@@ -63,14 +66,49 @@ pub fn equal(mine: Option<&Header>, theirs: Option<&ChunkSummary>) -> bool {
     }
 }
 
-/// Pieces of at most one call's size.
-fn pieces(extents: &[Extent]) -> impl Iterator<Item = Extent> + '_ {
-    extents.iter().flat_map(|extent| {
-        let end = extent.offset + extent.len;
-        (extent.offset..end)
-            .step_by(MAX_IO_BYTES as usize)
-            .map(move |offset| Extent { offset, len: MAX_IO_BYTES.min(end - offset) })
-    })
+/// Digests of a member's copy, and what it is then.
+async fn their_pieces(
+    brick: &Brick,
+    place: &Place,
+    key: ChunkKey,
+    member: BrickId,
+) -> Result<(Option<ChunkSummary>, Vec<Digest>), Status> {
+    match brick.ask(place, member, BrickRequest::Pieces { chain: place.chain, key }, Bytes::new()).await {
+        Ok((BrickReply::Pieces { chunk, digests }, _)) => Ok((chunk, digests)),
+        Ok(_) => Err(Status::Busy),
+        Err(CallError::Status(Status::Corrupt)) => Err(Status::Corrupt),
+        Err(error) => Err(status_of_call(&error)),
+    }
+}
+
+/// Digests of this copy; bad blocks are put right first.
+///
+/// # Errors
+/// As a status.
+pub async fn our_pieces(
+    brick: &Brick,
+    place: &Place,
+    key: ChunkKey,
+) -> Result<(Option<Header>, Vec<Digest>), Status> {
+    let attempt = || brick.on_disk(move |store| store.pieces(key));
+    let found = match attempt().await? {
+        Err(StoreError::Corrupt { version, blocks, .. }) => {
+            repair::blocks(brick, place, key, version, &blocks).await?;
+            attempt().await?.map_err(|e| status_of(&e))?
+        }
+        other => other.map_err(|e| status_of(&e))?,
+    };
+    Ok((found.0, found.1.into_iter().map(|piece| piece.0).collect()))
+}
+
+/// What has to travel so that a chunk of `len` bytes with these digests is had by who has those.
+fn differing(from: &[Digest], to: &[Digest], len: u32) -> Vec<Extent> {
+    pieces::differing(from, to, PieceDigest::zeros().0, PIECE_BYTES, len, MAX_IO_BYTES)
+}
+
+/// Digests that no piece has: everything differs.
+fn unlike(digests: &[Digest]) -> Vec<Digest> {
+    digests.iter().map(|digest| digest.map(|byte| !byte)).collect()
 }
 
 /// Takes a member's copy, or its absence. Returns what this copy is now.
@@ -84,12 +122,14 @@ pub async fn pull(
     from: BrickId,
 ) -> Result<Option<Header>, Status> {
     for _ in 0..ATTEMPTS {
-        let Some(summary) = theirs(brick, place, key, from).await? else {
+        let (summary, digests) = their_pieces(brick, place, key, from).await?;
+        lock(&brick.writers).forget(key);
+        let Some(summary) = summary else {
             brick.disk(move |store| store.remove(key, ChunkVersion(u64::MAX))).await?;
             brick.metrics.dropped_chunks.add(1);
             return Ok(None);
         };
-        if let Some(header) = pull_version(brick, place, key, from, &summary).await? {
+        if let Some(header) = pull_version(brick, place, key, from, &summary, &digests).await? {
             brick.metrics.pulled_chunks.add(1);
             return Ok(Some(header));
         }
@@ -104,75 +144,111 @@ async fn pull_version(
     key: ChunkKey,
     from: BrickId,
     summary: &ChunkSummary,
+    digests: &[Digest],
 ) -> Result<Option<Header>, Status> {
     lock(&brick.copied).mark(key);
     brick.make_room().await?;
-    let request = BrickRequest::Extents { chain: place.chain, key };
-    let extents = match brick.ask(place, from, request, Bytes::new()).await {
-        Ok((BrickReply::Extents { len, extents }, _)) if len == summary.len => extents,
-        Ok(_) => return Ok(None),
-        Err(error) => return Err(status_of_call(&error)),
+    // A copy with blocks beyond repair is taken whole.
+    let ours = brick.on_disk(move |store| store.pieces(key)).await?;
+    let ours = match ours {
+        Ok((_, digests)) => digests.into_iter().map(|digest| digest.0).collect(),
+        Err(_) => unlike(digests),
     };
-    let mut staged = Staged::new();
-    for piece in pieces(&extents) {
-        let request =
-            BrickRequest::ReadCopy { chain: place.chain, key, offset: piece.offset, len: piece.len };
+    let mut assembly = Assembly::new(*summary);
+    for part in differing(digests, &ours, summary.len) {
+        let request = BrickRequest::ReadCopy { chain: place.chain, key, offset: part.offset, len: part.len };
         let data = match brick.ask(place, from, request, Bytes::new()).await {
             Ok((BrickReply::Read { version }, data)) if version == summary.version => data,
             Ok(_) => return Ok(None),
             Err(error) => return Err(status_of_call(&error)),
         };
-        let stage = move |store: &dyn crate::store::ChunkStore| {
-            store.stage(&mut staged, piece.offset, &data).map(|()| staged)
-        };
-        staged = brick.disk(stage).await?;
+        brick.metrics.resync_bytes.add(data.len() as u64);
+        assembly = brick
+            .disk(move |store| {
+                assembly.keep(store, part.offset)?;
+                assembly.take(store, part, &data)?;
+                Ok(assembly)
+            })
+            .await?;
     }
-    let (version, len, digest) = (summary.version, summary.len, summary.digest);
-    if staged.digest() != digest {
+    let len = summary.len;
+    let assembly = brick
+        .disk(move |store| {
+            assembly.keep(store, len)?;
+            Ok(assembly)
+        })
+        .await?;
+    if !assembly.is_right() {
         return Ok(None);
     }
+    let (to, staged) = assembly.done();
     let chain = place.chain.id;
-    brick.disk(move |store| store.switch(key, chain, version, len, staged)).await?;
+    brick.disk(move |store| store.switch(key, chain, to.version, to.len, staged)).await?;
     brick.chunk(key).await
 }
 
-/// Gives this copy to a member.
+/// Gives a member what its copy lacks of this one. Returns the bytes that travelled.
 ///
 /// # Errors
 /// As a status; the member has the whole copy or what it had.
-pub async fn push(brick: &Brick, place: &Place, key: ChunkKey, to: BrickId) -> Result<(), Status> {
+async fn push(
+    brick: &Brick,
+    place: &Place,
+    key: ChunkKey,
+    to: BrickId,
+    theirs: Option<ChunkSummary>,
+) -> Result<u64, Status> {
     lock(&brick.copied).mark(key);
-    let (header, extents) = brick.disk(move |store| store.extents(key)).await?;
-    let Some(header) = header else {
-        return drop_there(brick, place, key, to, ChunkVersion(u64::MAX)).await;
+    let (header, digests) = our_pieces(brick, place, key).await?;
+    let Some(header) = header else { return Err(Status::Busy) };
+    let mine = inspect::summary(key, &header);
+    let held = match theirs {
+        // It is all sent anyway.
+        None => Vec::new(),
+        Some(known) if mine.len <= PIECE_BYTES || known.digest == mine.digest => Vec::new(),
+        Some(known) => match their_pieces(brick, place, key, to).await {
+            Ok((Some(now), held)) if (now.version, now.digest) == (known.version, known.digest) => held,
+            Ok(_) => return Err(Status::Busy),
+            // Something in its copy is beyond repair: it gets all of this one.
+            Err(Status::Corrupt) => unlike(&digests),
+            Err(status) => return Err(status),
+        },
     };
-    let mut parts: Vec<Extent> = pieces(&extents).collect();
+    let mut parts = differing(&digests, &held, mine.len);
+    if theirs.is_some_and(|theirs| (theirs.digest, theirs.len) == (mine.digest, mine.len)) {
+        parts.clear();
+    } else if theirs.is_some() && mine.len <= PIECE_BYTES {
+        // It may be zeros here and something else there.
+        parts = vec![Extent { offset: 0, len: mine.len }];
+    }
     if parts.is_empty() {
         parts.push(Extent { offset: 0, len: 0 });
     }
     let last = parts.len() - 1;
+    let mut bytes = 0;
     for (at, part) in parts.into_iter().enumerate() {
         let data = read_for_copy(brick, place, key, part).await?;
         if data.version != header.version {
             return Err(Status::Busy);
         }
-        let request = BrickRequest::Replace {
+        let request = BrickRequest::Patch {
             chain: place.chain,
-            key,
-            version: header.version,
-            len: header.len,
+            to: mine,
+            base: patch::base_of(theirs.as_ref()),
             offset: part.offset,
+            covers: part.len,
             first: at == 0,
             last: at == last,
         };
-        let sent = brick.ask(place, to, request, data.data).await;
-        if let Err(error) = sent {
+        bytes += data.data.len() as u64;
+        if let Err(error) = brick.ask(place, to, request, data.data).await {
             tracing::debug!(brick = %brick.id, chunk = %key, %to, %error, "a copy was not taken");
             return Err(status_of_call(&error));
         }
     }
     brick.metrics.pushed_chunks.add(1);
-    Ok(())
+    brick.metrics.resync_bytes.add(bytes);
+    Ok(bytes)
 }
 
 async fn read_for_copy(
@@ -209,26 +285,41 @@ pub async fn drop_there(
     }
 }
 
-/// Makes a member hold exactly what this copy holds, durably, and says in which life it does.
-/// Where the member is at the same version or a later one with other bytes, this copy's
-/// version is raised above it first.
+/// Makes a member hold exactly what this copy holds; the bytes that travelled. Where the member
+/// is at the same version or a later one with other bytes, this copy's version is raised above
+/// it first: a number must not stand for two contents.
+///
+/// # Errors
+/// As a status.
+pub async fn equalise(brick: &Brick, place: &Place, key: ChunkKey, to: BrickId) -> Result<u64, Status> {
+    let mine = brick.chunk(key).await?;
+    let other = theirs(brick, place, key, to).await?;
+    if equal(mine.as_ref(), other.as_ref()) {
+        return Ok(0);
+    }
+    tracing::debug!(brick = %brick.id, %to, chunk = %key, ?mine, ?other, "copies differ");
+    match (mine, other) {
+        (None, None) => Ok(0),
+        (None, Some(other)) => drop_there(brick, place, key, to, other.version).await.map(|()| 0),
+        (Some(mine), Some(other)) if other.version >= mine.version => {
+            let (chain, next) = (place.chain.id, ChunkVersion(other.version.0 + 1));
+            brick.disk(move |store| store.set_version(key, chain, next)).await?;
+            push(brick, place, key, to, Some(other)).await
+        }
+        (Some(_), other) => push(brick, place, key, to, other).await,
+    }
+}
+
+/// [`equalise`], durably; says in which life the member has it.
 ///
 /// # Errors
 /// As a status.
 pub async fn level(brick: &Brick, place: &Place, key: ChunkKey, to: BrickId) -> Result<BootId, Status> {
     for _ in 0..ATTEMPTS {
-        let mine = brick.chunk(key).await?;
-        let other = theirs(brick, place, key, to).await?;
-        if !equal(mine.as_ref(), other.as_ref()) {
-            match (mine, other) {
-                (None, Some(other)) => drop_there(brick, place, key, to, other.version).await?,
-                (Some(mine), Some(other)) if other.version >= mine.version => {
-                    let (chain, next) = (place.chain.id, ChunkVersion(other.version.0 + 1));
-                    brick.disk(move |store| store.set_version(key, chain, next)).await?;
-                    push(brick, place, key, to).await?;
-                }
-                _ => push(brick, place, key, to).await?,
-            }
+        match equalise(brick, place, key, to).await {
+            Ok(_) => {}
+            Err(Status::Busy) => continue,
+            Err(status) => return Err(status),
         }
         let boot = match brick.ask(place, to, BrickRequest::Commit, Bytes::new()).await {
             Ok((BrickReply::Committed { boot }, _)) => boot,
@@ -245,13 +336,5 @@ pub async fn level(brick: &Brick, place: &Place, key: ChunkKey, to: BrickId) -> 
     Err(Status::Busy)
 }
 
-/// What this copy looks like to others.
-///
-/// # Errors
-/// As a status.
-pub async fn ours(brick: &Brick, key: ChunkKey) -> Result<Option<ChunkSummary>, Status> {
-    Ok(brick.chunk(key).await?.map(|header| inspect::summary(key, &header)))
-}
-
-/// Blocks of a piece always begin at a block: extents do.
-const _: () = assert!(MAX_IO_BYTES.is_multiple_of(BLOCK_BYTES));
+/// Pieces always begin at a block.
+const _: () = assert!(MAX_IO_BYTES.is_multiple_of(PIECE_BYTES) && PIECE_BYTES.is_multiple_of(BLOCK_BYTES));

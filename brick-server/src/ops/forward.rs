@@ -4,10 +4,12 @@ use bytes::Bytes;
 use wire::brick::{BrickReply, ChainRef, Change, WriterId};
 use wire::chunk::ChunkKey;
 use wire::id::{ChunkVersion, MapEpoch};
+use wire::map::MemberState;
 use wire::status::Status;
 
-use crate::brick::{Brick, version_of};
+use crate::brick::{Brick, lock, version_of};
 use crate::chain::rules::Wish;
+use crate::chain::writers::Answer;
 use crate::error::status_of;
 use crate::ops::change::{check_range, prepare_with_repair};
 
@@ -42,12 +44,30 @@ pub async fn forward(
     if let Some(header) = header.filter(|h| h.version.0 == base.0 + 1 && h.writer == Some(writer)) {
         return Ok(done(header.version, header.delta_blocks));
     }
+    let serving = place.chain()?.state_of(brick.id) == Some(MemberState::Serving);
     if version != base {
+        if serving {
+            // Others may have more, or less.
+            brick.mark(key, chain, ChunkVersion(base.0 + 1));
+        }
         return Err(Status::Behind(version));
     }
     let prepared = prepare_with_repair(brick, &place, key, base, change, &payload).await?;
+    // Preparing may have taken long.
+    let place = brick.admit_now(chain, Wish::Follow)?;
+    brick.check_session(&place, writer.session)?;
+    if serving {
+        brick.mark(key, chain, ChunkVersion(base.0 + 1));
+    }
     let published = brick.on_disk(move |store| store.publish(prepared, chain.id, Some(writer))).await?;
     let header = published.map_err(|e| status_of(&e))?;
     brick.metrics.forwards.add(1);
+    let answer = Answer {
+        epoch: chain.epoch,
+        version: header.version,
+        allocated_delta_bytes: i64::from(header.delta_blocks) * i64::from(wire::chunk::BLOCK_BYTES),
+        members: Vec::new(),
+    };
+    lock(&brick.writers).record(key, writer, answer);
     Ok(done(header.version, header.delta_blocks))
 }

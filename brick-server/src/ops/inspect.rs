@@ -3,12 +3,12 @@
 use wire::brick::{BrickReply, ChainRef, ChunkSummary};
 use wire::chunk::{BLOCK_BYTES, ChunkKey};
 use wire::id::{ChainId, Ino, MapEpoch};
-use wire::net::Role;
 use wire::status::Status;
 
-use crate::brick::Brick;
+use crate::brick::{Brick, lock};
 use crate::chain::rules::Wish;
-use crate::config::LIST_MAX;
+use crate::config::{LIST_MAX, MARKS_A_CALL};
+use crate::ops::{copy, read, settle};
 use crate::store::{ChunkStore, Header, StoreError};
 
 /// Chunks taken from the store at a time when those of one file are listed: behind its last one
@@ -24,6 +24,7 @@ pub fn summary(key: ChunkKey, header: &Header) -> ChunkSummary {
         len: header.len,
         allocated_bytes: header.blocks * BLOCK_BYTES,
         digest: header.digest,
+        writer: header.writer,
     }
 }
 
@@ -36,20 +37,28 @@ pub async fn extents(
     map: MapEpoch,
     chain: ChainRef,
     key: ChunkKey,
-    role: Role,
 ) -> Result<BrickReply, Status> {
-    if role == Role::Brick {
-        // Another member that makes a whole copy of it.
-        brick.admit(map, chain, Wish::Look).await?;
-        crate::brick::lock(&brick.copied).mark(key);
-        let (header, extents) = brick.disk(move |store| store.extents(key)).await?;
-        return Ok(BrickReply::Extents { len: header.map_or(0, |h| h.len), extents });
-    }
     brick.admit(map, chain, Wish::Read).await?;
-    let _gate = brick.shared(key).await?;
-    brick.admit_now(chain, Wish::Read)?;
+    let _clean = read::clean(brick, chain, key).await?;
     let (header, extents) = brick.disk(move |store| store.extents(key)).await?;
+    brick.admit_now(chain, Wish::Read)?;
     Ok(BrickReply::Extents { len: header.map_or(0, |h| h.len), extents })
+}
+
+/// Digests of a chunk's pieces, for another member that makes copies equal.
+///
+/// # Errors
+/// As a status.
+pub async fn pieces(
+    brick: &Brick,
+    map: MapEpoch,
+    chain: ChainRef,
+    key: ChunkKey,
+) -> Result<BrickReply, Status> {
+    let place = brick.admit(map, chain, Wish::Look).await?;
+    lock(&brick.copied).mark(key);
+    let (header, digests) = copy::our_pieces(brick, &place, key).await?;
+    Ok(BrickReply::Pieces { chunk: header.map(|header| summary(key, &header)), digests })
 }
 
 /// Chunks in order of key.
@@ -79,7 +88,14 @@ pub async fn list_file(
     from: u64,
     max: u32,
 ) -> Result<BrickReply, Status> {
-    brick.admit(map, chain, Wish::Read).await?;
+    let place = brick.admit(map, chain, Wish::Read).await?;
+    if place.chain()?.head() != Some(brick.id) {
+        // A chunk that others have, or do not have, must not be told of here alone.
+        let marks = lock(&brick.marks).of_file(chain.id, ino, MARKS_A_CALL);
+        if !marks.is_empty() && settle::resolve(brick, &place, &marks, true).await? > 0 {
+            return Err(Status::Busy);
+        }
+    }
     let max = max.clamp(1, LIST_MAX) as usize;
     let (found, end) = brick.disk(move |store| file_page(store, chain.id, ino, from, max)).await?;
     // Read while it was in sync: whatever was acknowledged before the call is in it.

@@ -6,11 +6,15 @@ use wire::chunk::{ChunkKey, MAX_IO_BYTES};
 use wire::id::MapEpoch;
 use wire::status::Status;
 
-use crate::brick::Brick;
+use crate::brick::{Brick, Place, lock};
+use crate::chain::gates::Passage;
 use crate::chain::rules::Wish;
 use crate::error::status_of;
-use crate::ops::repair;
+use crate::ops::{repair, settle};
 use crate::store::StoreError;
+
+/// How often a chunk that changes all the time is looked at.
+const ATTEMPTS: usize = 4;
 
 type Answer = Result<(BrickReply, Bytes), Status>;
 
@@ -30,9 +34,7 @@ pub async fn read(
         return Err(Status::Malformed);
     }
     brick.admit(map, chain, Wish::Read).await?;
-    let _gate = brick.shared(key).await?;
-    // Waiting for the gate may have taken long.
-    let place = brick.admit_now(chain, Wish::Read)?;
+    let (_gate, place) = clean(brick, chain, key).await?;
     let found = match brick.on_disk(move |store| store.read(key, offset, len)).await? {
         Err(StoreError::Corrupt { version, blocks, .. }) => {
             repair::blocks(brick, &place, key, version, &blocks).await?;
@@ -40,9 +42,39 @@ pub async fn read(
         }
         other => other.map_err(|e| status_of(&e))?,
     };
+    // The disk may have taken long, and so may a process that was stopped in between.
+    brick.admit_now(chain, Wish::Read)?;
     brick.metrics.reads.add(1);
     brick.metrics.read_bytes.add(found.data.len() as u64);
     Ok((BrickReply::Read { version: found.version }, found.data))
+}
+
+/// The gate of a chunk that shows nothing which other members may not show, too. A member asks
+/// the head about a change that it does not know to be everywhere.
+///
+/// # Errors
+/// [`Status::Busy`] if that is not known now: the head is to be asked then.
+pub async fn clean(brick: &Brick, chain: ChainRef, key: ChunkKey) -> Result<(Passage, Place), Status> {
+    for _ in 0..ATTEMPTS {
+        let gate = brick.shared(key).await?;
+        // Waiting for the gate may have taken long.
+        let place = brick.admit_now(chain, Wish::Read)?;
+        if place.chain()?.head() == Some(brick.id) {
+            // What a blocked session left behind is put out of the way before anybody looks.
+            let session = brick.pending.session_of(key);
+            if session.is_some_and(|session| place.map.blocked.contains_key(&session)) {
+                return Err(Status::Busy);
+            }
+            return Ok((gate, place));
+        }
+        let Some(mark) = lock(&brick.marks).find(key) else { return Ok((gate, place)) };
+        // The head may want to change the chunk here before it answers.
+        drop(gate);
+        if settle::resolve(brick, &place, &[(key, mark)], true).await? > 0 {
+            brick.metrics.unsettled_reads.add(1);
+        }
+    }
+    Err(Status::Busy)
 }
 
 /// For another member: this copy as it is.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use wire::brick::{BrickReply, BrickRequest, ChainRef, Change, Extent};
-use wire::id::{BrickId, ChainEpoch, ChunkVersion, MapEpoch, SessionId};
+use wire::id::{BrickId, CallSeq, ChainEpoch, ChunkVersion, MapEpoch, SessionId};
 use wire::map::MemberState::{LastServing, Offline, Serving, Syncing};
 use wire::net::Role;
 use wire::status::Status;
@@ -200,7 +200,13 @@ async fn misdirected_calls_are_refused() {
     let unknown = cluster.raw(&net, 0, beyond, read(now.epoch.0), Bytes::new()).await;
     assert_eq!(status(unknown), Status::MapBehind);
     let change = Change::Write { offset: 0 };
-    let request = BrickRequest::Change { chain: now, key: key(1, 0), writer: cluster.writer(), change };
+    let request = BrickRequest::Change {
+        chain: now,
+        key: key(1, 0),
+        writer: cluster.writer(),
+        answered_below: CallSeq(0),
+        change,
+    };
     let member = cluster.call(1, request, Bytes::from_static(b"x")).await;
     assert_eq!(status(member), Status::WrongMember);
     let empty = cluster.try_change(key(1, 0), cluster.writer(), change, b"").await;
@@ -321,7 +327,13 @@ async fn a_trim_comes_with_its_map() {
     let head = cluster.head(CHAIN);
     cluster.raw(&net, head, epoch, trim, Bytes::new()).await.unwrap();
     // The writer does not know the map that blocks it.
-    let request = BrickRequest::Change { chain: cluster.chain(CHAIN), key: key(8, 0), writer, change };
+    let request = BrickRequest::Change {
+        chain: cluster.chain(CHAIN),
+        key: key(8, 0),
+        writer,
+        answered_below: CallSeq(0),
+        change,
+    };
     let late =
         cluster.raw(&cluster.net(Role::Client), head, before, request, Bytes::from_static(b"late")).await;
     assert_eq!(status(late), Status::SessionGone);

@@ -298,7 +298,13 @@ impl Cluster {
         change: Change,
         data: &[u8],
     ) -> Result<BrickReply, CallError> {
-        let request = BrickRequest::Change { chain: self.chain(CHAIN), key, writer, change };
+        let request = BrickRequest::Change {
+            chain: self.chain(CHAIN),
+            key,
+            writer,
+            answered_below: CallSeq(0),
+            change,
+        };
         let sent = self.call(self.head(CHAIN), request, Bytes::copy_from_slice(data)).await;
         sent.map(|(reply, _)| reply)
     }
@@ -384,7 +390,7 @@ impl Cluster {
                 let request = BrickRequest::Verify { key: chunk.key };
                 let reply = self.raw(&net, brick, MapEpoch(0), request, Bytes::new()).await.unwrap().0;
                 let BrickReply::Verified { hash, corrupt_blocks } = reply else { panic!("{reply:?}") };
-                all.push((ChunkSummary { allocated_bytes: 0, ..chunk }, hash, corrupt_blocks));
+                all.push((ChunkSummary { allocated_bytes: 0, writer: None, ..chunk }, hash, corrupt_blocks));
             }
             if end {
                 return all;

@@ -4,8 +4,8 @@
 //! 2. A read tries every serving member before it waits (`reads_survive_a_dead_member`); a
 //!    chunk is damaged only if every one of them says so (`a_damaged_copy_is_read_elsewhere`).
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -45,12 +45,46 @@ struct Load {
 pub(crate) struct Loads {
     bricks: Mutex<HashMap<BrickId, Arc<Load>>>,
     turn: AtomicUsize,
-    pub(crate) numbers: AtomicU64,
+    numbers: Mutex<Numbers>,
+}
+
+/// Numbers of changes: the last one given, and those not answered yet.
+#[derive(Debug, Default)]
+struct Numbers {
+    last: u64,
+    waiting: BTreeSet<u64>,
+}
+
+/// The number of a change, until it is answered or given up.
+struct Number<'a> {
+    loads: &'a Loads,
+    seq: u64,
+}
+
+impl Number<'_> {
+    /// Below this one, nothing is waited for.
+    fn answered_below(&self) -> CallSeq {
+        CallSeq(locked(&self.loads.numbers).waiting.first().copied().unwrap_or(self.seq))
+    }
+}
+
+impl Drop for Number<'_> {
+    fn drop(&mut self) {
+        locked(&self.loads.numbers).waiting.remove(&self.seq);
+    }
 }
 
 impl Loads {
     fn of(&self, brick: BrickId) -> Arc<Load> {
         locked(&self.bricks).entry(brick).or_default().clone()
+    }
+
+    fn number(&self) -> Number<'_> {
+        let mut numbers = locked(&self.numbers);
+        numbers.last += 1;
+        let seq = numbers.last;
+        numbers.waiting.insert(seq);
+        Number { loads: self, seq }
     }
 
     fn shun(&self, brick: BrickId) {
@@ -252,7 +286,7 @@ impl Shared {
             Content::Data(bytes) => (Change::Write { offset: inside }, bytes.clone()),
             Content::Zeros(len) => (Change::Punch { offset: inside, len: *len as u32 }, Bytes::new()),
         };
-        let seq = CallSeq(self.loads.numbers.fetch_add(1, Ordering::Relaxed) + 1);
+        let number = self.loads.number();
         let mut retry = Retry::until(&self.outside.metrics, deadline);
         loop {
             let map = self.map();
@@ -264,7 +298,8 @@ impl Shared {
                 let request = BrickRequest::Change {
                     chain: ChainRef { id: chain.id, epoch: chain.epoch },
                     key,
-                    writer: WriterId { session, seq },
+                    writer: WriterId { session, seq: CallSeq(number.seq) },
+                    answered_below: number.answered_below(),
                     change,
                 };
                 let attempt = retry.attempt(self.outside.config.attempt_timeout);

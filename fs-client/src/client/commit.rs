@@ -55,7 +55,11 @@ fn judge(map: &ClusterMap, state: &State, offset: u64, held: &Held, outcomes: &O
     let mut unknown = false;
     for (brick, boot) in held.holders.iter() {
         let in_sync = chain.is_some_and(|chain| {
-            matches!(chain.state_of(*brick), Some(MemberState::Serving | MemberState::Syncing))
+            // The last one to serve comes back as it is, and the others follow it.
+            matches!(
+                chain.state_of(*brick),
+                Some(MemberState::Serving | MemberState::Syncing | MemberState::LastServing)
+            )
         });
         match outcomes.get(brick) {
             Some(Ok(now)) if now == boot => durable += 1,

@@ -254,6 +254,7 @@ impl World {
                         len: chunk.data.len() as u32,
                         allocated_bytes: chunk.blocks.len() as u32 * BLOCK_BYTES,
                         digest: 0,
+                        writer: None,
                     })
                     .collect();
                 let end = chunks.len() <= *max as usize;

@@ -76,6 +76,7 @@ impl FakeBrick {
             len: 10,
             allocated_bytes: 4096,
             digest: 0,
+            writer: None,
         });
         BrickReply::Chunks { chunks: chunks.collect(), end: rest.len() <= max }
     }

@@ -7,22 +7,42 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::frame::Frame;
-use crate::handshake::{Answer, Hello, Service};
+use crate::handshake::{Answer, Hello, Identity, Service};
 use crate::net::endpoint::Endpoint;
 use crate::net::error::{Delivery, NetError};
 use crate::net::pool::judge_answer;
 use crate::net::serving::{Outcome, ServingShared};
 use crate::net::{Context, Peer};
 
+/// What becomes of one call in memory, for simulations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fate {
+    /// When the service gets the request; `None`: never. A request that comes late still
+    /// comes, whatever its caller was told meanwhile.
+    pub arrives_after: Option<Duration>,
+    /// How long the reply travels.
+    pub reply_after: Duration,
+    /// When the caller is told that the connection broke, unless it has the reply by then.
+    pub breaks_after: Option<Duration>,
+}
+
+/// Decides what becomes of the calls of a hub.
+pub trait Weather: Send + Sync + 'static {
+    /// A call of `from` to the service at number `to`.
+    fn fate(&self, from: &Identity, to: u64) -> Fate;
+}
+
 /// Where services in memory are found by number. Cheap to clone; clones are the same hub.
 #[derive(Clone, Default)]
 pub struct MemoryHub {
     listeners: Arc<Mutex<BTreeMap<u64, Arc<ServingShared>>>>,
+    weather: Option<Arc<dyn Weather>>,
 }
 
 impl std::fmt::Debug for MemoryHub {
@@ -35,6 +55,11 @@ impl MemoryHub {
     /// An empty hub.
     pub fn new() -> MemoryHub {
         MemoryHub::default()
+    }
+
+    /// An empty hub whose calls are lost, late or cut off as `weather` says.
+    pub fn with_weather(weather: Arc<dyn Weather>) -> MemoryHub {
+        MemoryHub { weather: Some(weather), ..MemoryHub::default() }
     }
 
     fn listeners(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<ServingShared>>> {
@@ -74,6 +99,8 @@ pub(crate) struct MemoryLink {
     listener: Arc<ServingShared>,
     slots: Arc<Semaphore>,
     in_flight: AtomicUsize,
+    /// Who calls, and what may become of it.
+    weather: Option<(Identity, u64, Arc<dyn Weather>)>,
 }
 
 impl MemoryLink {
@@ -99,6 +126,7 @@ impl MemoryLink {
             slots: Arc::new(Semaphore::new(listener.config().calls_in_progress.max(1))),
             listener,
             in_flight: AtomicUsize::new(0),
+            weather: context.hub.weather.clone().map(|weather| (context.identity, number, weather)),
         })
     }
 
@@ -121,23 +149,55 @@ impl MemoryLink {
         if deadline <= Instant::now() {
             return Err(NetError::Deadline { to, delivery: Delivery::NotSent });
         }
-        let Some(work) = self.listener.begin() else {
-            return Err(NetError::Stopping { to });
-        };
-        let (answer, reply) = oneshot::channel();
-        let (listener, peer) = (self.listener.clone(), self.peer.clone());
-        tokio::spawn(async move {
-            let outcome = listener.run(peer, request).await;
-            // A caller that is gone needs no answer.
-            let _ = answer.send(outcome);
-            drop((slot, work));
-        });
         let lost =
             |detail: &str| NetError::Closed { to, delivery: Delivery::Sent, detail: detail.to_owned() };
-        match timeout_at(deadline, reply).await.map_err(late(Delivery::Sent))? {
-            Ok(Outcome::Reply(reply)) => Ok(reply),
-            Ok(Outcome::Lost) | Err(_) => Err(lost("the service lost the call")),
-            Ok(Outcome::Stopped) => Err(lost("the service stopped")),
+        let (answer, reply) = oneshot::channel();
+        let (listener, peer) = (self.listener.clone(), self.peer.clone());
+        let mut breaks_at = None;
+        match &self.weather {
+            None => {
+                let Some(work) = listener.begin() else { return Err(NetError::Stopping { to }) };
+                tokio::spawn(async move {
+                    let outcome = listener.run(peer, request).await;
+                    // A caller that is gone needs no answer.
+                    let _ = answer.send(outcome);
+                    drop((slot, work));
+                });
+            }
+            Some((from, number, weather)) => {
+                let fate = weather.fate(from, *number);
+                breaks_at = fate.breaks_after.map(|after| Instant::now() + after);
+                tokio::spawn(async move {
+                    match fate.arrives_after {
+                        None => {
+                            // Its caller hears nothing until it gives up.
+                            drop(slot);
+                            tokio::time::sleep_until(deadline).await;
+                            drop(answer);
+                            return;
+                        }
+                        Some(Duration::ZERO) => {}
+                        Some(after) => sleep(after).await,
+                    }
+                    // A service that has ended in between looks to the caller as if it had
+                    // ended during the call.
+                    let Some(work) = listener.begin() else { return };
+                    let outcome = listener.run(peer, request).await;
+                    if !fate.reply_after.is_zero() {
+                        sleep(fate.reply_after).await;
+                    }
+                    let _ = answer.send(outcome);
+                    drop((slot, work));
+                });
+            }
+        }
+        let until = breaks_at.map_or(deadline, |at| at.min(deadline));
+        match timeout_at(until, reply).await {
+            Err(_) if until < deadline => Err(lost("the connection broke")),
+            Err(elapsed) => Err(late(Delivery::Sent)(elapsed)),
+            Ok(Ok(Outcome::Reply(reply))) => Ok(reply),
+            Ok(Ok(Outcome::Lost) | Err(_)) => Err(lost("the service lost the call")),
+            Ok(Ok(Outcome::Stopped)) => Err(lost("the service stopped")),
         }
     }
 }

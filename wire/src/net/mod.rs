@@ -50,7 +50,7 @@ pub use counters::{Counter, Counters};
 pub use endpoint::Endpoint;
 pub use error::{Delivery, NetError, Whose};
 pub use joining::{JoinError, Joiner, join};
-pub use memory::MemoryHub;
+pub use memory::{Fate, MemoryHub, Weather};
 pub use pki::{Authority, Credential, CredentialError, JoinKey};
 pub use probe::Probed;
 pub use serving::{Drained, Serving, check_listen};

@@ -206,12 +206,44 @@ impl Pool {
             (Some((_, link)), ..) => Ok(Found::Open(link)),
             (None, _, Some(result), _) => Ok(Found::Dialling(result)),
             (None, _, None, Some(error)) => Err(error),
+            (None, Some((index, backoff)), None, None) if matches!(to, Endpoint::Memory(_)) => {
+                // Nothing to wait for; and those who call at once stay in their order.
+                self.connect_in_memory(&mut entry.slots[index], to, service, backoff).map(Found::Open)
+            }
             (None, Some((index, backoff)), None, None) => {
                 Ok(Found::Dialling(self.dial(&mut entry.slots[index], to, service, backoff)))
             }
             // Every slot is one of the above, and there is at least one.
             (None, None, None, None) => {
                 Err(NetError::Unreachable { to: *to, detail: "no place for a connection".to_owned() })
+            }
+        }
+    }
+
+    fn connect_in_memory(
+        &self,
+        slot: &mut Slot,
+        to: &Endpoint,
+        service: Service,
+        backoff: Duration,
+    ) -> Result<Arc<Link>, NetError> {
+        let made = match *to {
+            Endpoint::Memory(number) => MemoryLink::connect(&self.context, number, service),
+            Endpoint::Quic(_) | Endpoint::Tls(_) => {
+                Err(NetError::Unreachable { to: *to, detail: "it is not in memory".to_owned() })
+            }
+        };
+        match made {
+            Ok(link) => {
+                self.context.counters.connections_made.add(1);
+                let link = Arc::new(Link::Memory(link));
+                *slot = Slot::Open(link.clone());
+                Ok(link)
+            }
+            Err(error) => {
+                self.context.counters.connections_failed.add(1);
+                *slot = Slot::Failed { error: error.clone(), again_at: Instant::now() + backoff, backoff };
+                Err(error)
             }
         }
     }

@@ -1,0 +1,272 @@
+//! Clients: each writes its own cells, reads everybody's, commits, and does what the client
+//! library does about every answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep};
+use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, WriterId};
+use wire::chunk::ChunkKey;
+use wire::id::{BootId, BrickId, CallSeq, Ino, SessionId};
+use wire::map::{ClusterMap, MemberState};
+use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
+use wire::net::{CallError, Endpoint, Net};
+use wire::status::{FsError, Status};
+
+use crate::sim::namespace::CHAIN;
+use crate::sim::oracle::{CellId, Oracle};
+use crate::sim::world::World;
+
+/// Chunks there are.
+pub const CHUNKS: u64 = 3;
+/// Clients there are.
+pub const CLIENTS: u32 = 3;
+/// Longest wait for one answer, as the client library has it.
+const ATTEMPT: Duration = Duration::from_secs(12);
+
+/// Where a client's cell lies: two in a block, then the next piece of 64 KiB.
+pub fn cell_of(client: u32, chunk: u64) -> CellId {
+    (ChunkKey { ino: Ino(chunk + 1), index: 0 }, (client / 2) * 65_536 + (client % 2) * 1000)
+}
+
+/// What the clients share.
+pub struct Shared {
+    pub world: Arc<World>,
+    pub oracle: Oracle,
+    pub namespace: Endpoint,
+    pub sessions: Arc<AtomicU64>,
+    pub stop: AtomicBool,
+}
+
+pub struct Client {
+    pub number: u32,
+    pub shared: Arc<Shared>,
+    pub net: Net,
+    pub map: ClusterMap,
+    pub session: SessionId,
+    pub seq: u64,
+}
+
+enum Wrote {
+    Done,
+    /// Refused for good.
+    No,
+    SessionGone,
+}
+
+impl Client {
+    fn world(&self) -> &Arc<World> {
+        &self.shared.world
+    }
+
+    fn oracle(&self) -> &Oracle {
+        &self.shared.oracle
+    }
+
+    /// Has a map of at least this epoch, or at least has asked.
+    async fn refresh(&mut self, wait_ms: u32) {
+        let request = ClusterRequest::GetMap { after: self.map.epoch, wait_ms };
+        let call = MetaCall {
+            session: None,
+            seq: CallSeq(0),
+            answered_below: CallSeq(0),
+            request: MetaRequest::Cluster(request),
+        };
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let asked = self.net.request::<MetaProtocol>(&self.shared.namespace, &call, Bytes::new(), deadline);
+        if let Ok((MetaReply::Cluster(ClusterReply::Map(map)), _)) = asked.await
+            && map.epoch > self.map.epoch
+        {
+            self.map = map;
+        }
+    }
+
+    async fn pause(&mut self) {
+        sleep(self.world().dice.ms(1, 50)).await;
+        self.refresh(200).await;
+    }
+
+    async fn call(
+        &self,
+        brick: BrickId,
+        request: BrickRequest,
+        payload: Bytes,
+    ) -> Result<(BrickReply, Bytes), CallError> {
+        let Some(endpoint) = self.map.endpoint_of(brick) else {
+            return Err(CallError::Status(Status::WrongMember));
+        };
+        let call = BrickCall { brick, map: self.map.epoch, request };
+        self.net.request::<BrickProtocol>(endpoint, &call, payload, Instant::now() + ATTEMPT).await
+    }
+
+    fn chain(&self) -> ChainRef {
+        ChainRef { id: CHAIN, epoch: self.map.chains[&CHAIN].epoch }
+    }
+
+    /// Writes a value, again and again until it is done or refused for good.
+    async fn write_value(&mut self, cell: CellId, value: u64) -> Wrote {
+        self.seq += 1;
+        let writer = WriterId { session: self.session, seq: CallSeq(self.seq) };
+        let words = 2 + self.world().dice.below(5) as usize;
+        let payload: Bytes = value.to_le_bytes().repeat(words).into();
+        let mut first = true;
+        tracing::info!(?cell, value, ?writer, "writes");
+        loop {
+            if let Some(head) = self.map.chains[&CHAIN].head() {
+                let request = BrickRequest::Change {
+                    chain: self.chain(),
+                    key: cell.0,
+                    writer,
+                    answered_below: writer.seq,
+                    change: Change::Write { offset: cell.1 },
+                };
+                match self.call(head, request, payload.clone()).await {
+                    Ok((BrickReply::Changed { members, .. }, _)) => {
+                        self.oracle().acked(cell, value, members);
+                        return Wrote::Done;
+                    }
+                    Ok(other) => panic!("{other:?}"),
+                    Err(CallError::Status(Status::SessionGone)) => return Wrote::SessionGone,
+                    Err(CallError::Status(Status::Fs(FsError::NoSpace))) if first => return Wrote::No,
+                    Err(CallError::Status(Status::Malformed | Status::Forbidden)) => panic!("refused"),
+                    Err(_) => {}
+                }
+                first = false;
+            }
+            self.pause().await;
+        }
+    }
+
+    /// Writes the next value of a cell.
+    async fn write(&mut self, cell: CellId) {
+        let value = self.oracle().invoke(cell);
+        self.put(cell, value, false).await;
+    }
+
+    /// `again`: it was written before, and may be there.
+    async fn put(&mut self, cell: CellId, value: u64, again: bool) {
+        match self.write_value(cell, value).await {
+            Wrote::Done => {}
+            Wrote::No if again => {}
+            Wrote::No => self.oracle().forbid(cell, value, "no space"),
+            Wrote::SessionGone => self.begin_anew(cell, value).await,
+        }
+    }
+
+    /// A new session looks first what became of the old one's last write.
+    async fn begin_anew(&mut self, cell: CellId, value: u64) {
+        while !self.map.blocked.contains_key(&self.session) {
+            self.refresh(500).await;
+            sleep(Duration::from_millis(5)).await;
+        }
+        self.session = SessionId(self.shared.sessions.fetch_add(1, Ordering::Relaxed) + 1);
+        let found = self.read(cell).await;
+        if found < value {
+            self.oracle().forbid(cell, value, "blocked");
+        }
+    }
+
+    /// Reads a cell from some member, again and again until one answers.
+    async fn read(&mut self, cell: CellId) -> u64 {
+        let floor = self.oracle().begin_read(cell);
+        loop {
+            let serving: Vec<BrickId> = self.map.chains[&CHAIN].serving().collect();
+            if !serving.is_empty() {
+                let from = serving[self.world().dice.below(serving.len() as u64) as usize];
+                let request =
+                    BrickRequest::Read { chain: self.chain(), key: cell.0, offset: cell.1, len: 16 };
+                if let Ok((BrickReply::Read { version }, data)) = self.call(from, request, Bytes::new()).await
+                {
+                    let word = |at: usize| {
+                        data.get(at..at + 8)
+                            .map_or(0, |b| b.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
+                    };
+                    assert_eq!(word(0), word(8), "a torn write of {cell:?}");
+                    self.oracle().end_read(cell, &floor, version.0, word(0), from);
+                    return word(0);
+                }
+            }
+            self.pause().await;
+        }
+    }
+
+    /// One round of commits over everything this client holds, as the client library does it.
+    /// Whether all is durable.
+    async fn commit(&mut self) -> bool {
+        let cells: Vec<CellId> = (0..CHUNKS).map(|chunk| cell_of(self.number, chunk)).collect();
+        let held: Vec<_> = cells
+            .iter()
+            .flat_map(|cell| self.oracle().uncommitted(*cell).into_iter().map(|a| (*cell, a)))
+            .collect();
+        let mut bricks: BTreeMap<BrickId, Option<BootId>> = BTreeMap::new();
+        for (_, acked) in &held {
+            bricks.extend(acked.holders.iter().map(|(brick, _)| (*brick, None)));
+        }
+        for (brick, outcome) in &mut bricks {
+            if let Ok((BrickReply::Committed { boot }, _)) =
+                self.call(*brick, BrickRequest::Commit, Bytes::new()).await
+            {
+                *outcome = Some(boot);
+            }
+        }
+        let mut all = true;
+        for (cell, acked) in held {
+            let (mut durable, mut unknown, mut again) = (0, false, false);
+            for (brick, boot) in &acked.holders {
+                let state = self.map.chains[&CHAIN].state_of(*brick);
+                let in_sync = matches!(
+                    state,
+                    Some(MemberState::Serving | MemberState::Syncing | MemberState::LastServing)
+                );
+                match bricks.get(brick).copied().flatten() {
+                    Some(now) if now == *boot => durable += 1,
+                    _ if !in_sync => {}
+                    Some(_) => again = true,
+                    None => unknown = true,
+                }
+            }
+            if again || (durable == 0 && !unknown) {
+                all = false;
+                let wanted = self.oracle().uncommitted(cell).iter().any(|a| a.value == acked.value);
+                if wanted && acked.value == self.oracle().last_invoked(cell) {
+                    self.put(cell, acked.value, true).await;
+                }
+            } else if unknown {
+                all = false;
+            } else {
+                self.oracle().committed(cell, acked.value);
+            }
+        }
+        if !all {
+            self.pause().await;
+        }
+        all
+    }
+
+    pub async fn run(mut self) {
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            let chunk = self.world().dice.below(CHUNKS);
+            match self.world().dice.below(10) {
+                0..=3 => self.write(cell_of(self.number, chunk)).await,
+                4..=8 => {
+                    let owner = self.world().dice.below(CLIENTS.into()) as u32;
+                    self.read(cell_of(owner, chunk)).await;
+                }
+                _ => {
+                    self.commit().await;
+                }
+            }
+            if self.world().dice.one_in(4) {
+                sleep(self.world().dice.ms(1, 20)).await;
+            }
+        }
+        // The end: everything is written once more and made durable.
+        for chunk in 0..CHUNKS {
+            self.write(cell_of(self.number, chunk)).await;
+        }
+        while !self.commit().await {}
+    }
+}
