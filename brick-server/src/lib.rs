@@ -69,7 +69,7 @@ pub fn format(dir: &Path, cluster: ClusterId, brick: BrickId) -> Result<StoreId,
 /// The same with a store id that was drawn before the brick had a number.
 ///
 /// # Errors
-/// See [`format`].
+/// See [`format()`].
 pub fn format_as(dir: &Path, cluster: ClusterId, brick: BrickId, store: StoreId) -> Result<(), Error> {
     Ok(dir::format_as(dir, cluster, brick, store)?)
 }

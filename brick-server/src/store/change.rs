@@ -28,6 +28,9 @@ pub struct Blocks {
     pub written_bytes: u64,
 }
 
+/// Another chunk that changes together with one.
+pub type Beside = (ChunkKey, Header, Vec<(u32, Group)>);
+
 /// A chunk's groups with the blocks of a change worked in.
 struct Edited {
     groups: Vec<(u32, Group)>,
@@ -127,7 +130,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         header: Option<Header>,
         groups: Vec<(u32, Group)>,
         blocks: Blocks,
-        beside: Option<(ChunkKey, Header, Vec<(u32, Group)>)>,
+        beside: Option<Beside>,
     ) -> Result<(), StoreError> {
         let existed = self.header_of(key)?.is_some();
         let left: Vec<u64> = self.all_slots(key)?.into_iter().map(|(_, slot)| slot.position).collect();

@@ -228,7 +228,7 @@ pub fn format(dir: &Path, cluster: ClusterId, brick: BrickId) -> Result<StoreId,
 /// The same with a store id that was drawn before.
 ///
 /// # Errors
-/// See [`format`].
+/// See [`format()`].
 pub fn format_as(dir: &Path, cluster: ClusterId, brick: BrickId, store: StoreId) -> Result<(), DirError> {
     fs::create_dir_all(dir).map_err(at(dir))?;
     let _held = hold(dir)?;

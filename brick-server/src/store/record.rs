@@ -111,16 +111,8 @@ impl Group {
     fn is_run(&self) -> bool {
         let mut present = self.slots.iter().flatten();
         let Some(first) = present.next() else { return false };
-        let mut next = first.position + 1;
-        let mut follow = 0;
-        for slot in present {
-            if slot.position != next {
-                return false;
-            }
-            next += 1;
-            follow += 1;
-        }
-        follow > 0
+        let mut follow = (first.position + 1..).zip(present).peekable();
+        follow.peek().is_some() && follow.all(|(next, slot)| slot.position == next)
     }
 }
 
