@@ -20,8 +20,6 @@ pub struct Blocks {
     pub slots: Vec<(u32, Option<Slot>)>,
     /// Bytes of those that are not in the data files yet, by place.
     pub held: Vec<(u64, Bytes)>,
-    /// BLAKE3 of groups that are written whole.
-    pub hashes: Vec<(u32, [u8; 32])>,
     /// Whether any of it is in the data files already.
     pub direct: bool,
     /// Bytes of data.
@@ -61,11 +59,6 @@ impl<D: Disk, I: Index> Engine<D, I> {
             if let Some(new) = new {
                 header.blocks += 1;
                 header.digest = header.digest.wrapping_add(digest_of(block, new.crc));
-            }
-        }
-        for (number, hash) in &blocks.hashes {
-            if let Some((_, group)) = edited.groups.iter_mut().find(|(n, _)| n == number) {
-                group.hash = Some(*hash);
             }
         }
         header.delta_blocks = header.blocks as i32 - before as i32;

@@ -38,7 +38,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         }
         let (first, last) = (offset / BLOCK_U32, (end - 1) / BLOCK_U32);
         let slots = self.slots(key, first, last)?;
-        let mut bytes = Aligned::zeros(slots.len() * BLOCK);
+        let mut bytes = Aligned::any(slots.len() * BLOCK);
         let bad = self.read_slots(&slots, &mut bytes)?;
         if !bad.is_empty() {
             let blocks = bad.into_iter().map(|at| first + at as u32).collect();
@@ -107,7 +107,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
     ) -> Result<(), StoreError> {
         self.check()?;
         let mut staged = staged;
-        let Parts { blocks, hashes, lease, written_bytes, .. } = staged.take()?;
+        let Parts { blocks, lease, written_bytes, .. } = staged.take()?;
         let beyond = blocks.last_key_value().is_some_and(|(&last, _)| last * BLOCK_U32 >= len);
         if beyond || len > MAX_CHUNK_BYTES || version.0 == 0 {
             return Err(StoreError::Range);
@@ -127,7 +127,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
             header.digest = header.digest.wrapping_add(digest_of(block, slot.crc));
             let number = block / GROUP_BLOCKS;
             if groups.last().is_none_or(|(last, _)| *last != number) {
-                groups.push((number, Group { hash: hashes.get(&number).copied(), ..Group::default() }));
+                groups.push((number, Group::default()));
             }
             if let Some((_, group)) = groups.last_mut() {
                 group.slots[(block % GROUP_BLOCKS) as usize] = Some(slot);
@@ -266,7 +266,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
     }
 
     fn commit(&self) -> Result<(), StoreError> {
-        self.commit_all()
+        self.turns.take(|| self.commit_all())
     }
 
     fn pressure(&self) -> Pressure {

@@ -140,9 +140,9 @@ impl<D: Disk, I: Index> Engine<D, I> {
 
     /// Writes blocks to the data files, neighbours in one go. `blocks` is sorted.
     pub(super) fn write_sorted(&self, blocks: &[(u64, Bytes)]) -> Result<(), StoreError> {
-        // One copy, into memory that O_DIRECT takes, some megabytes at a time.
-        for batch in blocks.chunks(4 * WRITE_BYTES / BLOCK) {
-            let mut memory = Aligned::zeros(batch.len() * BLOCK);
+        // One copy, into memory that O_DIRECT takes, two megabytes at a time.
+        for batch in blocks.chunks(2 * WRITE_BYTES / BLOCK) {
+            let mut memory = Aligned::any(batch.len() * BLOCK);
             for ((_, bytes), place) in batch.iter().zip(memory.chunks_exact_mut(BLOCK)) {
                 place.copy_from_slice(bytes);
             }

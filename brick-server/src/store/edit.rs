@@ -16,8 +16,7 @@ use super::disk::{Disk, WritePart};
 use super::engine::Engine;
 use super::index::Index;
 use super::lease::Lease;
-use super::pieces::PieceDigest;
-use super::record::{BLOCK, GROUP_BLOCKS, Slot, digest_of};
+use super::record::{BLOCK, Slot, digest_of};
 use super::space::Need;
 #[cfg(doc)]
 use super::{Prepared, Staged};
@@ -39,7 +38,6 @@ pub(super) struct Edit {
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     pub(super) blocks: BTreeMap<u32, Slot>,
-    pub(super) hashes: BTreeMap<u32, [u8; 32]>,
     pub(super) lease: Option<Lease>,
     pub(super) next: u32,
     pub(super) written_bytes: u64,
@@ -49,15 +47,6 @@ impl Parts {
     pub(super) fn digest(&self) -> u64 {
         self.blocks.iter().fold(0, |sum: u64, (&block, slot)| sum.wrapping_add(digest_of(block, slot.crc)))
     }
-}
-
-/// BLAKE3 of the groups that blocks from `first` on cover whole.
-fn whole_groups(first: u32, bytes: &[u8]) -> Vec<(u32, [u8; 32])> {
-    let group = GROUP_BLOCKS as usize * BLOCK;
-    let skip = (first.next_multiple_of(GROUP_BLOCKS) - first) as usize * BLOCK;
-    let number = first.div_ceil(GROUP_BLOCKS);
-    let whole = bytes.get(skip..).unwrap_or_default().chunks_exact(group);
-    (number..).zip(whole).map(|(number, bytes)| (number, PieceDigest::of(bytes).0)).collect()
 }
 
 impl<D: Disk, I: Index> Engine<D, I> {
@@ -100,7 +89,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let first = offset / BLOCK_U32;
         let last = (end - 1) / BLOCK_U32;
         let count = last - first + 1;
-        let mut bytes = Aligned::zeros(count as usize * BLOCK);
+        let mut bytes = Aligned::any(count as usize * BLOCK);
         // Blocks that the data covers only in part are completed with what is there.
         if !offset.is_multiple_of(BLOCK_U32) {
             bytes[..BLOCK].copy_from_slice(&self.block_or_zeros(key, base, first)?);
@@ -113,7 +102,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         bytes[inside..inside + data.len()].copy_from_slice(data);
         let small = (data.len() as u64) < u64::from(self.limits.small_bytes);
         let lease = self.reserve(u64::from(count), if small { Need::Small } else { Need::Data })?;
-        let mut blocks = Blocks { hashes: whole_groups(first, &bytes), ..Blocks::default() };
+        let mut blocks = Blocks::default();
         self.settle(first, bytes, lease.runs(), small, &mut blocks)?;
         add(&self.tally.payload_bytes, data.len() as u64);
         Ok(Edit { key, base, end, blocks, lease })
@@ -213,12 +202,12 @@ impl<D: Disk, I: Index> Engine<D, I> {
         if !offset.is_multiple_of(BLOCK_U32) || offset < staged.next || end > u64::from(MAX_CHUNK_BYTES) {
             return Err(StoreError::Range);
         }
-        let mut bytes = Aligned::zeros(data.len().next_multiple_of(BLOCK));
+        let mut bytes = Aligned::any(data.len().next_multiple_of(BLOCK));
         bytes[..data.len()].copy_from_slice(data);
+        bytes[data.len()..].fill(0);
         let count = (bytes.len() / BLOCK) as u32;
         let lease = self.reserve(u64::from(count), Need::Data)?;
         let first = offset / BLOCK_U32;
-        staged.hashes.extend(whole_groups(first, &bytes));
         let mut blocks = Blocks::default();
         self.settle(first, bytes, lease.runs(), false, &mut blocks)?;
         staged.blocks.extend(blocks.slots.iter().filter_map(|(block, slot)| slot.map(|slot| (*block, slot))));

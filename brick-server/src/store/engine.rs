@@ -18,6 +18,7 @@ use super::lease::{SharedBlocks, lock};
 use super::log::Log;
 use super::overlay::Overlay;
 use super::record::{BLOCK, GROUP_BLOCKS, Group, Header, Slot};
+use super::turns::Turns;
 
 /// Locks for chunks: a chunk takes the one its key falls on.
 const STRIPES: usize = 256;
@@ -90,6 +91,7 @@ pub struct Engine<D, I> {
     /// Owners of blocks that are to be entered before the journal is trimmed.
     pub(super) described: Mutex<Described>,
     stripes: Vec<RwLock<()>>,
+    pub(super) turns: Turns,
     /// Held by the one commit there is at a time.
     pub(super) journal: Mutex<Journal<D>>,
     failure: OnceLock<String>,
@@ -139,6 +141,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             held: Mutex::default(),
             described: Mutex::new(parts.described),
             stripes: (0..STRIPES).map(|_| RwLock::new(())).collect(),
+            turns: Turns::default(),
             journal: Mutex::new(Journal { log: parts.log, owed: None }),
             failure: OnceLock::new(),
             tally: Tally::default(),

@@ -69,6 +69,7 @@ pub mod salvage;
 mod space;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod uring;
 mod verify;
 

@@ -32,7 +32,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     ) -> Result<(), StoreError> {
         let blocks = header.len.div_ceil(BLOCK as u32);
         let count = blocks.div_ceil(GROUP_BLOCKS);
-        let mut memory = Aligned::zeros((GROUPS.min(count) * PIECE_BYTES) as usize);
+        let mut memory = Aligned::any((GROUPS.min(count) * PIECE_BYTES) as usize);
         for from in (0..count).step_by(GROUPS as usize) {
             let to = (from + GROUPS).min(count);
             let mut groups = Vec::new();
