@@ -103,7 +103,7 @@ async fn dispatch(
         }
         R::Settled { chain, keys, wait } => settle::settled(brick, map, chain, keys, wait).await,
         R::Level { chain, key, member } => settle::level(brick, map, chain, key, member).await,
-        R::Pieces { chain, key } => inspect::pieces(brick, map, chain, key).await,
+        R::Pieces { chain, key, blocks_of } => inspect::pieces(brick, map, chain, key, blocks_of).await,
         R::Drop { chain, key, version } => patch::drop_chunk(brick, map, chain, key, version).await,
         R::Trim { ino, chunk_bytes, size } => trim::trim(brick, map, ino, chunk_bytes, size).await,
         R::List { chain, after, max } => {

@@ -212,12 +212,15 @@ pub enum BrickRequest {
         /// The member.
         member: BrickId,
     },
-    /// Between members: digests of the 64 KiB pieces of a chunk. -> `Pieces`
+    /// Between members: digests of the 64 KiB pieces of a chunk, or of the 4 KiB blocks of some
+    /// of them. -> `Pieces`
     Pieces {
         /// The chain.
         chain: ChainRef,
         /// The chunk.
         key: ChunkKey,
+        /// Pieces of which each block is wanted; none: all pieces as a whole.
+        blocks_of: Vec<u32>,
     },
     /// Head to member: a part of the chunk in which both copies differ; what no part covers
     /// stays as the member has it. The member switches over once the last part is there and
@@ -322,7 +325,8 @@ pub enum BrickReply {
     Pieces {
         /// The chunk, if it exists.
         chunk: Option<ChunkSummary>,
-        /// BLAKE3 of each 64 KiB up to its end, the last one as if followed by zeros.
+        /// BLAKE3 of each 64 KiB up to its end, the last one as if followed by zeros; or of each
+        /// 4 KiB of the pieces asked for, likewise.
         digests: Vec<[u8; 32]>,
     },
     /// The scrubber.

@@ -1,6 +1,7 @@
 //! Making copies of a chunk equal between members. The caller holds the chunk's gate here.
 //!
-//! 1. Only pieces of 64 KiB that differ travel (`resync_ships_only_what_differs`).
+//! 1. Only blocks that differ travel: digests of pieces of 64 KiB say where to look, those of
+//!    their blocks what to send (`resync_ships_only_what_differs`).
 //! 2. What was copied was checked against the digest of its source before it is believed.
 
 use bytes::Bytes;
@@ -17,6 +18,8 @@ use crate::ops::assembly::Assembly;
 use crate::ops::{inspect, patch, repair};
 use crate::store::{Header, PIECE_BYTES, PieceDigest, ReadBytes, StoreError};
 
+/// Blocks of a piece.
+const BLOCKS_A_PIECE: u32 = PIECE_BYTES / BLOCK_BYTES;
 /// How often a member that changes meanwhile is tried again.
 const ATTEMPTS: usize = 3;
 
@@ -72,8 +75,10 @@ async fn their_pieces(
     place: &Place,
     key: ChunkKey,
     member: BrickId,
+    blocks_of: Vec<u32>,
 ) -> Result<(Option<ChunkSummary>, Vec<Digest>), Status> {
-    match brick.ask(place, member, BrickRequest::Pieces { chain: place.chain, key }, Bytes::new()).await {
+    let request = BrickRequest::Pieces { chain: place.chain, key, blocks_of };
+    match brick.ask(place, member, request, Bytes::new()).await {
         Ok((BrickReply::Pieces { chunk, digests }, _)) => Ok((chunk, digests)),
         Ok(_) => Err(Status::Busy),
         Err(CallError::Status(Status::Corrupt)) => Err(Status::Corrupt),
@@ -101,6 +106,63 @@ pub async fn our_pieces(
     Ok((found.0, found.1.into_iter().map(|piece| piece.0).collect()))
 }
 
+/// Digests of the blocks of some pieces of this copy.
+///
+/// # Errors
+/// As a status.
+pub async fn our_blocks(
+    brick: &Brick,
+    key: ChunkKey,
+    pieces: Vec<u32>,
+) -> Result<(Option<Header>, Vec<Digest>), Status> {
+    brick
+        .disk(move |store| {
+            let mut digests = Vec::with_capacity(pieces.len() * BLOCKS_A_PIECE as usize);
+            for piece in pieces {
+                let mut bytes = store.read(key, piece * PIECE_BYTES, PIECE_BYTES)?.data.to_vec();
+                bytes.resize(PIECE_BYTES as usize, 0);
+                digests.extend(bytes.chunks(BLOCK_BYTES as usize).map(|b| *blake3::hash(b).as_bytes()));
+            }
+            Ok((store.chunk(key)?, digests))
+        })
+        .await
+}
+
+/// The blocks in which pieces that differ do; the pieces whole if the other copy is another
+/// one by now, which is found out when it is sent.
+async fn blocks_of(
+    brick: &Brick,
+    place: &Place,
+    key: ChunkKey,
+    to: BrickId,
+    parts: Vec<Extent>,
+    len: u32,
+) -> Result<Vec<Extent>, Status> {
+    let numbers: Vec<u32> =
+        parts.iter().flat_map(|p| p.offset / PIECE_BYTES..(p.offset + p.len).div_ceil(PIECE_BYTES)).collect();
+    let (_, theirs) = match their_pieces(brick, place, key, to, numbers.clone()).await {
+        Ok(found) => found,
+        Err(Status::Corrupt) => return Ok(parts),
+        Err(status) => return Err(status),
+    };
+    let (_, ours) = our_blocks(brick, key, numbers.clone()).await?;
+    if theirs.len() != ours.len() {
+        return Err(Status::Busy);
+    }
+    // Both lists in their places, equal in between.
+    let blocks = (len.div_ceil(PIECE_BYTES) * BLOCKS_A_PIECE) as usize;
+    let (mut at_home, mut there) = (vec![[0; 32]; blocks], vec![[0; 32]; blocks]);
+    for (at, number) in numbers.iter().enumerate() {
+        let from = at * BLOCKS_A_PIECE as usize;
+        let to = (number * BLOCKS_A_PIECE) as usize;
+        for block in 0..BLOCKS_A_PIECE as usize {
+            at_home[to + block] = ours[from + block];
+            there[to + block] = theirs[from + block];
+        }
+    }
+    Ok(pieces::differing(&at_home, &there, [0; 32], BLOCK_BYTES, len, MAX_IO_BYTES))
+}
+
 /// What has to travel so that a chunk of `len` bytes with these digests is had by who has those.
 fn differing(from: &[Digest], to: &[Digest], len: u32) -> Vec<Extent> {
     pieces::differing(from, to, PieceDigest::zeros().0, PIECE_BYTES, len, MAX_IO_BYTES)
@@ -122,7 +184,7 @@ pub async fn pull(
     from: BrickId,
 ) -> Result<Option<Header>, Status> {
     for _ in 0..ATTEMPTS {
-        let (summary, digests) = their_pieces(brick, place, key, from).await?;
+        let (summary, digests) = their_pieces(brick, place, key, from, Vec::new()).await?;
         lock(&brick.writers).forget(key);
         let Some(summary) = summary else {
             brick.disk(move |store| store.remove(key, ChunkVersion(u64::MAX))).await?;
@@ -202,15 +264,19 @@ async fn push(
     let (header, digests) = our_pieces(brick, place, key).await?;
     let Some(header) = header else { return Err(Status::Busy) };
     let mine = inspect::summary(key, &header);
+    let mut in_doubt = false;
     let held = match theirs {
         // It is all sent anyway.
         None => Vec::new(),
         Some(known) if mine.len <= PIECE_BYTES || known.digest == mine.digest => Vec::new(),
-        Some(known) => match their_pieces(brick, place, key, to).await {
+        Some(known) => match their_pieces(brick, place, key, to, Vec::new()).await {
             Ok((Some(now), held)) if (now.version, now.digest) == (known.version, known.digest) => held,
             Ok(_) => return Err(Status::Busy),
             // Something in its copy is beyond repair: it gets all of this one.
-            Err(Status::Corrupt) => unlike(&digests),
+            Err(Status::Corrupt) => {
+                in_doubt = true;
+                unlike(&digests)
+            }
             Err(status) => return Err(status),
         },
     };
@@ -220,6 +286,9 @@ async fn push(
     } else if theirs.is_some() && mine.len <= PIECE_BYTES {
         // It may be zeros here and something else there.
         parts = vec![Extent { offset: 0, len: mine.len }];
+    }
+    if !parts.is_empty() && theirs.is_some() && !in_doubt {
+        parts = blocks_of(brick, place, key, to, parts, mine.len).await?;
     }
     if parts.is_empty() {
         parts.push(Extent { offset: 0, len: 0 });

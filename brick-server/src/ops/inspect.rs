@@ -1,7 +1,7 @@
 //! Questions about chunks: where data is, which there are, whether they are good.
 
 use wire::brick::{BrickReply, ChainRef, ChunkSummary};
-use wire::chunk::{BLOCK_BYTES, ChunkKey};
+use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES};
 use wire::id::{ChainId, Ino, MapEpoch};
 use wire::status::Status;
 
@@ -9,7 +9,7 @@ use crate::brick::{Brick, lock};
 use crate::chain::rules::Wish;
 use crate::config::{LIST_MAX, MARKS_A_CALL};
 use crate::ops::{copy, read, settle};
-use crate::store::{ChunkStore, Header, StoreError};
+use crate::store::{ChunkStore, Header, PIECE_BYTES, StoreError};
 
 /// Chunks taken from the store at a time when those of one file are listed: behind its last one
 /// begin other files, which are read for nothing.
@@ -54,9 +54,18 @@ pub async fn pieces(
     map: MapEpoch,
     chain: ChainRef,
     key: ChunkKey,
+    blocks_of: Vec<u32>,
 ) -> Result<BrickReply, Status> {
+    let most = MAX_CHUNK_BYTES / PIECE_BYTES;
+    if blocks_of.iter().any(|piece| *piece >= most) || blocks_of.len() > most as usize {
+        return Err(Status::Malformed);
+    }
     let place = brick.admit(map, chain, Wish::Look).await?;
     lock(&brick.copied).mark(key);
+    if !blocks_of.is_empty() {
+        let (header, digests) = copy::our_blocks(brick, key, blocks_of).await?;
+        return Ok(BrickReply::Pieces { chunk: header.map(|header| summary(key, &header)), digests });
+    }
     let (header, digests) = copy::our_pieces(brick, &place, key).await?;
     Ok(BrickReply::Pieces { chunk: header.map(|header| summary(key, &header)), digests })
 }

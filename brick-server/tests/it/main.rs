@@ -9,5 +9,6 @@ mod failures;
 mod leftovers;
 mod races;
 mod refusals;
+mod resync;
 mod salvage;
 mod support;

@@ -1,0 +1,143 @@
+//! A member that was away gets what it missed, and not much more.
+
+use bytes::Bytes;
+use wire::brick::{BrickReply, BrickRequest, Change};
+use wire::id::{BrickId, ChunkVersion};
+use wire::map::MemberState::{Offline, Serving, Syncing};
+use wire::net::Role;
+use wire::status::Status;
+
+use crate::support::{CHAIN, Cluster, flip, key, status, until};
+
+async fn until_serving(cluster: &Cluster, brick: u32) {
+    let namespace = cluster.namespace.clone();
+    until("the member serves again", || {
+        let map = namespace.map();
+        async move { map.chains[&CHAIN].state_of(BrickId(brick)) == Some(Serving) }
+    })
+    .await;
+}
+
+/// Whether it is small writes here and there or a large one, at most twice the bytes that
+/// changed travel, also when writes go on meanwhile and meet chunks not yet synced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resync_ships_only_what_differs() {
+    let mut cluster = Cluster::pair().await;
+    for n in 0..24 {
+        cluster.write(key(n, 0), 0, &vec![n as u8 + 1; 1 << 20]).await;
+    }
+    for brick in [0, 1] {
+        cluster.commit(brick).await;
+    }
+    cluster.crash(1).await;
+    cluster.namespace.set_chain(CHAIN, &[(0, Serving), (1, Offline)]);
+    let mut changed = 0;
+    for n in 0..12u64 {
+        for part in 0..3u32 {
+            let data = vec![200 + part as u8; 4096];
+            cluster.write(key(n, 0), (part * 301 + n as u32) % 250 * 4096, &data).await;
+            changed += data.len() as u64;
+        }
+    }
+    cluster.write(key(12, 0), 100_000, &[77; 300_000]).await;
+    changed += 300_000;
+    let before = cluster.metrics(0).resync_bytes;
+    cluster.up(1).await;
+    cluster.namespace.set_chain(CHAIN, &[(0, Serving), (1, Syncing)]);
+    // These may come before their chunks are synced.
+    for n in 0..12 {
+        cluster.write(key(n, 0), 900_000, b"meanwhile").await;
+    }
+    until_serving(&cluster, 1).await;
+    cluster.until_equal(0, 1).await;
+    let moved = cluster.metrics(0).resync_bytes - before;
+    eprintln!("changed {changed} bytes, moved {moved}");
+    assert!(moved <= 2 * changed, "moved {moved} bytes for {changed} that changed");
+    assert!(moved >= changed, "moved {moved} bytes only");
+    assert_eq!(cluster.read(1, key(3, 0), 900_000, 9).await, "meanwhile");
+}
+
+/// A part of a copy that comes after the copy has changed is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_parts_change_nothing() {
+    let cluster = Cluster::pair().await;
+    cluster.write(key(1, 0), 0, b"first").await;
+    let before = cluster.holds(1).await[0].0;
+    cluster.write(key(1, 0), 0, b"second").await;
+    let now = cluster.holds(1).await[0].0;
+    let patch = |base, to| BrickRequest::Patch {
+        chain: cluster.chain(CHAIN),
+        to,
+        base,
+        offset: 0,
+        covers: 5,
+        first: true,
+        last: true,
+    };
+    let net = cluster.net(Role::Brick);
+    let epoch = cluster.namespace.map().epoch;
+    let late = patch((ChunkVersion(1), before.digest), before);
+    let refused = cluster.raw(&net, 1, epoch, late, Bytes::from_static(b"first")).await;
+    assert_eq!(status(refused), Status::Busy);
+    // The right base, and bytes that do not make what was promised.
+    let wrong = patch((now.version, now.digest), before);
+    let refused = cluster.raw(&net, 1, epoch, wrong, Bytes::from_static(b"wrong")).await;
+    assert_eq!(status(refused), Status::Corrupt);
+    assert_eq!(cluster.read(1, key(1, 0), 0, 9).await, "second");
+    assert_eq!(cluster.holds(0).await, cluster.holds(1).await);
+}
+
+/// A member that holds a change which the head has not shown sends readers away until the head
+/// has settled it; nobody sees it come and go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_the_head_does_not_know_is_never_seen() {
+    let cluster = Cluster::pair().await;
+    cluster.write(key(1, 0), 0, b"agreed").await;
+    let forward = BrickRequest::Forward {
+        chain: cluster.chain(CHAIN),
+        key: key(1, 0),
+        writer: cluster.writer(),
+        base: ChunkVersion(1),
+        change: Change::Write { offset: 0 },
+    };
+    let net = cluster.net(Role::Brick);
+    let epoch = cluster.namespace.map().epoch;
+    let (reply, _) = cluster.raw(&net, 1, epoch, forward, Bytes::from_static(b"phantom")).await.unwrap();
+    assert!(matches!(reply, BrickReply::Changed { .. }));
+    for _ in 0..20 {
+        for brick in [1, 0] {
+            assert_eq!(cluster.read(brick, key(1, 0), 0, 9).await, "agreed");
+        }
+    }
+    cluster.until_equal(0, 1).await;
+}
+
+/// Asked to, the scrubber finds a flipped byte nobody has read, has it put right, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_scrubber_finds_what_nobody_reads() {
+    let cluster = Cluster::pair().await;
+    let mut data = vec![0xa5; 300_000];
+    data[..8].copy_from_slice(b"forgotte");
+    cluster.write(key(1, 0), 0, &data).await;
+    cluster.write(key(2, 0), 0, &[1; 100_000]).await;
+    for brick in [0, 1] {
+        cluster.commit(brick).await;
+    }
+    assert_eq!(flip(&cluster.dir_of(1), b"forgotte"), 1);
+    let net = cluster.net(Role::Admin);
+    let epoch = cluster.namespace.map().epoch;
+    let ask = async |begin| {
+        let request = BrickRequest::Scrub { begin };
+        match cluster.raw(&net, 1, epoch, request, Bytes::new()).await.unwrap().0 {
+            BrickReply::Scrub(report) => report,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(ask(true).await.running);
+    until("the round is through", || async { !ask(false).await.running }).await;
+    let report = ask(false).await;
+    assert_eq!((report.rounds, report.bad_chunks, report.lost_blocks), (1, 1, 0), "{report:?}");
+    assert_eq!(report.done_bytes, 400_000);
+    assert_eq!(cluster.metrics(1).repaired_blocks, 1);
+    assert!(cluster.holds(1).await.iter().all(|(_, _, corrupt)| *corrupt == 0));
+}
