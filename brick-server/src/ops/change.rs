@@ -31,8 +31,8 @@ use crate::store::{Header, Prepared, StoreError};
 
 /// What became of a change at one member.
 enum Ack {
-    /// It has it.
-    Done(BootId),
+    /// It has it, in this life; what that did to the bytes allocated there.
+    Done(BootId, i64),
     /// It needs the chunk whole; it is at this version.
     Behind(ChunkVersion),
     /// It certainly did nothing.
@@ -43,7 +43,7 @@ enum Ack {
 
 impl Ack {
     fn is_taken(&self) -> bool {
-        matches!(self, Ack::Done(_) | Ack::Behind(_))
+        matches!(self, Ack::Done(..) | Ack::Behind(_))
     }
 }
 
@@ -259,8 +259,8 @@ async fn forward_all(
 
 fn judge(brick: &Brick, place: &Place, from: BrickId, answer: Result<(BrickReply, Bytes), CallError>) -> Ack {
     match answer {
-        Ok((BrickReply::Changed { members, .. }, _)) => match members.first() {
-            Some((_, boot)) => Ack::Done(*boot),
+        Ok((BrickReply::Changed { members, allocated_delta_bytes, .. }, _)) => match members.first() {
+            Some((_, boot)) => Ack::Done(*boot, allocated_delta_bytes),
             None => Ack::Unknown,
         },
         Ok(_) => Ack::Unknown,
@@ -332,7 +332,7 @@ async fn take_over(
     let all: Vec<_> = acks
         .iter()
         .filter_map(|(member, ack)| match ack {
-            Ack::Done(boot) => Some((*member, *boot)),
+            Ack::Done(boot, _) => Some((*member, *boot)),
             _ => None,
         })
         .collect();
@@ -342,8 +342,12 @@ async fn take_over(
     };
     match taken.flatten().filter(|header| header.version.0 == version_of(before).0 + 1) {
         Some(header) => {
-            let blocks = i64::from(header.blocks) - before.map_or(0, |h| i64::from(h.blocks));
-            Ok(finish(brick, call, header.version, blocks * i64::from(BLOCK_BYTES), all, 0))
+            // What it did to a copy that took it as it came: zeros may be holes here.
+            let delta = acks.iter().find_map(|(_, ack)| match ack {
+                Ack::Done(_, delta) => Some(*delta),
+                _ => None,
+            });
+            Ok(finish(brick, call, header.version, delta.unwrap_or(0), all, 0))
         }
         None => Err(undo(brick, place, call, acks, failure).await),
     }
@@ -362,7 +366,7 @@ async fn complete(
     let behind = acks.iter().any(|(_, ack)| matches!(ack, Ack::Behind(_)));
     if !behind {
         let done = acks.into_iter().filter_map(|(member, ack)| match ack {
-            Ack::Done(boot) => Some((member, boot)),
+            Ack::Done(boot, _) => Some((member, boot)),
             _ => None,
         });
         return Ok((header, done.collect()));
