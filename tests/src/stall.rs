@@ -1,7 +1,7 @@
 //! A steady writer and a steady reader, and the longest time either of them had to wait.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -109,8 +109,9 @@ fn writer(path: &Path, stop: &AtomicBool, count: &AtomicU64) -> Result<Duration>
 fn reader(path: PathBuf, stop: &AtomicBool, count: &AtomicU64) -> Result<Duration> {
     let mut buffer = vec![0; STEP];
     pace(stop, count, |step| {
-        // Opened anew each time: a mount that shares its files asks the bricks again.
-        let file = File::open(&path)?;
+        // Past the kernel's memory, so that every step asks a brick.
+        let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+        let file = File::options().read(true).custom_flags(direct).open(&path)?;
         let at = (step.wrapping_mul(0x9e37_79b9) % STEPS) * STEP as u64;
         file.read_exact_at(&mut buffer, at)?;
         ensure!(buffer == seed::bytes(7, at, STEP), "wrong bytes at {at}");

@@ -3,6 +3,8 @@
 //! 1. A change keeps its number through every retry, so that bricks know it again.
 //! 2. A read tries every serving member before it waits (`reads_survive_a_dead_member`); a
 //!    chunk is damaged only if every one of them says so (`a_damaged_copy_is_read_elsewhere`).
+//! 3. Nobody waits for a brick that the map has given up
+//!    (`tests`: `a_silent_cut_stalls_no_longer_than_four_seconds`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +21,7 @@ use wire::id::{BootId, BrickId, CallSeq, Ino};
 use wire::layout::{FileLayout, Piece};
 use wire::map::{Chain, ClusterMap};
 use wire::net::typed::CallError;
+use wire::net::{Delivery, NetError};
 use wire::status::{Advice, Status};
 
 use super::Shared;
@@ -151,11 +154,31 @@ impl Shared {
         add(&self.outside.metrics.brick_calls, 1);
         let _counted = Counted::new(self.loads.of(brick));
         let call = BrickCall { brick, map: map.epoch, request };
-        let result = self.outside.net.request::<BrickProtocol>(endpoint, &call, payload, deadline).await;
+        let life = map.bricks.get(&brick).map(|info| info.boot);
+        let request = self.outside.net.request::<BrickProtocol>(endpoint, &call, payload, deadline);
+        let result = tokio::select! {
+            result = request => result,
+            () = self.given_up(brick, life) => {
+                let detail = "the cluster has given the brick up".to_owned();
+                let (to, delivery) = (*endpoint, Delivery::Sent);
+                Err(CallError::Net(NetError::Closed { to, delivery, detail }))
+            }
+        };
         if let Err(CallError::Net(_)) = &result {
             self.loads.shun(brick);
         }
         result
+    }
+
+    /// Returns when the map says that this life of a brick is over: whoever waits for its answer
+    /// waits in vain, and a silent connection is noticed later than that.
+    async fn given_up(&self, brick: BrickId, life: Option<BootId>) {
+        let mut maps = self.session.map_changes();
+        let over = |map: &Arc<ClusterMap>| {
+            map.bricks.get(&brick).is_none_or(|info| !info.alive || Some(info.boot) != life)
+        };
+        // The sender lives in `self`.
+        let _ = maps.wait_for(over).await;
     }
 
     /// Asks the serving members of a chunk's chain until one gives an answer.

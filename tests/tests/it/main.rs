@@ -12,6 +12,7 @@ mod faults;
 mod files;
 mod full;
 mod hosts_birth;
+mod hosts_faults;
 mod hosts_misuse;
 mod hosts_page;
 mod jobs;

@@ -1,0 +1,42 @@
+//! Faults of single machines in a cluster of several, and how long programs have to wait.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use brickyard_tests::stall::{Stalls, Steady};
+use brickyard_tests::{HostCluster, Shape};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A cluster under a steady writer and reader, while `fault` happens to a brick that both use.
+fn under_load(fault: impl FnOnce(&mut HostCluster) -> Result<()>) -> Result<Stalls> {
+    let mut cluster = HostCluster::start(Shape { bricks: 4, replicas: 2 })?;
+    let steady = Steady::start(cluster.mountpoint())?;
+    steady.advance(100, LIMIT)?;
+    fault(&mut cluster)?;
+    steady.advance(300, LIMIT)?;
+    let stalls = steady.finish()?;
+    eprintln!("{stalls:?}");
+    cluster.check(false)?;
+    cluster.allow_log("");
+    cluster.finish()?;
+    Ok(stalls)
+}
+
+/// A cable is pulled: silence. Nobody waits longer than 4 s.
+#[test]
+fn a_silent_cut_stalls_no_longer_than_four_seconds() -> Result<()> {
+    let stalls = under_load(|cluster| cluster.bricks[1].host().cut())?;
+    let most = Duration::from_secs(4);
+    ensure!(stalls.write <= most && stalls.read <= most, "{stalls:?}");
+    Ok(())
+}
+
+/// A process is killed. Nobody waits longer than a second.
+#[test]
+fn a_killed_brick_stalls_no_longer_than_a_second() -> Result<()> {
+    let stalls = under_load(|cluster| cluster.bricks[1].kill9())?;
+    let most = Duration::from_secs(1);
+    ensure!(stalls.write <= most && stalls.read <= most, "{stalls:?}");
+    Ok(())
+}
