@@ -21,6 +21,7 @@ mod mapping;
 mod memory;
 mod moves;
 mod names;
+mod salvage;
 mod sparse;
 mod suites;
 mod trees;
