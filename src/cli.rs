@@ -127,6 +127,10 @@ pub struct UpOptions {
     /// Only the filesystem: no master, no agent
     #[arg(long)]
     pub no_scheduler: bool,
+    /// Let other machines mount it, too (mount.brickyard); without it this mount has the cluster for
+    /// itself and is faster, since its kernel may remember names and data
+    #[arg(long)]
+    pub shared: bool,
 }
 
 /// Which cluster a command is for.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use wire::id::NodeId;
+pub use wire::meta::Sharing;
 use wire::net::Endpoint;
 
 /// Knobs of a [`Client`](crate::Client). [`ClientConfig::new`] gives the defaults.
@@ -17,6 +18,8 @@ pub struct ClientConfig {
     pub mount: String,
     /// Members of the namespace, at least one; tried in turn.
     pub namespaces: Vec<Endpoint>,
+    /// Who else changes the files. Default [`Sharing::Shared`].
+    pub sharing: Sharing,
     /// How long an operation is tried through failures before it ends in an I/O error.
     /// Default 60 s.
     pub deadline: Duration,
@@ -50,6 +53,7 @@ impl ClientConfig {
             host: String::new(),
             mount: String::new(),
             namespaces,
+            sharing: Sharing::Shared,
             deadline: Duration::from_secs(60),
             attempt_timeout: Duration::from_secs(10),
             window_bytes: 64 << 20,
@@ -62,17 +66,6 @@ impl ClientConfig {
             readahead_bytes: 64 << 20,
         }
     }
-}
-
-/// Who else changes the files of a mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sharing {
-    /// Nobody: it is the only mount of its cluster, so what the kernel knows of names, attributes and
-    /// pages is always right, and kept.
-    Sole,
-    /// Other mounts: the kernel asks for names and attributes each time, and drops its pages at
-    /// each opening and when the modification time it is told is a new one.
-    Shared,
 }
 
 /// Knobs of a [`Mount`](crate::Mount).
@@ -92,8 +85,6 @@ pub struct MountConfig {
     pub no_exec: bool,
     /// A directory with entries may be mounted over. Default false.
     pub allow_non_empty: bool,
-    /// Who else changes the files. Default [`Sharing::Shared`].
-    pub sharing: Sharing,
     /// Threads that take requests from the kernel. Default one a core, 1 to 16.
     pub threads: usize,
     /// Requests of the kernel's own (read-ahead, closing) under way. Default 128.
@@ -116,7 +107,6 @@ impl Default for MountConfig {
             no_dev: false,
             no_exec: false,
             allow_non_empty: false,
-            sharing: Sharing::Shared,
             threads: cores.clamp(1, 16),
             max_background: 128,
             kernel_readahead_kib: 4096,

@@ -265,7 +265,9 @@ impl Namespace {
     ) -> Result<ClusterReply, Status> {
         use ClusterRequest as C;
         match request {
-            C::OpenSession { client, host, mount } => self.open_session(client, host, mount).await,
+            C::OpenSession { client, host, mount, sharing } => {
+                self.open_session(client, host, mount, sharing).await
+            }
             C::Renew { map, open } => self.renew(self.session(session)?, map, open),
             C::CloseSession => self.close_session(session.ok_or(Status::Malformed)?).await,
             C::GetMap { after, wait_ms } => self.get_map(after, wait_ms).await,

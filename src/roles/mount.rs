@@ -17,7 +17,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use fs_client::{Client, ClientConfig, Mount, MountConfig, Sharing};
+use fs_client::{Client, ClientConfig, Mount, MountConfig};
 use tokio::time::Instant;
 use wire::net::{Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
 
@@ -189,7 +189,6 @@ async fn mount(wanted: &Wanted) -> Result<Mounted> {
             no_dev: wanted.no_dev,
             no_exec: wanted.no_exec,
             allow_other: wanted.allow_other,
-            sharing: Sharing::Shared,
             ..MountConfig::default()
         };
         Ok(Mount::start(client.clone(), &wanted.mountpoint, config).await?)

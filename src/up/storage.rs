@@ -99,12 +99,12 @@ impl Storage {
             let mut config = ClientConfig::new(mount_client, namespaces.clone());
             config.host = host.clone();
             config.mount = options.mount.display().to_string();
+            config.sharing = if options.shared { Sharing::Shared } else { Sharing::Sole };
             let client = Client::connect(config, credentials.net(Role::Client, node)?)
                 .await
                 .context("cannot open a session with the namespace")?;
             starting.client = Some(client.clone());
-            let config = MountConfig { sharing: Sharing::Sole, ..MountConfig::default() };
-            let mount = Mount::start(client.clone(), &options.mount, config).await?;
+            let mount = Mount::start(client.clone(), &options.mount, MountConfig::default()).await?;
             anyhow::Ok((client, mount))
         }
         .await;

@@ -61,6 +61,12 @@ pub enum Status {
     /// The caller's role may not do this.
     #[error("not permitted for this role")]
     Forbidden,
+    /// A mount that has the cluster for itself is there, or is asked for where others are.
+    #[error(
+        "a mount that has the cluster for itself goes with no other one; unmount the others, or start \
+         'brickyard up' with --shared"
+    )]
+    NotAlone,
 }
 
 impl Status {
@@ -71,7 +77,7 @@ impl Status {
             Status::OldMap(_) | Status::ChainChanged(_) | Status::WrongMember => Advice::RefreshMap,
             Status::SessionGone => Advice::NewSession,
             Status::Corrupt | Status::DiskFailed => Advice::TryOtherCopy,
-            Status::Fs(_) | Status::Malformed | Status::Forbidden => Advice::GiveUp,
+            Status::Fs(_) | Status::Malformed | Status::Forbidden | Status::NotAlone => Advice::GiveUp,
         }
     }
 }

@@ -44,7 +44,7 @@ pub use names::DirPage;
 pub use open::{Created, File, OpenOptions, SyncMode};
 pub use space::FallocateMode;
 
-use crate::config::ClientConfig;
+use crate::config::{ClientConfig, Sharing};
 use crate::error::Error;
 use crate::locked;
 use crate::metrics::{Metrics, Snapshot};
@@ -96,6 +96,11 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
+    /// Who else changes the files.
+    pub fn sharing(&self) -> Sharing {
+        self.shared.outside.config.sharing
+    }
+
     /// Opens a session. Needs a tokio runtime, which runs the background work from then on.
     ///
     /// # Errors

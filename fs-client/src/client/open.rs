@@ -132,8 +132,8 @@ impl Client {
     ///
     /// # Errors
     /// Errors of writing behind this handle was not told yet.
-    pub async fn flush(&self, file: &File, sharing: Sharing) -> Result<(), Error> {
-        self.shared.operations.run("flush", file.ino(), self.shared.flush(file, sharing)).await
+    pub async fn flush(&self, file: &File) -> Result<(), Error> {
+        self.shared.operations.run("flush", file.ino(), self.shared.flush(file)).await
     }
 
     /// Closes a handle, after everything was flushed.
@@ -145,10 +145,10 @@ impl Client {
     }
 
     /// Whether [`Client::flush`] has nothing to do.
-    pub fn is_flushed(&self, file: &File, sharing: Sharing) -> bool {
+    pub fn is_flushed(&self, file: &File) -> bool {
         let state = locked(&file.inode.state);
         state.is_written()
-            && (sharing == Sharing::Sole || !state.is_untold())
+            && (self.sharing() == Sharing::Sole || !state.is_untold())
             && state.failures == file.known_failures.load(Ordering::Relaxed)
     }
 }
@@ -268,9 +268,9 @@ impl Shared {
         Ok(Created { file, attr, new })
     }
 
-    async fn flush(self: &Arc<Self>, file: &File, sharing: Sharing) -> Result<(), Error> {
+    async fn flush(self: &Arc<Self>, file: &File) -> Result<(), Error> {
         self.flush_inode(&file.inode).await;
-        let reported = match sharing {
+        let reported = match self.outside.config.sharing {
             Sharing::Shared => self.report(&file.inode).await,
             Sharing::Sole => Ok(()),
         };

@@ -132,6 +132,7 @@ pub(crate) async fn open_session(shared: &super::Outside, deadline: Instant) -> 
             client: config.client,
             host: config.host.clone(),
             mount: config.mount.clone(),
+            sharing: config.sharing,
         }),
     };
     let mut retry = Retry::until(&shared.metrics, deadline);

@@ -95,7 +95,8 @@ fn open_flags(file: &File, sharing: Sharing) -> FopenFlags {
 }
 
 impl Adapter {
-    pub(crate) fn new(client: Client, max_background: u16, sharing: Sharing) -> Self {
+    pub(crate) fn new(client: Client, max_background: u16) -> Self {
+        let sharing = client.sharing();
         let valid = Validity::new(sharing);
         Self { client, max_background, sharing, valid, files: Arc::default(), dirs: Arc::default() }
     }
@@ -399,11 +400,10 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let file = or_bad_handle!(reply, self.files.get(handle));
-        let sharing = self.sharing;
-        if !file.options().write || self.client.is_flushed(&file, sharing) {
+        if !file.options().write || self.client.is_flushed(&file) {
             return reply.ok();
         }
-        self.spawn(|client| async move { reply_empty(reply, client.flush(&file, sharing).await) });
+        self.spawn(|client| async move { reply_empty(reply, client.flush(&file).await) });
     }
 
     fn release(

@@ -51,7 +51,7 @@ impl Mount {
         let allow_non_empty = config.allow_non_empty;
         let checked = blocking(mountpoint, move || check::prepare(&wanted, allow_non_empty)).await??;
         let (done, ended) = watch::channel(false);
-        let adapter = fs::Adapter::new(client.clone(), config.max_background, config.sharing);
+        let adapter = fs::Adapter::new(client.clone(), config.max_background);
         let options = options(&config);
         let path = checked.clone();
         let place = blocking(mountpoint, move || begin(adapter, &path, &options, done)).await??;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use brickyard_fs_client::{Error, OpenOptions, Sharing};
+use brickyard_fs_client::{Error, OpenOptions};
 use rustix::io::Errno;
 use wire::brick::BrickRequest;
 use wire::id::{BrickId, Ino};
@@ -54,7 +54,7 @@ async fn data_lost_by_a_restarted_brick_is_sent_again() {
     let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
     let mut data = pattern(1, 3 << 20);
     client.write_at(&file, 0, &data).await.unwrap();
-    client.flush(&file, Sharing::Shared).await.unwrap();
+    client.flush(&file).await.unwrap();
     // Overwritten after the restart of one: the old bytes must not come back.
     cluster.world.restart(BrickId(0));
     client.write_at(&file, 500_000, &[9; 50_000]).await.unwrap();
@@ -106,7 +106,7 @@ async fn a_dead_member_does_not_hold_up_fsync() {
     let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
     let data = pattern(2, 3 << 20);
     client.write_at(&file, 0, &data).await.unwrap();
-    client.flush(&file, Sharing::Shared).await.unwrap();
+    client.flush(&file).await.unwrap();
     cluster.world.fault(|brick, _| (brick == BrickId(1)).then_some(Fault::Mute));
     let world = cluster.world.clone();
     let leave = tokio::spawn(async move {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use brickyard_fs_client::{FallocateMode, OpenOptions, Sharing};
+use brickyard_fs_client::{FallocateMode, OpenOptions};
 use bytes::Bytes;
 use wire::id::{DirCookie, Ino};
 use wire::meta::{
@@ -431,7 +431,7 @@ async fn overlapping_writes_keep_their_order() {
         model[offset..offset + data.len()].copy_from_slice(&data);
         if nth % 3 == 0 {
             // Sends what is there, without waiting.
-            let flush = client.flush(&file, Sharing::Shared);
+            let flush = client.flush(&file);
             let _ = tokio::time::timeout(Duration::from_millis(2), flush).await;
         }
     }
@@ -467,7 +467,7 @@ async fn reads_ahead_never_show_old_bytes() {
             client.write_at(&file, place as u64, &new).await.unwrap();
             model[place..place + 5000].copy_from_slice(&new);
             if nth % 2 == 0 {
-                client.flush(&file, Sharing::Shared).await.unwrap();
+                client.flush(&file).await.unwrap();
             }
         }
     }

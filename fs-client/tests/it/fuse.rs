@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use brickyard_fs_client::{Client, Error, Mount, MountConfig, MountProblem, Sharing};
+use brickyard_fs_client::{Client, ClientConfig, Error, Mount, MountConfig, MountProblem, Sharing};
 use rustix::fs::{FallocateFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -291,10 +291,9 @@ async fn a_dead_mount_the_kernel_remembers_is_replaced() {
         return;
     }
     let cluster = Cluster::start().await;
-    let client = cluster.client().await;
+    let client = cluster.client_with(ClientConfig { sharing: Sharing::Sole, ..cluster.config() }).await;
     let dir = Guard(tempfile::tempdir().unwrap());
-    let sole = || MountConfig { sharing: Sharing::Sole, ..config() };
-    let mount = Mount::start(client.clone(), &dir.path(), sole()).await.unwrap();
+    let mount = Mount::start(client.clone(), &dir.path(), config()).await.unwrap();
     let m = Mounted { cluster, client, mount, dir };
     // Used, so that it stays; looked at, so that the kernel remembers it.
     let used = m.run(|dir| fs::File::open(dir).unwrap()).await;
@@ -304,7 +303,7 @@ async fn a_dead_mount_the_kernel_remembers_is_replaced() {
     m.mount.wait().await;
     let remembered = m.run(|dir| fs::metadata(dir).map(|meta| meta.is_dir())).await;
     assert!(remembered.unwrap(), "the kernel does not remember it: this proves nothing");
-    let new = Mount::start(m.client.clone(), &m.dir.path(), sole()).await.unwrap();
+    let new = Mount::start(m.client.clone(), &m.dir.path(), config()).await.unwrap();
     m.run(|dir| fs::write(dir.join("alive"), "yes").unwrap()).await;
     new.stop().await.unwrap();
     drop(used);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use brickyard_fs_client::{Error, FallocateMode, Sharing};
+use brickyard_fs_client::{Error, FallocateMode};
 use proptest::prelude::*;
 use wire::id::BrickId;
 use wire::meta::AttrChanges;
@@ -144,12 +144,12 @@ async fn run(steps: Vec<Step>) {
                 synced = true;
             }
             Step::Flush => {
-                client.flush(&file, Sharing::Shared).await.unwrap();
+                client.flush(&file).await.unwrap();
                 assert_eq!(cluster.namespace.size_of(file.ino()), model.len() as u64);
             }
             // What it lost is sent again.
             Step::Restart(brick) => {
-                client.flush(&file, Sharing::Shared).await.unwrap();
+                client.flush(&file).await.unwrap();
                 cluster.world.restart(BrickId(brick));
                 client.fsync(&file).await.unwrap();
                 synced = true;

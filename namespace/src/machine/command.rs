@@ -10,7 +10,9 @@ use wire::handshake::Role;
 use wire::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, Ino, NodeId, SessionId};
 use wire::join::{JoinRefusal, TokenHash};
 use wire::map::ClusterMap;
-use wire::meta::{BrickRefusal, BrickRegistration, FsReply, FsRequest, NewBrick, SettingsChange, Timestamp};
+use wire::meta::{
+    BrickRefusal, BrickRegistration, FsReply, FsRequest, NewBrick, SettingsChange, Sharing, Timestamp,
+};
 use wire::status::Status;
 
 use crate::chain::plan::Step;
@@ -55,6 +57,8 @@ pub enum Op {
         host: String,
         /// Where it is mounted there.
         mount: String,
+        /// Whether others may be beside it.
+        sharing: Sharing,
     },
     /// Ends a session. One that is unknown has ended already.
     EndSession {

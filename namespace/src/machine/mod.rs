@@ -231,8 +231,8 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
             let session = who.ok_or(Status::Malformed)?.session;
             verb(txn, session, request).map(Outcome::Fs)
         }
-        Op::OpenSession { client, host, mount } => {
-            sessions::open(txn, *client, host, mount).map(Outcome::Session)
+        Op::OpenSession { client, host, mount, sharing } => {
+            sessions::open(txn, *client, host, mount, *sharing).map(Outcome::Session)
         }
         Op::EndSession { session, clean } => sessions::end(txn, *session, *clean).map(|()| Outcome::Done),
         Op::Reclaim(inos) => {

@@ -1,6 +1,8 @@
 //! Sessions begin and end.
 
 use wire::id::{Ino, NodeId, SessionId};
+use wire::meta::Sharing;
+use wire::status::Status;
 
 use crate::error::Error;
 use crate::machine::files;
@@ -9,20 +11,33 @@ use crate::machine::txn::{Do, Txn};
 use crate::store::records::{Inode, Session, decode};
 use crate::store::{Read, keys};
 
-/// A new session; the earlier one of the same client ends as one that died.
-pub fn open(txn: &mut Txn<'_>, client: NodeId, host: &str, mount: &str) -> Do<SessionId> {
+/// A new session; the earlier one of the same client ends as one that died. A session that is the
+/// only one of its cluster and any other one exclude each other.
+pub fn open(txn: &mut Txn<'_>, client: NodeId, host: &str, mount: &str, sharing: Sharing) -> Do<SessionId> {
+    let mut earlier = None;
+    let mut others = false;
     for (key, value) in txn.all(b"S")? {
-        let earlier: Session = decode(&key, &value)?;
-        if earlier.client == client
-            && let Some(session) = keys::first(&key)
-        {
-            end(txn, SessionId(session), false)?;
+        let other: Session = decode(&key, &value)?;
+        if other.client == client {
+            earlier = keys::first(&key).map(SessionId);
+        } else {
+            others = true;
         }
+    }
+    let sole = txn.load::<SessionId>(keys::SOLE)?;
+    if others && (sharing == Sharing::Sole || sole.is_some_and(|sole| earlier != Some(sole))) {
+        return Err(Status::NotAlone.into());
+    }
+    if let Some(session) = earlier {
+        end(txn, session, false)?;
     }
     let session = SessionId(txn.counters.next_session);
     txn.counters.next_session += 1;
     let record = Session { client, host: host.to_owned(), mount: mount.to_owned(), since: txn.at };
     txn.put(keys::session(session), &record)?;
+    if sharing == Sharing::Sole {
+        txn.put(keys::SOLE.to_vec(), &session)?;
+    }
     txn.effects.begun.push(session);
     Ok(session)
 }
@@ -35,6 +50,9 @@ pub fn end(txn: &mut Txn<'_>, session: SessionId, clean: bool) -> Do<()> {
         return Ok(());
     }
     txn.delete(keys::session(session));
+    if txn.load::<SessionId>(keys::SOLE)? == Some(session) {
+        txn.delete(keys::SOLE.to_vec());
+    }
     txn.effects.ended.push(session);
     for ino in written_by(txn, session)? {
         if clean {

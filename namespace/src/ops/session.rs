@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use wire::id::{Ino, MapEpoch, NodeId, SessionId};
-use wire::meta::{Access, ClusterReply, SessionGrant};
+use wire::meta::{Access, ClusterReply, SessionGrant, Sharing};
 use wire::status::Status;
 
 use crate::machine::command::{Op, Outcome};
@@ -19,11 +19,12 @@ impl Namespace {
         client: NodeId,
         host: String,
         mount: String,
+        sharing: Sharing,
     ) -> Result<ClusterReply, Status> {
         if host.len() > MAX_TEXT_BYTES || mount.len() > MAX_TEXT_BYTES {
             return Err(Status::Malformed);
         }
-        let op = Op::OpenSession { client, host, mount };
+        let op = Op::OpenSession { client, host, mount, sharing };
         let Outcome::Session(session) = self.propose(op).await? else { return Err(Status::Malformed) };
         let ms = |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         Ok(ClusterReply::Session(SessionGrant {

@@ -13,6 +13,8 @@ pub const COUNTERS: &[u8] = b"Ccounters";
 pub const CLOCK: &[u8] = b"Cclock";
 /// What is wanted of the bricks.
 pub const WISHES: &[u8] = b"Cwishes";
+/// The session that has the cluster for itself, if there is one.
+pub const SOLE: &[u8] = b"Csole";
 /// Index of the last command whose effects are here.
 pub const APPLIED: &[u8] = b"Capplied";
 

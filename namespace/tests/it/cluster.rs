@@ -247,6 +247,7 @@ impl Cluster {
             client: NodeId([node; 16]),
             host: format!("host{node}"),
             mount: "/mnt".into(),
+            sharing: Sharing::Shared,
         };
         let reply = call(&net, self.endpoint(), None, 0, MetaRequest::Cluster(client)).await.unwrap();
         let MetaReply::Cluster(ClusterReply::Session(grant)) = reply else { panic!("{reply:?}") };

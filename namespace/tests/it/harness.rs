@@ -82,9 +82,13 @@ impl<S: Write> World<S> {
     }
 
     pub fn open_session(&mut self, client: u8) -> SessionId {
-        let op = Op::OpenSession { client: NodeId([client; 16]), host: "h".into(), mount: "/m".into() };
-        match self.op(op) {
-            Ok(Outcome::Session(session)) => session,
+        self.try_session(client, Sharing::Shared).unwrap()
+    }
+
+    pub fn try_session(&mut self, client: u8, sharing: Sharing) -> Result<SessionId, Status> {
+        let client = NodeId([client; 16]);
+        match self.op(Op::OpenSession { client, host: "h".into(), mount: "/m".into(), sharing })? {
+            Outcome::Session(session) => Ok(session),
             other => panic!("{other:?}"),
         }
     }

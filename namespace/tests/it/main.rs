@@ -13,5 +13,6 @@ mod moves;
 mod posix;
 mod random;
 mod service;
+mod sessions;
 mod store;
 mod tokens;

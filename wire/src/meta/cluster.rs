@@ -132,6 +132,17 @@ pub enum BrickRefusal {
     },
 }
 
+/// Who else changes the files of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sharing {
+    /// Nobody: it is the only mount of its cluster, so what its kernel knows of names, attributes
+    /// and pages is always right, and kept. No other session begins beside it.
+    Sole,
+    /// Other mounts: the kernel asks for names and attributes each time, and drops its pages at
+    /// each opening and when the modification time it is told is a new one.
+    Shared,
+}
+
 /// A session, as given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionGrant {
@@ -195,6 +206,9 @@ pub enum ClusterRequest {
         host: String,
         /// Where it is mounted there.
         mount: String,
+        /// Whether others may have sessions beside it. Refused with
+        /// [`crate::status::Status::NotAlone`] where that contradicts a session that lives.
+        sharing: Sharing,
     },
     /// Keeps the session of the call alive. `reading` is everything it has open for
     /// reading, told when the answer to the last renewal asked for it. -> `Renewed`

@@ -19,7 +19,7 @@ pub use attr::{Attr, FileKind, SetTime, Timestamp};
 pub use check::{CheckReply, CheckRequest, InodeSummary};
 pub use cluster::{
     BrickRefusal, BrickRegistration, BrickReport, ClusterReply, ClusterRequest, ClusterStatus, NewBrick,
-    SessionGrant, SessionStatus, SettingsChange, Wishes,
+    SessionGrant, SessionStatus, SettingsChange, Sharing, Wishes,
 };
 pub use fs::{
     Access, AttrChanges, DirEntry, FsReply, FsRequest, LateChanges, NewInode, RenameMode, StatFs,
