@@ -51,8 +51,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
         let rounds = if lock(&self.overlay).frozen.is_some() { 2 } else { 1 };
         for _ in 0..rounds {
             let Some(generation) = lock(&self.overlay).freeze() else { return Ok(()) };
-            self.log_generation(&mut journal, &generation)?;
+            // Before it is logged: should the journal be begun anew in the middle of it, the table
+            // has them. An owner whose block does not hold what it says is none.
             self.describe(&generation);
+            self.log_generation(&mut journal, &generation)?;
             lock(&self.overlay).frozen = None;
             self.release(&generation);
             add(&self.tally.commits, 1);

@@ -209,16 +209,15 @@ impl FileDisk {
     }
 
     fn run(&self, pieces: Vec<(&Piece, u64)>, mut parts: Vec<Part<'_>>) -> io::Result<()> {
-        match &self.means.rings {
-            Some(rings) if parts.len() > 1 => {
-                // A part that was done only partly is done again, whole: that happens at the end of
-                // a file or on a signal, and not in a loop that counts.
-                for (part, _) in rings.run(&mut parts)? {
-                    one(pieces[part].0, &mut parts[part])?;
-                }
-                Ok(())
-            }
-            None if self.means.direct && parts.len() > THREADS => {
+        if let Some(rings) = self.means.rings.as_ref().filter(|_| parts.len() > 1)
+            && let Some(done) = rings.run(&mut parts)
+        {
+            // A part that was done only partly is done again, whole: that happens at the end of
+            // a file or on a signal, and not in a loop that counts.
+            return done?.into_iter().try_for_each(|(part, _)| one(pieces[part].0, &mut parts[part]));
+        }
+        match parts.len() {
+            many if self.means.direct && many > THREADS => {
                 let share = parts.len().div_ceil(THREADS);
                 std::thread::scope(|scope| {
                     let threads: Vec<_> = pieces

@@ -56,22 +56,23 @@ impl Rings {
     }
 
     /// Carries out all parts, in any order. Those that were done only in part are named in the
-    /// answer, with how many bytes were done.
+    /// answer, with how many bytes were done. `None`: there is no ring to be had just now, for want
+    /// of memory or file numbers, and nothing was done.
     ///
     /// # Errors
     /// The first error of a part; the others were carried out or not.
-    pub fn run(&self, parts: &mut [Part<'_>]) -> io::Result<Vec<(usize, usize)>> {
+    pub fn run(&self, parts: &mut [Part<'_>]) -> Option<io::Result<Vec<(usize, usize)>>> {
         let taken = self.idle().pop();
         let mut ring = match taken {
             Some(ring) => ring,
-            None => IoUring::new(ENTRIES)?,
+            None => IoUring::new(ENTRIES).ok()?,
         };
         let done = run_on(&mut ring, parts);
         let mut idle = self.idle();
         if idle.len() < KEPT {
             idle.push(ring);
         }
-        done
+        Some(done)
     }
 }
 
