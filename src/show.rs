@@ -61,8 +61,8 @@ pub fn bytes(n: u64) -> String {
 /// How far something is, in forty characters.
 pub fn bar(done: usize, all: usize) -> String {
     const WIDTH: usize = 28;
-    let part = if all == 0 { WIDTH } else { (done.min(all) * WIDTH) / all };
-    let percent = if all == 0 { 100 } else { (done.min(all) * 100) / all };
+    let part = (done.min(all) * WIDTH).checked_div(all).unwrap_or(WIDTH);
+    let percent = (done.min(all) * 100).checked_div(all).unwrap_or(100);
     format!("[{}{}] {percent:3} %", "#".repeat(part), ".".repeat(WIDTH - part))
 }
 

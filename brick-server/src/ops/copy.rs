@@ -155,10 +155,9 @@ async fn blocks_of(
     for (at, number) in numbers.iter().enumerate() {
         let from = at * BLOCKS_A_PIECE as usize;
         let to = (number * BLOCKS_A_PIECE) as usize;
-        for block in 0..BLOCKS_A_PIECE as usize {
-            at_home[to + block] = ours[from + block];
-            there[to + block] = theirs[from + block];
-        }
+        let piece = BLOCKS_A_PIECE as usize;
+        at_home[to..to + piece].copy_from_slice(&ours[from..from + piece]);
+        there[to..to + piece].copy_from_slice(&theirs[from..from + piece]);
     }
     Ok(pieces::differing(&at_home, &there, [0; 32], BLOCK_BYTES, len, MAX_IO_BYTES))
 }

@@ -353,7 +353,7 @@ impl<'a> Planner<'a> {
         short.sort_by_key(|c| (c.serving().filter(|b| self.keeps(*b)).count(), c.id));
         for chain in short {
             if self.is_open(chain)
-                && let Some(brick) = self.best(chain, &self.members_of(chain.id).to_vec())
+                && let Some(brick) = self.best(chain, self.members_of(chain.id))
             {
                 self.join(chain, brick);
             }
