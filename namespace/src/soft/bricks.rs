@@ -27,6 +27,8 @@ pub const FREE_DEATHS: u32 = 3;
 pub const FIRST_HOLD: Duration = Duration::from_secs(5);
 /// Longest time a brick is kept out.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(300);
+/// Deaths that are told within so long are one.
+pub const ONE_DEATH: Duration = Duration::from_secs(3);
 /// A brick that did not die for so long has a clean slate.
 pub const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
 
@@ -84,9 +86,14 @@ impl Bricks {
         map.bricks.values().filter(|b| b.alive && hung_up(b.id)).map(|b| (b.id, b.boot)).collect()
     }
 
-    /// A brick has died: was not heard any more, or began a new life unasked.
+    /// A brick has died: was not heard any more, or began a new life unasked. Told twice within
+    /// [`ONE_DEATH`] it is the same death: a new life was noticed before the old one was missed,
+    /// or says so again.
     pub fn died(&mut self, brick: BrickId, now: Instant) {
         let seen = self.seen.entry(brick).or_default();
+        if seen.died.is_some_and(|last| now.saturating_duration_since(last) < ONE_DEATH) {
+            return;
+        }
         if seen.died.is_none_or(|last| now.saturating_duration_since(last) >= FORGIVEN_AFTER) {
             seen.deaths = 0;
         }
@@ -290,27 +297,35 @@ mod tests {
     #[test]
     fn who_keeps_dying_is_kept_out() {
         let (mut bricks, mut map, start) = (Bricks::new(DEAD, GRACE), map(), Instant::now());
-        let a = BrickId(0);
+        let (a, mut now) = (BrickId(0), start);
+        let mut dies = |bricks: &mut Bricks| {
+            now += Duration::from_secs(4);
+            bricks.died(a, now);
+            // The same death, told again.
+            bricks.died(a, now + Duration::from_secs(2));
+            now
+        };
         for _ in 0..FREE_DEATHS {
-            bricks.died(a, start);
-            assert_eq!(bricks.held(&map, a, start), None);
+            let now = dies(&mut bricks);
+            assert_eq!(bricks.held(&map, a, now), None);
         }
-        bricks.died(a, start);
-        assert_eq!(bricks.held(&map, a, start), Some(FIRST_HOLD));
-        assert_eq!(bricks.held(&map, a, start + FIRST_HOLD), None);
-        bricks.died(a, start + FIRST_HOLD);
-        assert_eq!(bricks.held(&map, a, start + FIRST_HOLD), Some(2 * FIRST_HOLD));
+        let now = dies(&mut bricks);
+        assert_eq!(bricks.held(&map, a, now), Some(FIRST_HOLD));
+        assert_eq!(bricks.held(&map, a, now + FIRST_HOLD), None);
+        let now = dies(&mut bricks);
+        assert_eq!(bricks.held(&map, a, now), Some(2 * FIRST_HOLD));
         for _ in 0..100 {
-            bricks.died(a, start + FIRST_HOLD);
+            dies(&mut bricks);
         }
-        assert_eq!(bricks.held(&map, a, start + FIRST_HOLD), Some(LONGEST_HOLD));
-        assert_eq!(bricks.held(&map, BrickId(1), start), None, "another brick is another matter");
+        let now = dies(&mut bricks);
+        assert_eq!(bricks.held(&map, a, now), Some(LONGEST_HOLD));
+        assert_eq!(bricks.held(&map, BrickId(1), now), None, "another brick is another matter");
         let chain = map.chains.get_mut(&ChainId(1)).unwrap();
         chain.members[0].state = MemberState::LastServing;
-        assert_eq!(bricks.held(&map, a, start + FIRST_HOLD), None, "the chain has nobody else");
-        bricks.died(BrickId(0), start + FIRST_HOLD + FORGIVEN_AFTER);
+        assert_eq!(bricks.held(&map, a, now), None, "the chain has nobody else");
         chain_back(&mut map);
-        assert_eq!(bricks.held(&map, a, start + FIRST_HOLD + FORGIVEN_AFTER), None);
+        bricks.died(a, now + FORGIVEN_AFTER);
+        assert_eq!(bricks.held(&map, a, now + FORGIVEN_AFTER), None);
     }
 
     fn chain_back(map: &mut ClusterMap) {
