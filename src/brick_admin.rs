@@ -1,4 +1,4 @@
-//! `brickyard brick list|drain|remove|rebalance|settings`: orders about bricks, and how far they
+//! `brickyard brick list|drain|remove|rebalance|scrub|settings`: orders about bricks, and how far they
 //! are. Who moves where is the namespace's matter; this asks and shows.
 
 use std::io::{IsTerminal, Write};
@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tokio::time::Instant;
+use wire::brick::{BrickReply, BrickRequest, ScrubReport};
 use wire::id::{BrickId, ChainId};
+use wire::map::ClusterMap;
 use wire::meta::{BrickRefusal, ClusterReply, ClusterRequest, ClusterStatus, SettingsChange};
 
 use crate::admin::{self, Admin};
@@ -33,6 +35,8 @@ pub enum Order {
     Remove(RemoveOptions),
     /// Give every brick its share of the chains, for example after bricks were added
     Rebalance(RebalanceOptions),
+    /// Read every block against its checksum now, and put right what is bad
+    Scrub(ScrubOptions),
     /// Show or change how bricks are repaired
     Settings(SettingsOptions),
 }
@@ -79,6 +83,19 @@ pub struct RebalanceOptions {
     pub cluster: ClusterOptions,
 }
 
+/// Options of `brickyard brick scrub`.
+#[derive(Debug, Clone, Args)]
+pub struct ScrubOptions {
+    /// Their numbers [default: all that are alive]
+    #[arg(value_name = "BRICK")]
+    pub bricks: Vec<u32>,
+    /// Return when they are through, and show how far they are until then
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+}
+
 /// Options of `brickyard brick settings`.
 #[derive(Debug, Clone, Args)]
 pub struct SettingsOptions {
@@ -118,6 +135,7 @@ pub fn run(order: Order) -> Result<ExitCode> {
             Order::Drain(options) => drain(&options).await,
             Order::Remove(options) => remove(&options).await,
             Order::Rebalance(options) => rebalance(&options).await,
+            Order::Scrub(options) => scrub(&options).await,
             Order::Settings(options) => settings(&options).await,
         }
     })
@@ -181,6 +199,65 @@ async fn rebalance(options: &RebalanceOptions) -> Result<ExitCode> {
     }
     let text = "members of chains are being moved; `brickyard status` shows how far it is";
     tell(&options.cluster, json!({ "rebalancing": true }), text)
+}
+
+async fn scrub(options: &ScrubOptions) -> Result<ExitCode> {
+    let admin = Admin::of(&options.cluster)?;
+    let map = admin.map().await?;
+    let bricks: Vec<BrickId> = if options.bricks.is_empty() {
+        map.bricks.values().filter(|b| b.alive).map(|b| b.id).collect()
+    } else {
+        options.bricks.iter().copied().map(BrickId).collect()
+    };
+    let mut rounds = Vec::with_capacity(bricks.len());
+    for brick in &bricks {
+        rounds.push(scrubbed(&admin, &map, *brick, true).await?.rounds);
+    }
+    let mut out = std::io::stderr();
+    let bar = out.is_terminal() && !options.cluster.json;
+    let mut reports = Vec::new();
+    while options.wait {
+        reports.clear();
+        for brick in &bricks {
+            reports.push(scrubbed(&admin, &map, *brick, false).await?);
+        }
+        if reports.iter().zip(&rounds).all(|(report, before)| !report.running && report.rounds > *before) {
+            break;
+        }
+        if bar {
+            let sum = |of: fn(&ScrubReport) -> u64| reports.iter().map(of).sum::<u64>();
+            let (done, all) = (sum(|r| r.done_bytes), sum(|r| r.total_bytes).max(1));
+            write!(out, "\r\x1b[K{}  {} read", show::bar(done as usize, all as usize), show::bytes(done))?;
+            out.flush()?;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    if bar && options.wait {
+        write!(out, "\r\x1b[K")?;
+        out.flush()?;
+    }
+    if !options.wait {
+        let text =
+            format!("{} bricks read all they hold; `brickyard brick list` counts what is bad", bricks.len());
+        return tell(&options.cluster, json!({ "scrubbing": bricks.len() }), &text);
+    }
+    let bad: u64 = reports.iter().map(|r| r.bad_chunks).sum();
+    let lost: u64 = reports.iter().map(|r| r.lost_blocks).sum();
+    let text = format!(
+        "{} bricks read: {bad} chunks had bad blocks, {lost} blocks could not be put right",
+        bricks.len()
+    );
+    let value = json!({ "bricks": bricks.len(), "bad_chunks": bad, "lost_blocks": lost });
+    tell(&options.cluster, value, &text)?;
+    Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How far a brick's scrubber is.
+async fn scrubbed(admin: &Admin, map: &ClusterMap, brick: BrickId, begin: bool) -> Result<ScrubReport> {
+    match admin.brick(map, brick, BrickRequest::Scrub { begin }).await? {
+        BrickReply::Scrub(report) => Ok(report),
+        other => bail!("brick {brick} answered something else than was asked: {other:?}"),
+    }
 }
 
 async fn settings(options: &SettingsOptions) -> Result<ExitCode> {

@@ -78,6 +78,15 @@ fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
             _ => "being replaced".to_owned(),
         });
     }
+    let report = report_of(status, brick.id);
+    for (what, done, total) in [
+        ("brings others up to date", report.sync_done_bytes, report.sync_total_bytes),
+        ("scrubbing", report.scrub_done_bytes, report.scrub_total_bytes),
+    ] {
+        if brick.alive && total > 0 {
+            notes.push(format!("{what}, {} %", u128::from(done.min(total)) * 100 / u128::from(total)));
+        }
+    }
     notes.join("; ")
 }
 

@@ -436,6 +436,7 @@ impl Brick {
     /// How it is.
     pub fn report(&self) -> BrickReport {
         let usage = self.store.usage();
+        let (scrub_done_bytes, scrub_total_bytes) = self.scrubber.progress();
         BrickReport {
             total_bytes: usage.used_bytes + usage.free_bytes,
             free_bytes: usage.free_bytes,
@@ -444,6 +445,8 @@ impl Brick {
             repaired_blocks: self.metrics.repaired_blocks.get(),
             failed: self.store.failure().is_some(),
             fence_after_ms: u32::try_from(self.config.fence_after.as_millis()).unwrap_or(u32::MAX),
+            scrub_done_bytes,
+            scrub_total_bytes,
             ..BrickReport::default()
         }
     }

@@ -56,6 +56,10 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
                         CallError::Status(Status::Busy) if !registered => {
                             tracing::info!(brick = %brick.id, "waits to be let in by the namespace");
                         }
+                        CallError::Status(Status::Forbidden) if !registered => tracing::warn!(
+                            brick = %brick.id,
+                            "is not let in: it was removed from the cluster; its directory can be emptied and joined anew"
+                        ),
                         error => tracing::info!(brick = %brick.id, %error, "the namespace does not answer"),
                     }
                 }

@@ -38,6 +38,14 @@ pub struct Scrubber {
     wanted: Notify,
 }
 
+impl Scrubber {
+    /// Bytes of the round under way that were read, and all of it; nothing while there is none.
+    pub fn progress(&self) -> (u64, u64) {
+        let report = lock(&self.report);
+        if report.running { (report.done_bytes, report.total_bytes) } else { (0, 0) }
+    }
+}
+
 /// Tells how far the scrubber is, and has it begin if that is wanted.
 pub fn asked(brick: &Brick, begin: bool) -> BrickReply {
     let mut report = lock(&brick.scrubber.report);
