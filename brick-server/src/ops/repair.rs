@@ -5,6 +5,7 @@ use bytes::Bytes;
 use wire::brick::{BrickReply, BrickRequest};
 use wire::chunk::{BLOCK_BYTES, ChunkKey};
 use wire::id::{BrickId, ChunkVersion};
+use wire::map::MemberState;
 use wire::status::Status;
 
 use crate::brick::{Brick, Place};
@@ -15,7 +16,7 @@ const BLOCKS_A_CALL: u32 = 256;
 /// Puts `blocks` right, which were found bad at `version`.
 ///
 /// # Errors
-/// [`Status::Corrupt`] if no other serving member has them.
+/// [`Status::Corrupt`] if no other member has them.
 pub async fn blocks(
     brick: &Brick,
     place: &Place,
@@ -42,8 +43,7 @@ async fn run_of(
     first: u32,
     count: u32,
 ) -> Result<(), Status> {
-    let serving: Vec<BrickId> = place.chain()?.serving().filter(|b| *b != brick.id).collect();
-    for from in serving {
+    for (from, serves) in sources(place, brick.id)? {
         let request = BrickRequest::ReadCopy {
             chain: place.chain,
             key,
@@ -51,7 +51,8 @@ async fn run_of(
             len: count * BLOCK_BYTES,
         };
         let data = match brick.ask(place, from, request, Bytes::new()).await {
-            Ok((BrickReply::Read { version: theirs }, data)) if theirs == version => data,
+            // A member that is behind may not have changed this block since.
+            Ok((BrickReply::Read { version: theirs }, data)) if theirs == version || !serves => data,
             Ok(_) => continue,
             Err(error) => {
                 tracing::info!(brick = %brick.id, chunk = %key, %from, %error, "no copy for a repair");
@@ -60,12 +61,11 @@ async fn run_of(
         };
         let whole = brick
             .disk(move |store| {
+                let mut whole = true;
                 for (block, bytes) in (first..first + count).zip(parts(&data)) {
-                    if !store.repair(key, version, block, bytes)? {
-                        return Ok(false);
-                    }
+                    whole &= store.repair(key, version, block, bytes)?;
                 }
-                Ok(true)
+                Ok(whole)
             })
             .await?;
         if whole {
@@ -76,6 +76,20 @@ async fn run_of(
     }
     tracing::warn!(brick = %brick.id, chunk = %key, first, count, "corrupt blocks can't be repaired");
     Err(Status::Corrupt)
+}
+
+/// Whom to ask, and whether they serve: those who do first. The others are asked too, since the head that
+/// is to bring them up to date may be the only one to serve, and its bad block good there: it would wait for
+/// them, and they for it, for good. Their bytes are believed if they have the checksum of the block, as
+/// anybody's are.
+fn sources(place: &Place, me: BrickId) -> Result<Vec<(BrickId, bool)>, Status> {
+    let members = &place.chain()?.members;
+    let alive = |state: MemberState| !matches!(state, MemberState::Offline | MemberState::LastServing);
+    let others = members.iter().filter(|member| member.brick != me && alive(member.state));
+    let mut sources: Vec<_> =
+        others.map(|member| (member.brick, member.state == MemberState::Serving)).collect();
+    sources.sort_by_key(|(_, serves)| !serves);
+    Ok(sources)
 }
 
 /// The blocks of an answer; beyond its end all is zeros.

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use wire::brick::{BrickReply, BrickRequest, Change};
-use wire::id::ChunkVersion;
-use wire::map::MemberState::{Offline, Serving};
+use wire::id::{BrickId, ChunkVersion};
+use wire::map::MemberState::{Offline, Serving, Syncing};
 use wire::net::Role;
 use wire::status::{FsError, Status};
 
@@ -42,6 +42,38 @@ async fn a_flipped_byte_is_repaired() {
         })
         .await;
     }
+}
+
+/// The only one to serve has a bad block, and the member it is to bring up to date has it good: neither
+/// waits for the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_only_a_member_behind_has_is_repaired() {
+    let mut cluster = Cluster::pair().await;
+    let (mut one, two) = (marked(b"behind it", 300_000), marked(b"as it was", 9000));
+    cluster.write(key(1, 0), 0, &one).await;
+    cluster.write(key(2, 0), 0, &two).await;
+    cluster.commit(1).await;
+    cluster.crash(1).await;
+    cluster.namespace.set_chain(CHAIN, &[(0, Serving), (1, Offline)]);
+    // One chunk changes elsewhere while the member is away, the other one not at all.
+    cluster.write(key(1, 0), 200_000, b"changed").await;
+    one[200_000..200_007].copy_from_slice(b"changed");
+    assert_eq!(flip(&cluster.dir_of(0), b"behind it"), 1);
+    assert_eq!(flip(&cluster.dir_of(0), b"as it was"), 1);
+    assert_eq!(status(cluster.try_read(0, key(1, 0), 0, 100).await), Status::Corrupt);
+    cluster.up(1).await;
+    cluster.namespace.set_chain(CHAIN, &[(0, Serving), (1, Syncing)]);
+    let namespace = cluster.namespace.clone();
+    until("the member serves again", || {
+        let map = namespace.map();
+        async move { map.chains[&CHAIN].state_of(BrickId(1)) == Some(Serving) }
+    })
+    .await;
+    for brick in [0, 1] {
+        assert_eq!(cluster.read(brick, key(1, 0), 0, 300_000).await, one);
+        assert_eq!(cluster.read(brick, key(2, 0), 0, 9000).await, two);
+    }
+    cluster.until_equal(0, 1).await;
 }
 
 /// Where no good copy is left, the read fails and says why; everything else is served.

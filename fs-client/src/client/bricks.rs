@@ -221,7 +221,8 @@ impl Shared {
                         (Advice::GiveUp | Advice::Retry, _) => {}
                     }
                 }
-                if damaged > 0 && damaged == asked {
+                // A member that is away may have it whole, and come back.
+                if damaged > 0 && damaged == asked && asked == chain.members.len() {
                     damaged_rounds += 1;
                     if damaged_rounds == DAMAGED_ROUNDS {
                         return Err(Error::Corrupt { key });
