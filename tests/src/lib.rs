@@ -32,6 +32,7 @@ pub mod sources;
 pub mod stall;
 pub mod status;
 pub mod suites;
+pub mod thrash;
 pub mod tree;
 pub mod wait;
 pub mod workload;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use brickyard_tests::place::setting;
 use brickyard_tests::stall::{Stalls, Steady};
-use brickyard_tests::{HostCluster, Shape};
+use brickyard_tests::{HostCluster, Shape, seed, thrash};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -38,5 +39,17 @@ fn a_killed_brick_stalls_no_longer_than_a_second() -> Result<()> {
     let stalls = under_load(|cluster| cluster.bricks[1].kill9())?;
     let most = Duration::from_secs(1);
     ensure!(stalls.write <= most && stalls.read <= most, "{stalls:?}");
+    Ok(())
+}
+
+/// A short thrashing; `./dev thrash` does it for longer.
+#[test]
+fn a_short_thrashing_loses_nothing() -> Result<()> {
+    let seconds = setting("BRICKYARD_THRASH_SECONDS", 60)?;
+    let report = thrash::run(Duration::from_secs(seconds), seed::of_this_run()?)?;
+    eprintln!("{report:?}");
+    ensure!(report.faults.values().sum::<u64>() >= 3, "hardly anything went wrong: {report:?}");
+    ensure!(report.rounds.values().all(|rounds| *rounds > 0), "a program did nothing: {report:?}");
+    ensure!(report.promises_kept > 0);
     Ok(())
 }
