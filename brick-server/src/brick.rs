@@ -15,7 +15,7 @@ use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, ChainId, ChunkVersion, MapEpoch, SessionId, StoreId};
 use wire::map::{Chain, ClusterMap};
 use wire::meta::{BrickRegistration, BrickReport, ClusterRequest};
-use wire::net::{CallError, Endpoint, Net};
+use wire::net::{CallError, Endpoint, Net, NetError};
 use wire::status::Status;
 
 use crate::background::commit::Committer;
@@ -28,7 +28,7 @@ use crate::chain::pace::Pace;
 use crate::chain::rules::{self, Standings, Wish};
 use crate::chain::syncs::Syncs;
 use crate::chain::writers::Writers;
-use crate::config::{Config, GATE_DEADLINE, PEER_DEADLINE};
+use crate::config::{Config, GATE_DEADLINE, PEER_DEADLINE, SUSPECT_AGAIN};
 use crate::error::status_of;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
@@ -52,6 +52,8 @@ pub struct Brick {
     pub(crate) gates: Gates,
     pub(crate) writers: Mutex<Writers>,
     pub(crate) copied: Mutex<Copied>,
+    /// When the namespace was told last of a brick that is away.
+    suspected: Mutex<Option<Instant>>,
     pub(crate) marks: Mutex<Marks>,
     pub(crate) syncs: Syncs,
     /// Of copying in the background.
@@ -140,6 +142,7 @@ impl Brick {
             gates: Gates::default(),
             writers: Mutex::default(),
             copied: Mutex::default(),
+            suspected: Mutex::default(),
             marks: Mutex::default(),
             syncs: Syncs::default(),
             copying: Pace::new(parts.config.copy_bytes_per_second),
@@ -469,10 +472,33 @@ impl Brick {
         };
         let call = BrickCall { brick: to, map: place.map.epoch, request };
         let deadline = tokio::time::Instant::now() + PEER_DEADLINE;
-        tokio::select! {
+        let reply = tokio::select! {
             biased;
             reply = self.net.request::<wire::brick::BrickProtocol>(&endpoint, &call, payload, deadline) => reply,
             () = self.chain_changed(place.chain) => Err(CallError::Status(Status::Busy)),
+        };
+        if let Err(CallError::Net(error)) = &reply
+            && !matches!(error, NetError::Deadline { .. })
+        {
+            self.suspect(&place.map, to).await;
+        }
+        reply
+    }
+
+    /// Tells the namespace that a brick does not answer, so that it looks for itself: a process
+    /// that ended is found out at once, not when its time is over.
+    async fn suspect(&self, map: &ClusterMap, brick: BrickId) {
+        let Some(boot) = map.bricks.get(&brick).map(|info| info.boot) else { return };
+        {
+            let mut suspected = lock(&self.suspected);
+            if suspected.is_some_and(|at| at.elapsed() < SUSPECT_AGAIN) {
+                return;
+            }
+            *suspected = Some(Instant::now());
+        }
+        let told = self.namespaces.ask(&self.net, ClusterRequest::Suspect { brick, boot });
+        if tokio::time::timeout(SUSPECT_AGAIN, told).await.is_err() {
+            tracing::debug!(brick = %self.id, suspected = %brick, "the namespace was not told in time");
         }
     }
 }

@@ -89,6 +89,8 @@ impl Config {
 
 /// Longest wait for another brick's answer to a change; ends earlier when the chain changes.
 pub const PEER_DEADLINE: Duration = Duration::from_secs(10);
+/// The namespace is told of bricks that are away no more often than this.
+pub const SUSPECT_AGAIN: Duration = Duration::from_millis(200);
 /// Longest wait for one answer of the namespace.
 pub const NAMESPACE_DEADLINE: Duration = Duration::from_secs(1);
 /// Longest wait to be let in by the namespace.

@@ -90,8 +90,12 @@ impl Loads {
         Number { loads: self, seq }
     }
 
-    fn shun(&self, brick: BrickId) {
-        *locked(&self.of(brick).shunned_until) = Some(Instant::now() + SHUNNED_FOR);
+    /// Asks this brick last for a while. Whether it was not shunned yet.
+    fn shun(&self, brick: BrickId) -> bool {
+        let now = Instant::now();
+        let load = self.of(brick);
+        let before = locked(&load.shunned_until).replace(now + SHUNNED_FOR);
+        before.is_none_or(|until| until <= now)
     }
 
     /// Members in the order to be asked: those that answer first, then by load, in turn.
@@ -157,15 +161,21 @@ impl Shared {
         let life = map.bricks.get(&brick).map(|info| info.boot);
         let request = self.outside.net.request::<BrickProtocol>(endpoint, &call, payload, deadline);
         let result = tokio::select! {
+            biased;
             result = request => result,
             () = self.given_up(brick, life) => {
+                self.loads.shun(brick);
                 let detail = "the cluster has given the brick up".to_owned();
                 let (to, delivery) = (*endpoint, Delivery::Sent);
-                Err(CallError::Net(NetError::Closed { to, delivery, detail }))
+                return Err(CallError::Net(NetError::Closed { to, delivery, detail }));
             }
         };
-        if let Err(CallError::Net(_)) = &result {
-            self.loads.shun(brick);
+        if let Err(CallError::Net(error)) = &result
+            && self.loads.shun(brick)
+            && !matches!(error, NetError::Deadline { .. })
+        {
+            // Its process may have ended: the namespace finds out at once when it is told.
+            self.suspect(brick, life.unwrap_or(BootId(0))).await;
         }
         result
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use wire::id::{CallSeq, MapEpoch, SessionId};
+use wire::id::{BootId, BrickId, CallSeq, MapEpoch, SessionId};
 use wire::map::ClusterMap;
 use wire::meta::{
     ClusterReply, ClusterRequest, FsReply, FsRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest,
@@ -31,6 +31,8 @@ use crate::metrics::add;
 
 /// How long a fetch of the map waits for a newer one.
 const MAP_WAIT_MS: u32 = 500;
+/// Longest wait for the namespace to take note of a brick that does not answer.
+const SUSPECT_WAIT: Duration = Duration::from_millis(300);
 /// How long the background fetch of the map waits for a newer one. A namespace that stops lets
 /// calls it has begun come to their end, so this is also what a client can add to that.
 const MAP_POLL_MS: u32 = 2_000;
@@ -247,6 +249,14 @@ impl Shared {
             Ok(MetaReply::Cluster(reply)) => Ok(reply),
             Ok(_) => Err(Error::unexpected("the namespace", "one about the cluster")),
             Err(error) => Err(Error::of_call("the namespace", error)),
+        }
+    }
+
+    /// Tells the namespace that a brick does not answer; it looks for itself.
+    pub(crate) async fn suspect(&self, brick: BrickId, boot: BootId) {
+        let deadline = Instant::now() + SUSPECT_WAIT;
+        if let Err(error) = self.cluster_once(ClusterRequest::Suspect { brick, boot }, deadline).await {
+            tracing::debug!(%brick, %error, "could not tell the namespace of a brick that is away");
         }
     }
 
