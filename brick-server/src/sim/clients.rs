@@ -230,8 +230,9 @@ impl Client {
             }
             if again || (durable == 0 && !unknown) {
                 all = false;
-                let wanted = self.oracle().uncommitted(cell).iter().any(|a| a.value == acked.value);
-                if wanted && acked.value == self.oracle().last_invoked(cell) {
+                // A later one may have been refused for good: then this is still what is to be there.
+                let newest = self.oracle().uncommitted(cell).iter().map(|a| a.value).max();
+                if newest == Some(acked.value) {
                     self.put(cell, acked.value, true).await;
                 }
             } else if unknown {

@@ -97,10 +97,6 @@ impl Oracle {
         });
     }
 
-    pub fn last_invoked(&self, cell: CellId) -> u64 {
-        self.with(cell, |cell| cell.invoked)
-    }
-
     fn is_kept(&self, acked: &Acked) -> bool {
         acked.committed || acked.holders.iter().any(|(b, boot)| self.world.kept(*b, *boot, acked.at))
     }
