@@ -213,34 +213,12 @@ async fn scrub(options: &ScrubOptions) -> Result<ExitCode> {
     for brick in &bricks {
         rounds.push(scrubbed(&admin, &map, *brick, true).await?.rounds);
     }
-    let mut out = std::io::stderr();
-    let bar = out.is_terminal() && !options.cluster.json;
-    let mut reports = Vec::new();
-    while options.wait {
-        reports.clear();
-        for brick in &bricks {
-            reports.push(scrubbed(&admin, &map, *brick, false).await?);
-        }
-        if reports.iter().zip(&rounds).all(|(report, before)| !report.running && report.rounds > *before) {
-            break;
-        }
-        if bar {
-            let sum = |of: fn(&ScrubReport) -> u64| reports.iter().map(of).sum::<u64>();
-            let (done, all) = (sum(|r| r.done_bytes), sum(|r| r.total_bytes).max(1));
-            write!(out, "\r\x1b[K{}  {} read", show::bar(done as usize, all as usize), show::bytes(done))?;
-            out.flush()?;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    if bar && options.wait {
-        write!(out, "\r\x1b[K")?;
-        out.flush()?;
-    }
     if !options.wait {
         let text =
             format!("{} bricks read all they hold; `brickyard brick list` counts what is bad", bricks.len());
         return tell(&options.cluster, json!({ "scrubbing": bricks.len() }), &text);
     }
+    let reports = until_scrubbed(&admin, &map, &bricks, &rounds, !options.cluster.json).await?;
     let bad: u64 = reports.iter().map(|r| r.bad_chunks).sum();
     let lost: u64 = reports.iter().map(|r| r.lost_blocks).sum();
     let text = format!(
@@ -250,6 +228,37 @@ async fn scrub(options: &ScrubOptions) -> Result<ExitCode> {
     let value = json!({ "bricks": bricks.len(), "bad_chunks": bad, "lost_blocks": lost });
     tell(&options.cluster, value, &text)?;
     Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Waits until every brick has ended a round, and shows how far they are on a terminal.
+async fn until_scrubbed(
+    admin: &Admin,
+    map: &ClusterMap,
+    bricks: &[BrickId],
+    rounds: &[u64],
+    show: bool,
+) -> Result<Vec<ScrubReport>> {
+    let mut out = std::io::stderr();
+    let bar = show && out.is_terminal();
+    loop {
+        let mut reports = Vec::with_capacity(bricks.len());
+        for brick in bricks {
+            reports.push(scrubbed(admin, map, *brick, false).await?);
+        }
+        let ended =
+            reports.iter().zip(rounds).all(|(report, before)| !report.running && report.rounds > *before);
+        if bar {
+            let sum = |of: fn(&ScrubReport) -> u64| reports.iter().map(of).sum::<u64>();
+            let (done, all) = (sum(|r| r.done_bytes), sum(|r| r.total_bytes).max(1));
+            let line = format!("{}  {} read", show::bar(done as usize, all as usize), show::bytes(done));
+            write!(out, "\r\x1b[K{}", if ended { "" } else { &line })?;
+            out.flush()?;
+        }
+        if ended {
+            return Ok(reports);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// How far a brick's scrubber is.
