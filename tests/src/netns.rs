@@ -10,7 +10,7 @@
 //! addresses don't collide. Files are shared by all hosts; only the network is apart.
 //!
 //! 1. A world ends with its test, by panic too; what a test that was killed left behind is swept by
-//!    the next one (`hosts_network::a_world_leaves_nothing`).
+//!    the next one (`hosts_birth::a_world_leaves_nothing`).
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};

@@ -179,6 +179,25 @@ fn a_replaced_empty_disk_is_not_taken_for_the_old_one() -> Result<()> {
     cluster.finish()
 }
 
+/// The names are gone: that is said, and no empty filesystem is made in their place.
+#[test]
+fn a_member_that_lost_its_state_does_not_start() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 1, replicas: 1 })?;
+    cluster.namespace.stop()?;
+    let dir = cluster.workshop().path().join("namespace");
+    let aside = cluster.workshop().path().join("aside");
+    for part in ["state", "state/db"] {
+        std::fs::rename(dir.join(part), &aside)?;
+        let host = cluster.namespace.host();
+        let done = host.run(binary()?).args(["namespace", "--dir"]).arg(&dir).limit(LIMIT).run()?;
+        refused("a lost state", &done, &["state", "backup"])?;
+        ensure!(!dir.join(part).exists(), "{part} was made anew");
+        std::fs::rename(&aside, dir.join(part))?;
+    }
+    cluster.namespace.start()?;
+    cluster.finish()
+}
+
 /// Commands that make no sense, each for its own reason.
 #[test]
 fn wrong_commands_are_refused() -> Result<()> {
