@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -125,7 +125,16 @@ impl Promise {
         );
         let expected = seed::bytes(self.pattern, 0, self.length);
         if let Some(at) = actual.iter().zip(&expected).position(|(a, b)| a != b) {
-            bail!("{} is wrong at byte {at}", self.path.display());
+            let wrong: Vec<usize> = (at..self.length).filter(|at| actual[*at] != expected[*at]).collect();
+            let zeros = wrong.iter().filter(|at| actual[**at] == 0).count();
+            bail!(
+                "{} (inode {}, {} bytes) is wrong at byte {at}: {} bytes up to byte {}, {zeros} of them zeros",
+                self.path.display(),
+                std::fs::metadata(&self.path)?.ino(),
+                self.length,
+                wrong.len(),
+                wrong.last().unwrap_or(&at)
+            );
         }
         Ok(())
     }
