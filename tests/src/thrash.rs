@@ -127,8 +127,12 @@ impl Promise {
         if let Some(at) = actual.iter().zip(&expected).position(|(a, b)| a != b) {
             let wrong: Vec<usize> = (at..self.length).filter(|at| actual[*at] != expected[*at]).collect();
             let zeros = wrong.iter().filter(|at| actual[**at] == 0).count();
+            // Another member may be asked then.
+            let again: Vec<bool> =
+                (0..4).map(|_| read_from_bricks(&self.path).is_ok_and(|now| now == expected)).collect();
             bail!(
-                "{} (inode {}, {} bytes) is wrong at byte {at}: {} bytes up to byte {}, {zeros} of them zeros",
+                "{} (inode {}, {} bytes) is wrong at byte {at}: {} bytes up to byte {}, {zeros} of them zeros; \
+                 right when read again: {again:?}",
                 self.path.display(),
                 std::fs::metadata(&self.path)?.ino(),
                 self.length,
@@ -188,7 +192,11 @@ pub fn run(duration: Duration, seed: u64) -> Result<Report> {
     scene.stop.store(true, Ordering::Relaxed);
     let ended = end_programs(programs, &mut report);
     // Why a program ended says more than that it did.
-    ended.and(fought).with_context(|| format!("thrash with seed {seed}"))?;
+    if let Err(error) = ended.and(fought) {
+        // What the copies look like says where to search.
+        let checked = cluster.check(true).map_or_else(|bad| format!("{bad:#}"), |done| done.text());
+        return Err(error.context(format!("thrash with seed {seed}; the check says: {checked}")));
+    }
     report.out_of_space = scene.out_of_space.load(Ordering::Relaxed);
     aftermath(&mut cluster, &promises, &mut report)
         .with_context(|| format!("after thrash with seed {seed}"))?;
