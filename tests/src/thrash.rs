@@ -59,6 +59,8 @@ struct Scene {
     stop: AtomicBool,
     /// A disk is full, or was a moment ago.
     tight: AtomicBool,
+    /// How often that came about: a round that saw one may end after it.
+    times_tight: AtomicU64,
     out_of_space: AtomicU64,
 }
 
@@ -68,7 +70,7 @@ impl Scene {
     }
 
     /// Lets pass what a full disk excuses.
-    fn judge(&self, what: &str, done: Result<()>) -> Result<bool> {
+    fn judge(&self, what: &str, excused: bool, done: Result<()>) -> Result<bool> {
         match done {
             Ok(()) => Ok(true),
             Err(error) => {
@@ -82,7 +84,7 @@ impl Scene {
                     "disk is full",
                     "disk i/o error",
                 ];
-                if self.tight.load(Ordering::Relaxed) && full.iter().any(|word| text.contains(word)) {
+                if excused && full.iter().any(|word| text.contains(word)) {
                     self.out_of_space.fetch_add(1, Ordering::Relaxed);
                     return Ok(false);
                 }
@@ -183,6 +185,7 @@ pub fn run(duration: Duration, seed: u64) -> Result<Report> {
         dir,
         stop: AtomicBool::new(false),
         tight: AtomicBool::new(false),
+        times_tight: AtomicU64::new(0),
         out_of_space: AtomicU64::new(0),
     });
     let promises = Promises::default();
@@ -258,7 +261,10 @@ fn go_round(
 ) -> Result<()> {
     let mut number = 0;
     while scene.goes_on() {
-        if scene.judge(name, round(number))? {
+        let (tight, times) = (scene.tight.load(Ordering::Relaxed), scene.times_tight.load(Ordering::Relaxed));
+        let done = round(number);
+        let excused = tight || scene.times_tight.load(Ordering::Relaxed) > times;
+        if scene.judge(name, excused, done)? {
             count.fetch_add(1, Ordering::Relaxed);
         } else {
             // Whoever meets a full disk does not hammer at it.
@@ -444,6 +450,7 @@ fn inflict(cluster: &mut HostCluster, scene: &Scene, kind: &str, brick: usize, r
         }
         "full disk" => {
             scene.tight.store(true, Ordering::Relaxed);
+            scene.times_tight.fetch_add(1, Ordering::Relaxed);
             let filler = dir.join("filler");
             fill(&filler)?;
             last(rng.between(2_000, 6_000));
