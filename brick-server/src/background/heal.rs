@@ -3,7 +3,7 @@
 //!
 //! Period: half a second while there is something to do. Budget: one chunk at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ const AFTER: Duration = Duration::from_millis(1000);
 const PERIOD: Duration = Duration::from_millis(500);
 
 /// What is to be done about a chunk.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Note {
     chain: ChainId,
     /// It was trimmed here, having had this version.
     trimmed: Option<ChunkVersion>,
-    /// Whose change it was.
-    session: Option<SessionId>,
+    /// Whose changes may be on some copies: of all that were noted until it is settled.
+    sessions: BTreeSet<SessionId>,
     since: Instant,
 }
 
@@ -46,7 +46,7 @@ pub struct Pending {
 impl Pending {
     /// The copies of a chunk may differ: a change that was not acknowledged may be on some.
     pub(crate) fn add(&self, brick: &Brick, key: ChunkKey, chain: ChainId, session: SessionId) {
-        let note = Note { chain, trimmed: None, session: Some(session), since: Instant::now() };
+        let note = Note { chain, trimmed: None, sessions: BTreeSet::from([session]), since: Instant::now() };
         self.note(brick, key, note);
     }
 
@@ -55,19 +55,28 @@ impl Pending {
         lock(&self.notes).contains_key(&key)
     }
 
-    /// Whose change of a chunk may be on some copies.
-    pub(crate) fn session_of(&self, key: ChunkKey) -> Option<SessionId> {
-        lock(&self.notes).get(&key).and_then(|note| note.session)
+    /// Whether a change of one of these sessions may be on some copies of a chunk.
+    pub(crate) fn has_of(&self, key: ChunkKey, blocked: impl Fn(&SessionId) -> bool) -> bool {
+        lock(&self.notes).get(&key).is_some_and(|note| note.sessions.iter().any(blocked))
     }
 
     /// A chunk was trimmed here after it was copied.
     pub(crate) fn add_trimmed(&self, brick: &Brick, key: ChunkKey, chain: ChainId, version: ChunkVersion) {
-        self.note(brick, key, Note { chain, trimmed: Some(version), session: None, since: Instant::now() });
+        self.note(
+            brick,
+            key,
+            Note { chain, trimmed: Some(version), sessions: BTreeSet::new(), since: Instant::now() },
+        );
     }
 
     fn note(&self, brick: &Brick, key: ChunkKey, note: Note) {
         let mut notes = lock(&self.notes);
         if notes.len() < PENDING_CHUNKS {
+            let mut note = note;
+            if let Some(before) = notes.remove(&key) {
+                note.sessions.extend(before.sessions);
+                note.trimmed = note.trimmed.or(before.trimmed);
+            }
             notes.insert(key, note);
             return;
         }
@@ -79,7 +88,7 @@ impl Pending {
 
     fn due(&self) -> Vec<(ChunkKey, Note)> {
         let notes = lock(&self.notes);
-        notes.iter().filter(|(_, n)| n.since.elapsed() >= AFTER).map(|(k, n)| (*k, *n)).collect()
+        notes.iter().filter(|(_, n)| n.since.elapsed() >= AFTER).map(|(k, n)| (*k, n.clone())).collect()
     }
 
     fn done(&self, key: ChunkKey, note: &Note) {

@@ -6,6 +6,7 @@
 //! 1. Once a pass was found complete, no change may be missed until the map has changed
 //!    (`a_complete_pass_misses_nothing`).
 //! 2. A change that is missed spoils every pass that was begun before it was published.
+//! 3. What speaks of an older epoch changes nothing (`an_older_epoch_changes_nothing`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -50,27 +51,30 @@ impl Drop for Missed {
 }
 
 impl Syncs {
-    fn with<T>(&self, chain: ChainRef, member: BrickId, work: impl FnOnce(&mut Pass) -> T) -> T {
+    /// `None`: the chain is further than the caller.
+    fn with<T>(&self, chain: ChainRef, member: BrickId, work: impl FnOnce(&mut Pass) -> T) -> Option<T> {
         let mut passes = lock(&self.passes);
         let fresh = Pass { epoch: chain.epoch, missed: true, complete: false, in_flight: 0 };
         let pass = passes.entry((chain.id, member)).or_insert(fresh);
-        if pass.epoch != chain.epoch {
+        if pass.epoch < chain.epoch {
             *pass = fresh;
         }
-        work(pass)
+        (pass.epoch == chain.epoch).then(|| work(pass))
     }
 
     /// A pass over all chunks begins.
     pub fn begin(&self, chain: ChainRef, member: BrickId) {
-        self.with(chain, member, |pass| pass.missed = pass.missed && pass.complete);
+        // Of an older epoch nothing is to be done.
+        let _ = self.with(chain, member, |pass| pass.missed = pass.missed && pass.complete);
     }
 
     /// The pass is through. Whether the member has everything; then it misses nothing more.
     pub fn complete(&self, chain: ChainRef, member: BrickId) -> bool {
-        self.with(chain, member, |pass| {
+        let complete = self.with(chain, member, |pass| {
             pass.complete = pass.complete || (!pass.missed && pass.in_flight == 0);
             pass.complete
-        })
+        });
+        complete.unwrap_or(false)
     }
 
     /// The member may miss a change, while what is returned is held; `None`: it may not.
@@ -82,7 +86,8 @@ impl Syncs {
             }
             !pass.complete
         });
-        may.then(|| Missed { passes: self.passes.clone(), key: (chain.id, member), epoch: chain.epoch })
+        let missed = || Missed { passes: self.passes.clone(), key: (chain.id, member), epoch: chain.epoch };
+        may.unwrap_or(false).then(missed)
     }
 }
 
@@ -114,5 +119,24 @@ mod tests {
         assert!(syncs.complete(at(1), member));
         assert!(syncs.miss(at(2), member).is_some());
         assert!(!syncs.complete(at(2), member));
+    }
+
+    /// A change of an older epoch neither spoils the pass nor opens it again.
+    #[test]
+    fn an_older_epoch_changes_nothing() {
+        let syncs = Syncs::default();
+        let at = |epoch| ChainRef { id: ChainId(1), epoch: ChainEpoch(epoch) };
+        let member = BrickId(2);
+        let old = syncs.miss(at(1), member).unwrap();
+        let missed = syncs.miss(at(2), member).unwrap();
+        assert!(syncs.miss(at(1), member).is_none());
+        assert!(!syncs.complete(at(1), member));
+        syncs.begin(at(1), member);
+        drop(missed);
+        syncs.begin(at(2), member);
+        drop(old);
+        assert!(syncs.complete(at(2), member));
+        assert!(syncs.miss(at(1), member).is_none());
+        assert!(syncs.miss(at(2), member).is_none());
     }
 }

@@ -61,8 +61,7 @@ pub async fn clean(brick: &Brick, chain: ChainRef, key: ChunkKey) -> Result<(Pas
         let place = brick.admit_now(chain, Wish::Read)?;
         if place.chain()?.head() == Some(brick.id) {
             // What a blocked session left behind is put out of the way before anybody looks.
-            let session = brick.pending.session_of(key);
-            if session.is_some_and(|session| place.map.blocked.contains_key(&session)) {
+            if brick.pending.has_of(key, |session| place.map.blocked.contains_key(session)) {
                 return Err(Status::Busy);
             }
             return Ok((gate, place));

@@ -166,6 +166,9 @@ impl Client {
         let found = self.read(cell).await;
         if found < value {
             self.oracle().forbid(cell, value, "blocked");
+        } else {
+            // It is there, though nobody was told so: the new session makes it its own.
+            Box::pin(self.put(cell, value, true)).await;
         }
     }
 
