@@ -163,8 +163,11 @@ fn promised(promises: &Promises) -> std::sync::MutexGuard<'_, Vec<Promise>> {
     promises.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Thrashes for so long.
-pub fn run(duration: Duration, seed: u64) -> Result<Report> {
+/// Thrashes for so long, with every kind of fault but those `without`.
+pub fn run(duration: Duration, seed: u64, without: &[String]) -> Result<Report> {
+    if let Some(unknown) = without.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
+        bail!("there is no fault '{unknown}'; there are: {}", KINDS.join(", "));
+    }
     need(&[
         ("fio", "fio"),
         ("sqlite3", "sqlite3"),
@@ -191,7 +194,7 @@ pub fn run(duration: Duration, seed: u64) -> Result<Report> {
     let promises = Promises::default();
     let programs = start_programs(&scene, &promises, seed);
     let mut report = Report::default();
-    let fought = fight(&mut cluster, &scene, &programs, &mut report, duration, seed);
+    let fought = fight(&mut cluster, &scene, &programs, &mut report, (duration, seed), without);
     scene.stop.store(true, Ordering::Relaxed);
     let ended = end_programs(programs, &mut report);
     // Why a program ended says more than that it did.
@@ -389,8 +392,8 @@ fn fight(
     scene: &Scene,
     programs: &[Program],
     report: &mut Report,
-    duration: Duration,
-    seed: u64,
+    (duration, seed): (Duration, u64),
+    without: &[String],
 ) -> Result<()> {
     let mut rng = Rng::new(seed);
     let begun = Instant::now();
@@ -403,6 +406,7 @@ fn fight(
         }
         if order.is_empty() {
             order = KINDS.to_vec();
+            order.retain(|kind| !without.iter().any(|other| other == kind));
             // In a short run the long stop would be all there is.
             order.retain(|kind| *kind != "stopped 30 s" || duration >= Duration::from_secs(150));
         }

@@ -1,4 +1,4 @@
-//! `brickyard-thrash [--minutes N] [--seed S]`: see [`brickyard_tests::thrash`]. Needs root.
+//! `brickyard-thrash [--minutes N] [--seed S] [--without FAULT]...`: see [`brickyard_tests::thrash`]. Needs root.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,17 +19,19 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let mut minutes = 10.0;
     let mut chosen = None;
+    let mut without = Vec::new();
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
-        let mut value = || args.next().with_context(|| format!("{arg} wants a number"));
+        let mut value = || args.next().with_context(|| format!("{arg} wants a value"));
         match arg.as_str() {
+            "--without" => without.push(value()?),
             "--minutes" => minutes = value()?.parse::<f64>().context("--minutes")?,
             "--seed" => chosen = Some(value()?.parse::<u64>().context("--seed")?),
-            _ => bail!("usage: brickyard-thrash [--minutes N] [--seed S]"),
+            _ => bail!("usage: brickyard-thrash [--minutes N] [--seed S] [--without FAULT]..."),
         }
     }
     let seed = chosen.map_or_else(seed::of_this_run, Ok)?;
-    let report = thrash::run(Duration::from_secs_f64(minutes * 60.0), seed)?;
+    let report = thrash::run(Duration::from_secs_f64(minutes * 60.0), seed, &without)?;
     println!("thrash: nothing was lost or wrong in {minutes} minutes; seed {seed}");
     for (kind, count) in &report.faults {
         println!("  {count:>5} x {kind}");

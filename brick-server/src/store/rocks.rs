@@ -224,3 +224,88 @@ impl Index for RocksIndex {
             + self.options.get_ticker_count(Ticker::CompactWriteBytes)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs::{self, File};
+    use std::time::{Duration, Instant};
+
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+    use wire::id::{ChainId, ChunkVersion, Ino};
+
+    use super::*;
+
+    /// A small filesystem, gone when dropped.
+    struct Small(tempfile::TempDir);
+
+    impl Small {
+        /// None where mounting is not allowed.
+        fn new() -> Option<Small> {
+            let dir = tempfile::tempdir().unwrap();
+            match mount("none", dir.path(), "tmpfs", MountFlags::empty(), Some(c"size=64m")) {
+                Ok(()) => Some(Small(dir)),
+                Err(Errno::PERM | Errno::ACCESS) => None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    impl Drop for Small {
+        fn drop(&mut self) {
+            let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+        }
+    }
+
+    fn fill(path: &Path) {
+        let file = File::create(path).unwrap();
+        let (mut at, mut step) = (0, 32 << 20);
+        while step >= 4096 {
+            match fallocate(&file, FallocateFlags::empty(), at, step) {
+                Ok(()) => at += step,
+                Err(_) => step /= 2,
+            }
+        }
+    }
+
+    /// A disk that was full is no reason to refuse for ever: with room again, everything goes on.
+    #[test]
+    fn an_index_goes_on_when_there_is_room_again() {
+        let Some(small) = Small::new() else { return };
+        let index = RocksIndex::create(&small.0.path().join("index")).unwrap();
+        let header = Header {
+            chain: ChainId(1),
+            version: ChunkVersion(1),
+            len: 1,
+            blocks: 1,
+            digest: 1,
+            delta_blocks: 0,
+            writer: None,
+        };
+        let mut number = 0;
+        let mut write = || {
+            number += 1;
+            let key = ChunkKey { ino: Ino(number), index: 0 };
+            index.write(&mut std::iter::once(IndexChange::Header(key, Some(header))), number)
+        };
+        write().unwrap();
+        index.flush().unwrap();
+        let filler = small.0.path().join("filler");
+        fill(&filler);
+        write().unwrap();
+        assert!(matches!(index.flush(), Err(IndexError::NoSpace(_))));
+        let _ = write();
+        fs::remove_file(&filler).unwrap();
+        let begun = Instant::now();
+        loop {
+            match write().and_then(|()| index.flush()) {
+                Ok(()) => break,
+                Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        eprintln!("went on after {:?}", begun.elapsed());
+    }
+}

@@ -73,8 +73,10 @@ impl OpenOptions {
 pub struct File {
     pub(crate) inode: Arc<OpenInode>,
     pub(crate) options: OpenOptions,
-    /// How many errors of writing behind it knows.
+    /// How many errors of writing behind its fsyncs and closes were told.
     pub(crate) known_failures: AtomicU64,
+    /// The same of its writes.
+    pub(crate) failures_at_write: AtomicU64,
     pub(crate) readahead: Mutex<Readahead>,
 }
 
@@ -214,6 +216,7 @@ impl Shared {
             inode: inode.clone(),
             options,
             known_failures: AtomicU64::new(known),
+            failures_at_write: AtomicU64::new(known),
             readahead: Mutex::default(),
         })
     }

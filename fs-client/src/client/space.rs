@@ -132,7 +132,7 @@ impl Shared {
             return Err(FsError::Invalid.into());
         }
         let end = offset.checked_add(len).filter(|end| *end <= MAX_FILE_BYTES).ok_or(FsError::TooLarge)?;
-        self.take_failure(file)?;
+        self.tell_writer(file)?;
         let grows = match mode {
             FallocateMode::Allocate { keep_size } => {
                 match self.fs(FsRequest::StatFs).await? {
@@ -226,7 +226,7 @@ impl Shared {
                 generation
             };
             self.wait_acknowledged(inode, generation).await;
-            self.take_failure(file)?;
+            self.tell_writer(file)?;
         }
     }
 

@@ -3,8 +3,10 @@
 //! 1. At most [`ClientConfig::window_bytes`](crate::ClientConfig) are gathered and in flight;
 //!    writers wait beyond (`the_window_is_never_exceeded`).
 //! 2. Never two changes in flight over the same bytes (`overlapping_writes_keep_their_order`).
-//! 3. An error of writing behind is told to every handle of the inode, once each, by write,
-//!    fsync or close, whichever comes first (`an_error_is_told_once_to_each_handle`).
+//! 3. An error of writing behind is told to every handle of the inode by its next fsync or close,
+//!    and before that by its next write (`an_error_is_told_to_each_handle`). What a write was told
+//!    does not count: the kernel sends one write in several parts where it begins inside a page, and
+//!    of an error at a later part the program learns nothing but that the write was short.
 //! 4. Whoever waits for data waits for what was written before, not for what other writers
 //!    add meanwhile: writes carry generations.
 
@@ -54,7 +56,7 @@ impl Shared {
         if offset.checked_add(len as u64).is_none_or(|end| end > MAX_FILE_BYTES) {
             return Err(FsError::TooLarge.into());
         }
-        self.take_failure(file)
+        self.tell_writer(file)
     }
 
     fn try_write(self: &Arc<Self>, file: &File, offset: u64, data: &[u8]) -> Option<Result<(), Error>> {
@@ -100,7 +102,7 @@ impl Shared {
             if file.options.sync != SyncMode::None {
                 self.sync_inode(&file.inode).await?;
             }
-            self.take_failure(file)?;
+            self.tell_writer(file)?;
         }
         Ok(())
     }
@@ -348,10 +350,21 @@ impl Shared {
         }
     }
 
-    /// The error this handle has not heard of yet, if any.
+    /// The error that no write of this handle was told yet, nor fsync or close, if any.
+    pub(crate) fn tell_writer(&self, file: &File) -> Result<(), Error> {
+        let state = locked(&file.inode.state);
+        let known = file.failures_at_write.swap(state.failures, Ordering::Relaxed);
+        match &state.failure {
+            Some(failure) if known != state.failures => Err(failure.error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The error that no fsync or close of this handle was told yet, if any.
     pub(crate) fn take_failure(&self, file: &File) -> Result<(), Error> {
         let mut state = locked(&file.inode.state);
         let known = file.known_failures.swap(state.failures, Ordering::Relaxed);
+        file.failures_at_write.store(state.failures, Ordering::Relaxed);
         if known == state.failures {
             return Ok(());
         }

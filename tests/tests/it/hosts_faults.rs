@@ -42,11 +42,12 @@ fn a_killed_brick_stalls_no_longer_than_a_second() -> Result<()> {
     Ok(())
 }
 
-/// A short thrashing; `./dev thrash` does it for longer.
+/// A short thrashing; `./dev thrash` does it for longer, and fills disks, too: what a disk that somebody else
+/// filled does to the others' fsyncs is not right yet (docs/design/2026-11-25-full-disks.md).
 #[test]
 fn a_short_thrashing_loses_nothing() -> Result<()> {
     let seconds = setting("BRICKYARD_THRASH_SECONDS", 60)?;
-    let report = thrash::run(Duration::from_secs(seconds), seed::of_this_run()?)?;
+    let report = thrash::run(Duration::from_secs(seconds), seed::of_this_run()?, &["full disk".to_owned()])?;
     eprintln!("{report:?}");
     ensure!(report.faults.values().sum::<u64>() >= 3, "hardly anything went wrong: {report:?}");
     ensure!(report.rounds.values().all(|rounds| *rounds > 0), "a program did nothing: {report:?}");
