@@ -291,6 +291,17 @@ impl State {
         self.failure = Some(Failure { error, told: false });
     }
 
+    /// The last error, of which somebody is told.
+    pub(crate) fn told(&mut self) -> Result<(), Error> {
+        match &mut self.failure {
+            Some(failure) => {
+                failure.told = true;
+                Err(failure.error.clone())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Adds to what is to be reported.
     pub(crate) fn add_report(&mut self, end: u64, mtime: Timestamp, allocated_delta_bytes: i64) {
         let new = WriteReport { end, mtime, allocated_delta_bytes };

@@ -73,10 +73,12 @@ impl OpenOptions {
 pub struct File {
     pub(crate) inode: Arc<OpenInode>,
     pub(crate) options: OpenOptions,
-    /// How many errors of writing behind its fsyncs and closes were told.
+    /// How many errors of writing behind its fsyncs were told.
     pub(crate) known_failures: AtomicU64,
     /// The same of its writes.
     pub(crate) failures_at_write: AtomicU64,
+    /// The same of its closes.
+    pub(crate) failures_at_close: AtomicU64,
     pub(crate) readahead: Mutex<Readahead>,
 }
 
@@ -151,7 +153,7 @@ impl Client {
         let state = locked(&file.inode.state);
         state.is_written()
             && (self.sharing() == Sharing::Sole || !state.is_untold())
-            && state.failures == file.known_failures.load(Ordering::Relaxed)
+            && state.failures == file.failures_at_close.load(Ordering::Relaxed)
     }
 }
 
@@ -217,6 +219,7 @@ impl Shared {
             options,
             known_failures: AtomicU64::new(known),
             failures_at_write: AtomicU64::new(known),
+            failures_at_close: AtomicU64::new(known),
             readahead: Mutex::default(),
         })
     }
@@ -277,7 +280,7 @@ impl Shared {
             Sharing::Shared => self.report(&file.inode).await,
             Sharing::Sole => Ok(()),
         };
-        self.take_failure(file)?;
+        self.tell_closer(file)?;
         reported
     }
 
@@ -288,7 +291,7 @@ impl Shared {
         }
         closing.uncount();
         let closed = self.tell_closed(&file.inode).await;
-        let failed = self.take_failure(&file);
+        let failed = self.tell_closer(&file);
         failed.and(closed)
     }
 

@@ -3,10 +3,12 @@
 //! 1. At most [`ClientConfig::window_bytes`](crate::ClientConfig) are gathered and in flight;
 //!    writers wait beyond (`the_window_is_never_exceeded`).
 //! 2. Never two changes in flight over the same bytes (`overlapping_writes_keep_their_order`).
-//! 3. An error of writing behind is told to every handle of the inode by its next fsync or close,
-//!    and before that by its next write (`an_error_is_told_to_each_handle`). What a write was told
-//!    does not count: the kernel sends one write in several parts where it begins inside a page, and
-//!    of an error at a later part the program learns nothing but that the write was short.
+//! 3. An error of writing behind is told to every handle of the inode by its next fsync, whatever
+//!    else was told of it before; and without an fsync by its next write and by its next close
+//!    (`an_error_is_told_to_each_handle`). Neither of these counts for the other or for fsync: the
+//!    kernel sends one write in several parts where it begins inside a page, and of an error at a
+//!    later part the program learns nothing but that the write was short; and a child that a program
+//!    forks closes the handle, too, and hears what nobody asks it for.
 //! 4. Whoever waits for data waits for what was written before, not for what other writers
 //!    add meanwhile: writes carry generations.
 
@@ -360,20 +362,19 @@ impl Shared {
         }
     }
 
-    /// The error that no fsync or close of this handle was told yet, if any.
+    /// The error that no close of this handle was told yet, nor its fsync, if any.
+    pub(crate) fn tell_closer(&self, file: &File) -> Result<(), Error> {
+        let mut state = locked(&file.inode.state);
+        let known = file.failures_at_close.swap(state.failures, Ordering::Relaxed);
+        if known == state.failures { Ok(()) } else { state.told() }
+    }
+
+    /// The error that no fsync of this handle was told yet, if any.
     pub(crate) fn take_failure(&self, file: &File) -> Result<(), Error> {
         let mut state = locked(&file.inode.state);
         let known = file.known_failures.swap(state.failures, Ordering::Relaxed);
         file.failures_at_write.store(state.failures, Ordering::Relaxed);
-        if known == state.failures {
-            return Ok(());
-        }
-        match &mut state.failure {
-            Some(failure) => {
-                failure.told = true;
-                Err(failure.error.clone())
-            }
-            None => Ok(()),
-        }
+        file.failures_at_close.store(state.failures, Ordering::Relaxed);
+        if known == state.failures { Ok(()) } else { state.told() }
     }
 }
