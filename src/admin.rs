@@ -12,7 +12,7 @@ use wire::meta::{
     CheckReply, CheckRequest, ClusterReply, ClusterRequest, ClusterStatus, MetaCall, MetaProtocol, MetaReply,
     MetaRequest,
 };
-use wire::net::{CallError, Credential, Endpoint, MemoryHub, Net, NetConfig};
+use wire::net::{CallError, Credential, Endpoint, Members, MemoryHub, Net, NetConfig};
 use wire::status::Status;
 
 use crate::cli::ClusterOptions;
@@ -21,11 +21,15 @@ use crate::up::home;
 
 /// Longest wait for one answer. Verifying a whole namespace takes longest.
 const CALL_DEADLINE: Duration = Duration::from_secs(120);
+/// How long it is looked for the member of the namespace that leads.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Asks the namespace and the bricks of one cluster.
 pub struct Admin {
     net: Net,
-    namespaces: Vec<Endpoint>,
+    namespaces: Members,
 }
 
 impl Admin {
@@ -78,7 +82,7 @@ impl Admin {
         if namespaces.is_empty() {
             bail!("it does not say where the namespace is: give --join ADDR:PORT");
         }
-        Ok(Admin { net, namespaces })
+        Ok(Admin { net, namespaces: Members::new(namespaces) })
     }
 
     /// A call about the cluster.
@@ -143,27 +147,31 @@ impl Admin {
 
     async fn namespace(&self, request: MetaRequest) -> Result<MetaReply> {
         let call = MetaCall { session: None, seq: CallSeq(0), answered_below: CallSeq(0), request };
-        let mut failure = None;
-        for namespace in &self.namespaces {
-            let deadline = Instant::now() + CALL_DEADLINE;
-            match self.net.request::<MetaProtocol>(namespace, &call, Default::default(), deadline).await {
-                Ok((reply, _)) => return Ok(reply),
-                Err(error @ CallError::Status(Status::Forbidden)) => {
-                    let role = self.net.identity().role;
-                    return Err(error).context(format!("a credential of role {role} may not do this"));
-                }
-                Err(error) => {
-                    let answered = error.status().is_some();
-                    let error = anyhow::Error::from(error)
-                        .context(format!("the namespace at {namespace} does not answer"));
-                    if answered {
-                        return Err(error);
+        let begun = Instant::now();
+        let deadline = begun + CALL_DEADLINE;
+        loop {
+            let Some(namespace) = self.namespaces.to_ask() else {
+                bail!("there is no address of the namespace");
+            };
+            let failed =
+                match self.net.request::<MetaProtocol>(&namespace, &call, Default::default(), deadline).await
+                {
+                    Ok((reply, _)) => return Ok(reply),
+                    Err(error @ CallError::Status(Status::Forbidden)) => {
+                        let role = self.net.identity().role;
+                        return Err(error).context(format!("a credential of role {role} may not do this"));
                     }
-                    failure = Some(error);
-                }
+                    Err(failed) => failed,
+                };
+            self.namespaces.failed(namespace, &failed);
+            // One that is alone is asked once; of several, one leads or will in a moment.
+            let alone = self.namespaces.count() == 1 && failed.status().is_none();
+            if alone || !Members::is_elsewhere(&failed) || begun.elapsed() > PATIENCE {
+                return Err(anyhow::Error::from(failed)
+                    .context(format!("the namespace at {namespace} does not answer")));
             }
+            tokio::time::sleep(PAUSE).await;
         }
-        Err(failure.unwrap_or_else(|| anyhow!("there is no address of the namespace")))
     }
 }
 

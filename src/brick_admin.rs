@@ -12,15 +12,18 @@ use tokio::time::Instant;
 use wire::brick::{BrickReply, BrickRequest, ScrubReport};
 use wire::id::{BrickId, ChainId};
 use wire::map::ClusterMap;
-use wire::meta::{BrickRefusal, ClusterReply, ClusterRequest, ClusterStatus, SettingsChange};
+use wire::meta::{BrickRefusal, ClusterReply, ClusterRequest, ClusterStatus, SettingsChange, Stuck};
 
 use crate::admin::{self, Admin};
 use crate::cli::ClusterOptions;
+use crate::progress::{Emptying, Progress};
 use crate::show;
 use crate::status;
 
 /// Wait between two looks at what is under way.
 const PAUSE: Duration = Duration::from_millis(250);
+/// A drain that moves nothing for so long, since nobody can take the rest, is not waited for any longer.
+const STUCK_FOR: Duration = Duration::from_secs(10);
 /// A namespace that does not answer for so long while its work is waited for is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,7 +53,8 @@ pub struct DrainOptions {
     /// Take it back: the brick stays
     #[arg(long)]
     pub undo: bool,
-    /// Return when the brick is empty, and show how far it is until then
+    /// Return when the brick is empty, and show how far it is until then; fails when no other brick can take
+    /// what is left
     #[arg(long, conflicts_with = "undo")]
     pub wait: bool,
     #[command(flatten)]
@@ -159,11 +163,9 @@ async fn drain(options: &DrainOptions) -> Result<ExitCode> {
         return tell(&options.cluster, json!({ "draining": false }), &format!("brick {brick} stays"));
     }
     if options.wait {
-        watch(&admin, &options.cluster, |status| {
-            let left = status.map.chains_of(brick).count();
-            (left > 0).then_some(left)
-        })
-        .await?;
+        let mut emptying = Emptying::default();
+        let mut hindered = None;
+        watch(&admin, &options.cluster, |status| empty(status, brick, &mut emptying, &mut hindered)).await?;
         let text = format!("brick {brick} is empty: `brickyard brick remove {brick}` forgets it");
         return tell(&options.cluster, json!({ "empty": true }), &text);
     }
@@ -172,6 +174,65 @@ async fn drain(options: &DrainOptions) -> Result<ExitCode> {
         "brick {brick} is being emptied: {left} chains to move; `brickyard status` shows how far it is"
     );
     tell(&options.cluster, json!({ "draining": true, "chains_left": left }), &text)
+}
+
+/// What is left of the emptying of a brick. Fails when nothing moves any more, though not at once:
+/// who can take something may only be restarting.
+fn empty(
+    status: &ClusterStatus,
+    brick: BrickId,
+    emptying: &mut Emptying,
+    hindered: &mut Option<Instant>,
+) -> Result<Option<Left>> {
+    let chains = status.map.chains_of(brick).count();
+    if chains == 0 {
+        return Ok(None);
+    }
+    let stuck = status::stuck_of(status, brick);
+    if stuck.len() < chains {
+        *hindered = None;
+    } else if hindered.get_or_insert_with(Instant::now).elapsed() >= STUCK_FOR {
+        bail!("{}", stuck_text(brick, &stuck));
+    }
+    let report = |id: BrickId| status.bricks.iter().find(|(b, _)| *b == id).map(|(_, report)| *report);
+    let used = report(brick).map_or(0, |r| r.total_bytes.saturating_sub(r.free_bytes));
+    let copied = status.bricks.iter().map(|(id, report)| (id.0, report.sync_done_bytes));
+    Ok(Some(Left { steps: chains, bytes: Some(emptying.see(used, copied)) }))
+}
+
+/// Why a brick cannot be emptied, and what to do.
+fn stuck_text(brick: BrickId, stuck: &[(ChainId, Stuck)]) -> String {
+    let chains: Vec<ChainId> = stuck.iter().map(|(chain, _)| *chain).collect();
+    let mut whys: Vec<String> = Vec::new();
+    let needs = |why: &Stuck| if let Stuck::NoRoom { needed_bytes, .. } = why { *needed_bytes } else { 0 };
+    // Of those for which there is no room, the one that needs most says what has to be done for all.
+    if let Some((_, Stuck::NoRoom { most_bytes, needed_bytes })) =
+        stuck.iter().max_by_key(|(_, why)| needs(why))
+    {
+        whys.push(format!(
+            "no other brick has room: one needs about {}, and the most that can be had is {}; add a brick, or make room",
+            show::bytes(*needed_bytes),
+            show::bytes(*most_bytes)
+        ));
+    }
+    for (what, text) in [
+        (Stuck::NoBrick, "every other brick has a copy already, or is to be emptied too; add a brick"),
+        (Stuck::Away, "the bricks that have room are not up; start them"),
+        (
+            Stuck::Unserved,
+            "nobody serves what would have to be copied; bring back the bricks that `brickyard status` calls last-serving",
+        ),
+    ] {
+        if stuck.iter().any(|(_, why)| *why == what) {
+            whys.push(text.to_owned());
+        }
+    }
+    let why = whys.join("; and ");
+    format!(
+        "brick {brick} is not empty: {} cannot move: {why}. It goes on by itself then, and \
+         `brickyard brick drain {brick} --undo` takes the order back",
+        named(&chains)
+    )
 }
 
 async fn remove(options: &RemoveOptions) -> Result<ExitCode> {
@@ -192,7 +253,8 @@ async fn rebalance(options: &RebalanceOptions) -> Result<ExitCode> {
     }
     if options.wait {
         watch(&admin, &options.cluster, |status| {
-            status.wishes.rebalancing.then(|| status::unevenness(status).max(1))
+            let left = || Left { steps: status::unevenness(status).max(1), bytes: None };
+            Ok(status.wishes.rebalancing.then(left))
         })
         .await?;
         return tell(&options.cluster, json!({ "even": true }), "every brick has its share");
@@ -345,24 +407,38 @@ fn refusal(brick: BrickId, why: &BrickRefusal) -> String {
     }
 }
 
+/// What is left of something that is waited for.
+struct Left {
+    /// Steps to do.
+    steps: usize,
+    /// All bytes and those that are done, where that is known.
+    bytes: Option<(u64, u64)>,
+}
+
 /// Shows how far something is until `left` says that nothing is left; on a terminal as a bar.
 async fn watch(
     admin: &Admin,
     cluster: &ClusterOptions,
-    left: impl Fn(&ClusterStatus) -> Option<usize>,
+    mut left: impl FnMut(&ClusterStatus) -> Result<Option<Left>>,
 ) -> Result<()> {
     let mut out = std::io::stderr();
     let bar = out.is_terminal() && !cluster.json;
     let mut most = 0;
-    let mut answered = Instant::now();
+    let begun = Instant::now();
+    let mut answered = begun;
+    let wipe = || {
+        if bar {
+            eprint!("\r\x1b[K")
+        }
+    };
     loop {
         match admin.status().await {
             Ok(status) => {
                 answered = Instant::now();
-                let Some(left) = left(&status) else { break };
-                most = most.max(left);
+                let Some(left) = left(&status).inspect_err(|_| wipe())? else { break };
+                most = most.max(left.steps);
                 if bar {
-                    write!(out, "\r\x1b[K{}  {}", show::bar(most - left, most), status::under_way(&status))?;
+                    write!(out, "\r\x1b[K{}", how_far(&left, most, begun.elapsed(), &status))?;
                     out.flush()?;
                 }
             }
@@ -374,11 +450,20 @@ async fn watch(
         }
         tokio::time::sleep(PAUSE).await;
     }
-    if bar {
-        write!(out, "\r\x1b[K")?;
-        out.flush()?;
-    }
+    wipe();
     Ok(())
+}
+
+/// One line on how far something is: by bytes where those are known, else by steps.
+fn how_far(left: &Left, most: usize, elapsed: Duration, status: &ClusterStatus) -> String {
+    match left.bytes {
+        Some((total, done)) if total > 0 => {
+            let bar = show::bar(done as usize, total as usize);
+            let progress = Progress { total, done, elapsed };
+            format!("{bar}  {progress}; {} chains left", left.steps)
+        }
+        _ => format!("{}  {}", show::bar(most - left.steps, most), status::under_way(status)),
+    }
 }
 
 #[cfg(test)]
@@ -405,6 +490,19 @@ mod tests {
         assert!(text.contains("brick drain 7") && text.contains("and 11 more"), "{text}");
         let text = refusal(BrickId(7), &BrickRefusal::OnlyCopy(chains[..1].to_vec()));
         assert!(text.contains("data of chain 1:"), "{text}");
+        for (why, says) in [
+            (
+                Stuck::NoRoom { most_bytes: 1 << 30, needed_bytes: 3 << 30 },
+                "3.0 GiB, and the most that can be had is 1.0 GiB",
+            ),
+            (Stuck::NoBrick, "add a brick"),
+            (Stuck::Away, "start them"),
+            (Stuck::Unserved, "last-serving"),
+        ] {
+            let text = stuck_text(BrickId(7), &[(ChainId(4), why), (ChainId(9), Stuck::NoBrick)]);
+            assert!(text.contains("chains 4, 9 cannot move") && text.contains("drain 7 --undo"), "{text}");
+            assert!(text.contains(says) && text.contains("every other brick has a copy"), "{text}");
+        }
         let text = refusal(BrickId(7), &BrickRefusal::TooFewBricks { left: 1, replicas: 2 });
         assert!(text.contains("1 bricks") && text.contains("add a brick"), "{text}");
     }

@@ -229,7 +229,7 @@ async fn compare_content(
         if corrupt_blocks > 0 {
             findings
                 .problems
-                .insert(format!("corrupt: chunk {key} on brick {brick} has {corrupt_blocks} bad blocks"));
+                .insert(format!("corrupt: chunk {key} on brick {brick} has {corrupt_blocks} bad blocks, put right from another copy if there is a good one: check again"));
             continue;
         }
         match first {

@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::roles::{brick, member, token};
-use crate::{brick_admin, check, logging, salvage, scheduler, status, up};
+use crate::{brick_admin, check, logging, member_admin, salvage, scheduler, status, up};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -64,7 +64,10 @@ enum Command {
     Init(member::InitOptions),
     /// Make a join token for one more machine, and print it
     Token(token::Options),
-    /// Run a namespace member: names, the cluster map, who is alive
+    /// Run a namespace member (names, the cluster map, who is alive), or look after those of a running cluster
+    ///
+    /// Three or five members go on when one or two are gone. The first is made by `brickyard init`, the
+    /// others with --listen, --join and --token; from then on --dir is enough.
     Namespace(member::NamespaceOptions),
     /// Serve one or more bricks, or look after those of a running cluster
     ///
@@ -191,10 +194,13 @@ pub fn run(args: Vec<OsString>) -> Result<ExitCode> {
             member::init(&options)
         }
         Command::Token(options) => token::run(&options),
-        Command::Namespace(options) => {
-            logging::start(&cli.log)?;
-            member::run(&options)
-        }
+        Command::Namespace(mut options) => match options.order.take() {
+            Some(order) => member_admin::run(order),
+            None => {
+                logging::start(&cli.log)?;
+                member::run(&options)
+            }
+        },
         Command::Brick(options) => match options.order {
             Some(order) => brick_admin::run(order),
             None => {

@@ -12,8 +12,11 @@ use crate::cli::{LogFormat, LogOptions};
 /// # Errors
 /// If the filter makes no sense.
 pub fn start(options: &LogOptions) -> Result<()> {
+    // It tells each step it takes, and calls it a warning when a member is away, which the service tells
+    // itself where it matters.
+    let quiet = if options.log.contains("openraft") { "" } else { ",openraft=error" };
     let filter = EnvFilter::builder()
-        .parse(&options.log)
+        .parse(format!("{}{quiet}", options.log))
         .with_context(|| format!("--log {:?} is not a level or filter: try --log info", options.log))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match options.log_format {

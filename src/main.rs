@@ -6,6 +6,8 @@ mod brick_admin;
 mod check;
 mod cli;
 mod logging;
+mod member_admin;
+mod progress;
 mod roles;
 mod salvage;
 mod scheduler;

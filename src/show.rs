@@ -58,6 +58,16 @@ pub fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// A time in the unit that tells most.
+pub fn time(time: std::time::Duration) -> String {
+    match time.as_secs() {
+        s @ 0..100 => format!("{s} s"),
+        s @ 100..6_000 => format!("{} min", s.div_ceil(60)),
+        s @ 6_000..172_800 => format!("{} h", s.div_ceil(3_600)),
+        s => format!("{} days", s.div_ceil(86_400)),
+    }
+}
+
 /// How far something is, in forty characters.
 pub fn bar(done: usize, all: usize) -> String {
     const WIDTH: usize = 28;
@@ -77,6 +87,16 @@ mod tests {
         assert_eq!(bar(1, 4), format!("[{}{}]  25 %", "#".repeat(7), ".".repeat(21)));
         assert_eq!(bar(9, 4), format!("[{}] 100 %", "#".repeat(28)));
         assert_eq!(bar(0, 0), bar(4, 4));
+    }
+
+    /// Times are told in one unit.
+    #[test]
+    fn times_have_one_unit() {
+        let text = |s| time(std::time::Duration::from_secs(s));
+        assert_eq!(
+            [0, 99, 100, 601, 7_201, 200_000].map(text),
+            ["0 s", "99 s", "2 min", "11 min", "3 h", "3 days"]
+        );
     }
 
     /// Columns line up, and sizes carry their unit.

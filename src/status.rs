@@ -1,15 +1,17 @@
 //! `brickyard status`: bricks, chains and mounts, for people or as JSON.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use wire::id::{BootId, BrickId};
+use wire::id::{BootId, BrickId, ChainId};
 use wire::map::{BrickInfo, Chain, MemberState};
-use wire::meta::{BrickReport, ClusterStatus};
+use wire::meta::{BrickReport, ClusterStatus, Stuck};
 
 use crate::admin::{self, Admin};
 use crate::cli::StatusOptions;
+use crate::progress::Progress;
 use crate::show::{Table, bytes};
 
 /// Shows the cluster that runs on a data directory.
@@ -62,7 +64,7 @@ fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
     if status.wishes.draining.contains(&brick.id) {
         notes.push(match left_of(status, brick.id) {
             0 => "drained".to_owned(),
-            left => format!("draining, {left} chains left"),
+            left => format!("draining, {left} chains left{}", hindrance(status, brick.id)),
         });
     }
     if let Some(held) = ms_of(&status.held_ms) {
@@ -79,15 +81,44 @@ fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
         });
     }
     let report = report_of(status, brick.id);
-    for (what, done, total) in [
-        ("brings others up to date", report.sync_done_bytes, report.sync_total_bytes),
-        ("scrubbing", report.scrub_done_bytes, report.scrub_total_bytes),
-    ] {
-        if brick.alive && total > 0 {
-            notes.push(format!("{what}, {} %", u128::from(done.min(total)) * 100 / u128::from(total)));
-        }
+    let percent = |done: u64, total: u64| u128::from(done.min(total)) * 100 / u128::from(total.max(1));
+    if let Some(sync) = sync_of(status, brick) {
+        notes.push(format!("brings others up to date, {} %, {sync}", percent(sync.done, sync.total)));
+    }
+    if brick.alive && report.scrub_total_bytes > 0 {
+        notes.push(format!("scrubbing, {} %", percent(report.scrub_done_bytes, report.scrub_total_bytes)));
     }
     notes.join("; ")
+}
+
+/// How far a brick is with bringing others up to date, if it does.
+fn sync_of(status: &ClusterStatus, brick: &BrickInfo) -> Option<Progress> {
+    let report = report_of(status, brick.id);
+    let total = report.sync_total_bytes;
+    (brick.alive && total > 0).then(|| Progress {
+        total,
+        done: report.sync_done_bytes.min(total),
+        elapsed: Duration::from_millis(report.sync_ms),
+    })
+}
+
+/// Chains of a brick that find nobody to take its place, and why.
+pub fn stuck_of(status: &ClusterStatus, brick: BrickId) -> Vec<(ChainId, Stuck)> {
+    let mine = |chain: &ChainId| status.map.chains.get(chain).is_some_and(|c| c.state_of(brick).is_some());
+    status.stuck.iter().filter(|(chain, _)| mine(chain)).copied().collect()
+}
+
+/// What is said of a brick that cannot be emptied any further now.
+fn hindrance(status: &ClusterStatus, brick: BrickId) -> String {
+    let stuck = stuck_of(status, brick);
+    let why = match stuck.first() {
+        None => return String::new(),
+        Some((_, Stuck::Unserved)) => "nobody serves",
+        Some((_, Stuck::NoBrick)) => "there is no other brick for",
+        Some((_, Stuck::NoRoom { .. })) => "no other brick has room for",
+        Some((_, Stuck::Away)) => "no brick with room is up for",
+    };
+    format!(": {why} {}", stuck.len())
 }
 
 /// A chain with as many serving members as the map wants copies.
@@ -119,12 +150,17 @@ fn health(status: &ClusterStatus) -> (&'static str, String) {
 /// Copies that are being made, and how much of them is done.
 pub fn under_way(status: &ClusterStatus) -> String {
     let copies: usize = status.map.chains.values().map(|c| c.syncing().count()).sum();
-    let sum = |of: fn(&BrickReport) -> u64| status.bricks.iter().map(|(_, r)| of(r)).sum::<u64>();
-    let (done, total) = (sum(|r| r.sync_done_bytes), sum(|r| r.sync_total_bytes));
-    match (copies, total) {
+    let all = status.map.bricks.values().filter_map(|brick| sync_of(status, brick));
+    // Those who copy do it at the same time: the longest is the time of all.
+    let sum = all.reduce(|a, b| Progress {
+        total: a.total + b.total,
+        done: a.done + b.done,
+        elapsed: a.elapsed.max(b.elapsed),
+    });
+    match (copies, sum) {
         (0, _) => "no copy under way".to_owned(),
-        (n, 0) => format!("{n} copies under way"),
-        (n, _) => format!("{n} copies under way, {} of {}", bytes(done.min(total)), bytes(total)),
+        (n, None) => format!("{n} copies under way"),
+        (n, Some(sum)) => format!("{n} copies under way, {sum}"),
     }
 }
 
@@ -155,6 +191,8 @@ pub fn bricks_as_json(status: &ClusterStatus) -> Value {
             "repaired_blocks": report.repaired_blocks,
             "sync_done_bytes": report.sync_done_bytes,
             "sync_total_bytes": report.sync_total_bytes,
+            "sync_bytes_per_second": sync_of(status, brick).and_then(|sync| sync.rate()),
+            "sync_left_s": sync_of(status, brick).and_then(|sync| sync.left()).map(|left| left.as_secs()),
             "scrub_done_bytes": report.scrub_done_bytes,
             "scrub_total_bytes": report.scrub_total_bytes,
         })

@@ -12,6 +12,7 @@ pub mod compare;
 pub mod heal;
 pub mod heartbeat;
 pub mod leftovers;
+pub mod progress;
 pub mod reconcile;
 pub mod scrub;
 pub mod settle;

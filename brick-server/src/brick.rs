@@ -13,13 +13,14 @@ use tokio::time::Instant;
 use wire::brick::{BrickCall, BrickReply, BrickRequest, ChainRef};
 use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, ChainId, ChunkVersion, MapEpoch, SessionId, StoreId};
-use wire::map::{Chain, ClusterMap};
+use wire::map::{Chain, ClusterMap, MemberState};
 use wire::meta::{BrickRegistration, BrickReport, ClusterRequest};
 use wire::net::{CallError, Endpoint, Net, NetError};
-use wire::status::Status;
+use wire::status::{FsError, Status};
 
 use crate::background::commit::Committer;
 use crate::background::heal::Pending;
+use crate::background::progress::Progress;
 use crate::background::scrub::Scrubber;
 use crate::chain::copied::Copied;
 use crate::chain::gates::{Gates, Passage};
@@ -28,7 +29,7 @@ use crate::chain::pace::Pace;
 use crate::chain::rules::{self, Standings, Wish};
 use crate::chain::syncs::Syncs;
 use crate::chain::writers::Writers;
-use crate::config::{Config, GATE_DEADLINE, PEER_DEADLINE, SUSPECT_AGAIN};
+use crate::config::{Config, GATE_DEADLINE, PEER_DEADLINE, REFUSED_FOR, SUSPECT_AGAIN};
 use crate::error::status_of;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
@@ -61,6 +62,8 @@ pub struct Brick {
     pub(crate) staging: Staging,
     pub(crate) pending: Pending,
     pub(crate) scrubber: Scrubber,
+    /// Of bringing members up to date.
+    pub(crate) progress: Progress,
     pub(crate) net: Net,
     pub(crate) namespaces: Namespaces,
     /// Something in the background may have to be done.
@@ -149,6 +152,7 @@ impl Brick {
             staging: Staging::default(),
             pending: Pending::default(),
             scrubber: Scrubber::default(),
+            progress: Progress::default(),
             net: parts.net,
             namespaces: parts.namespaces,
             stir: Notify::new(),
@@ -220,7 +224,11 @@ impl Brick {
     /// As a status.
     pub async fn make_room(&self) -> Result<(), Status> {
         match self.store.pressure() {
-            Pressure::TooMuch => self.commit().await,
+            Pressure::TooMuch => match self.commit().await {
+                // Others take over before long.
+                Err(Status::Fs(FsError::NoSpace)) if !self.is_needed() => Err(Status::Busy),
+                done => done,
+            },
             Pressure::Much => {
                 self.committer.hurry();
                 Ok(())
@@ -436,21 +444,38 @@ impl Brick {
         }
     }
 
+    /// Whether some chain has nobody else that serves.
+    fn is_needed(&self) -> bool {
+        self.with_map(|map| {
+            let mine =
+                map.chains.values().filter(|chain| chain.state_of(self.id) == Some(MemberState::Serving));
+            mine.into_iter().any(|chain| chain.serving().count() == 1)
+        })
+    }
+
+    /// Whether it can make nothing durable for want of room, and others can go on without it.
+    fn is_in_the_way(&self) -> bool {
+        self.committer.refused_for() >= REFUSED_FOR && !self.is_needed()
+    }
+
     /// How it is.
     pub fn report(&self) -> BrickReport {
         let usage = self.store.usage();
         let (scrub_done_bytes, scrub_total_bytes) = self.scrubber.progress();
+        let sync = self.progress.report();
         BrickReport {
             total_bytes: usage.used_bytes + usage.free_bytes,
             free_bytes: usage.free_bytes,
             chunks: usage.chunks,
             corrupt_blocks: self.metrics.corrupt_blocks.get(),
             repaired_blocks: self.metrics.repaired_blocks.get(),
-            failed: self.store.failure().is_some(),
+            failed: self.store.failure().is_some() || self.is_in_the_way(),
             fence_after_ms: u32::try_from(self.config.fence_after.as_millis()).unwrap_or(u32::MAX),
+            sync_total_bytes: sync.total_bytes,
+            sync_done_bytes: sync.done_bytes,
+            sync_ms: u64::try_from(sync.elapsed.as_millis()).unwrap_or(u64::MAX),
             scrub_done_bytes,
             scrub_total_bytes,
-            ..BrickReport::default()
         }
     }
 

@@ -93,6 +93,8 @@ pub const PEER_DEADLINE: Duration = Duration::from_secs(10);
 pub const SUSPECT_AGAIN: Duration = Duration::from_millis(200);
 /// Longest wait for one answer of the namespace.
 pub const NAMESPACE_DEADLINE: Duration = Duration::from_secs(1);
+/// A brick whose commits have been refused for want of room for so long leaves its chains to others.
+pub const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// Longest wait to be let in by the namespace.
 pub const REGISTER_DEADLINE: Duration = Duration::from_secs(11);
 /// Longest wait to get at a chunk that others are changing.

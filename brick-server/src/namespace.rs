@@ -1,12 +1,12 @@
 //! What a brick asks the namespace.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use wire::id::{CallSeq, MapEpoch};
 use wire::map::ClusterMap;
 use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
-use wire::net::{CallError, Endpoint, Net};
+use wire::net::{CallError, Endpoint, Members, Net};
 use wire::status::Status;
 
 use crate::config::{NAMESPACE_DEADLINE, REGISTER_DEADLINE};
@@ -14,20 +14,22 @@ use crate::config::{NAMESPACE_DEADLINE, REGISTER_DEADLINE};
 /// How long a member of the namespace may wait for a newer map, in milliseconds.
 const MAP_WAIT_MS: u32 = 500;
 
-/// The members of the namespace; the one that answered last is asked first.
+/// Pause before asking again where nobody led.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The members of the namespace; the one that leads is asked.
 #[derive(Debug)]
 pub struct Namespaces {
-    endpoints: Vec<Endpoint>,
-    current: AtomicUsize,
+    members: Members,
 }
 
 impl Namespaces {
     /// These members.
     pub fn new(endpoints: Vec<Endpoint>) -> Namespaces {
-        Namespaces { endpoints, current: AtomicUsize::new(0) }
+        Namespaces { members: Members::new(endpoints) }
     }
 
-    /// Asks one member after the other until one answers.
+    /// Asks the member that leads; where there are several, looks for it for as long as one call may take.
     ///
     /// # Errors
     /// What the last one said, or the net of it.
@@ -43,21 +45,39 @@ impl Namespaces {
             answered_below: CallSeq(0),
             request: MetaRequest::Cluster(request),
         };
-        let first = self.current.load(Ordering::Relaxed);
-        let mut last = CallError::Status(Status::Busy);
-        for turn in 0..self.endpoints.len() {
-            let at = (first + turn) % self.endpoints.len();
-            let deadline = tokio::time::Instant::now() + patience;
-            match net.request::<MetaProtocol>(&self.endpoints[at], &call, Bytes::new(), deadline).await {
-                Ok((MetaReply::Cluster(reply), _)) => {
-                    self.current.store(at, Ordering::Relaxed);
-                    return Ok(reply);
-                }
-                Ok(_) => last = CallError::Status(Status::Malformed),
-                Err(error) => last = error,
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut turns = 0;
+        loop {
+            let Some(at) = self.members.to_ask() else { return Err(CallError::Status(Status::Busy)) };
+            let failed = match net.request::<MetaProtocol>(&at, &call, Bytes::new(), deadline).await {
+                Ok((MetaReply::Cluster(reply), _)) => return Ok(reply),
+                Ok(_) => return Err(CallError::Status(Status::Malformed)),
+                Err(failed) => failed,
+            };
+            self.members.failed(at, &failed);
+            let alone = self.members.count() == 1 && self.members.to_ask() == Some(at);
+            if alone || !Members::is_elsewhere(&failed) || tokio::time::Instant::now() + PAUSE >= deadline {
+                return Err(failed);
+            }
+            turns += 1;
+            if turns > 1 {
+                tokio::time::sleep(PAUSE).await;
             }
         }
-        Err(last)
+    }
+
+    /// Asks who the members are, so that another one is found when this one goes.
+    ///
+    /// # Errors
+    /// See [`Namespaces::ask`].
+    pub async fn learn(&self, net: &Net) -> Result<(), CallError> {
+        match self.ask(net, ClusterRequest::Members).await? {
+            ClusterReply::Members(members) => {
+                self.members.learn(members.into_iter().map(|member| member.endpoint));
+                Ok(())
+            }
+            _ => Err(CallError::Status(Status::Malformed)),
+        }
     }
 
     /// A newer map than `have`, or what there is after a short wait.

@@ -1,5 +1,6 @@
 //! Every knob of the client and of the mount.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use wire::id::NodeId;
@@ -71,6 +72,8 @@ impl ClientConfig {
 /// Knobs of a [`Mount`](crate::Mount).
 #[derive(Debug, Clone)]
 pub struct MountConfig {
+    /// The directory of the filesystem that is mounted. Default `/`: all of it.
+    pub root: PathBuf,
     /// Other users than the mounting one may use it. Default true; needs root.
     pub allow_other: bool,
     /// Nothing can be changed through the mount. Default false.
@@ -100,6 +103,7 @@ impl Default for MountConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
+            root: PathBuf::from("/"),
             allow_other: true,
             read_only: false,
             no_atime: false,

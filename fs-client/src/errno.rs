@@ -14,8 +14,8 @@ impl Error {
             Error::NoData => Errno::NXIO,
             Error::Loop => Errno::LOOP,
             Error::MountPoint { problem, .. } => match problem {
-                MountProblem::Missing => Errno::NOENT,
-                MountProblem::NotDirectory => Errno::NOTDIR,
+                MountProblem::Missing | MountProblem::RootMissing => Errno::NOENT,
+                MountProblem::NotDirectory | MountProblem::RootNotDirectory => Errno::NOTDIR,
                 MountProblem::NotEmpty => Errno::NOTEMPTY,
                 MountProblem::AlreadyMounted => Errno::BUSY,
                 MountProblem::NotRoot => Errno::PERM,

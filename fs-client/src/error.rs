@@ -88,6 +88,12 @@ pub enum MountProblem {
     /// Something is mounted there that does not answer.
     #[error("what is mounted here does not answer ({0}); unmount it first with umount -l")]
     DeadForeign(String),
+    /// The directory of the filesystem that was to be mounted does not exist.
+    #[error("there is no such directory in the filesystem; make it on a mount of the whole, or mount that")]
+    RootMissing,
+    /// It is something else.
+    #[error("this is no directory of the filesystem; mount the one it is in")]
+    RootNotDirectory,
     /// There is no FUSE.
     #[error("/dev/fuse is missing; load it with modprobe fuse")]
     NoFuse,

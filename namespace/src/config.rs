@@ -7,6 +7,9 @@ use std::time::Duration;
 use wire::net::{Authority, Endpoint};
 use wire::timing::BrickTiming;
 
+use crate::log::raft::disk::{Disk, RealDisk};
+use crate::log::raft::{MemberId, Timing};
+
 /// Memory of the database for changes that are not in sorted files yet, in bytes.
 pub const WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// Memory of the database for what was read, in bytes.
@@ -99,6 +102,37 @@ pub struct Config {
     /// Added to the machine's clock where join tokens expire, in seconds; tests set clocks
     /// back with it. Default 0.
     pub clock_offset_s: i64,
+    /// The member that this is. Default none: it is alone, and will be.
+    pub member: Option<MemberConfig>,
+}
+
+/// One of several members, or one that others may join.
+#[derive(Clone)]
+pub struct MemberConfig {
+    /// Its number, for good: see [`MemberId`].
+    pub id: MemberId,
+    /// Where the others and all callers reach it.
+    pub endpoint: Endpoint,
+    /// It is the first one, and its state is the one that the log goes on from.
+    pub founder: bool,
+    /// How it keeps in touch.
+    pub timing: Timing,
+    /// What its log is written to.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl std::fmt::Debug for MemberConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, endpoint, founder, timing, .. } = self;
+        write!(f, "MemberConfig {{ id: {id:016x}, endpoint: {endpoint}, founder: {founder}, {timing:?} }}")
+    }
+}
+
+impl MemberConfig {
+    /// A member with the default timing, on the disk of its directory.
+    pub fn new(id: MemberId, endpoint: Endpoint, founder: bool) -> Self {
+        Self { id, endpoint, founder, timing: Timing::default(), disk: Arc::new(RealDisk) }
+    }
 }
 
 impl Config {
@@ -126,6 +160,7 @@ impl Config {
             authority: None,
             token_sweep: Duration::from_secs(5),
             clock_offset_s: 0,
+            member: None,
         }
     }
 }

@@ -71,6 +71,18 @@ pub enum Error {
     /// The thread that applies commands could not be started.
     #[error("starting a thread: {0}")]
     Thread(std::io::Error),
+    /// The directory is that of one of several members.
+    #[error("{} is that of a member of several: its state is not whole without the others", dir.display())]
+    NeedsMembers {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The log of several members could not be started.
+    #[error("the namespace's log: {0}")]
+    Raft(String),
+    /// The log on this disk cannot be used.
+    #[error("the namespace's log: {0}")]
+    Journal(#[from] crate::log::raft::journal::JournalError),
     /// The service cannot listen.
     #[error(transparent)]
     Net(#[from] NetError),

@@ -4,6 +4,7 @@
 //! - [`ops`]: one group of verbs a file; `background`: one loop a file
 //! - [`log`]: puts commands in order and makes them durable; [`machine`]: the law, commands
 //!   in and changes out; [`chain`]: the law of replica chains; [`soft`]: what is in memory only
+//! - [`mod@recover`]: of the one member that is left, a cluster of one
 //! - [`store`]: what lies on disk; [`verify`]: whether it is consistent
 //!
 //! Invariants, beside those of the rooms:
@@ -27,6 +28,7 @@ pub mod machine;
 pub mod metrics;
 pub mod namespace;
 pub mod ops;
+pub mod recover;
 pub mod server;
 pub mod soft;
 pub mod store;
@@ -34,4 +36,5 @@ pub mod verify;
 
 pub use config::Config;
 pub use error::Error;
+pub use recover::recover;
 pub use server::{Running, start};

@@ -1,19 +1,22 @@
 //! What all calls and loops of one member share.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use wire::id::{Ino, SessionId};
 use wire::map::ClusterMap;
-use wire::meta::Timestamp;
+use wire::meta::{Timestamp, Wishes};
 use wire::net::Net;
 use wire::status::Status;
 
+use crate::chain::plan::{Facts, Space};
 use crate::config::Config;
 use crate::error::Error;
-use crate::log::Log;
+use crate::log::raft::RaftLog;
+use crate::log::{Leadership, Log};
 use crate::machine::command::{Answer, Caller, Command, Effects, Op};
 use crate::machine::txn::load;
 use crate::machine::wishes;
@@ -23,8 +26,9 @@ use crate::soft::clock::SteadyClock;
 use crate::soft::opens::Opens;
 use crate::soft::sessions::Sessions;
 use crate::store::db::Db;
-use crate::store::keys;
+use crate::store::maps::decode_map;
 use crate::store::records::{Counters, Trim};
+use crate::store::{Read, keys};
 
 /// What changes with every batch, whoever proposed it.
 pub struct Watchers {
@@ -50,6 +54,9 @@ pub struct Watchers {
     pub clock: Mutex<SteadyClock>,
     /// Becomes true when the service stops: who waits answers at once.
     pub stopping: watch::Sender<bool>,
+    /// Whether this member leads, and what is in memory only is made for that: nobody is answered
+    /// before.
+    pub reigns: watch::Sender<bool>,
 }
 
 impl Watchers {
@@ -113,6 +120,8 @@ pub struct Namespace {
     pub db: Arc<Db>,
     /// How the state is changed.
     pub log: Arc<dyn Log>,
+    /// The same, where there are or may be other members.
+    pub raft: Option<Arc<RaftLog>>,
     /// What changes with every batch.
     pub watchers: Arc<Watchers>,
     /// What was done.
@@ -125,12 +134,57 @@ impl Namespace {
         self.watchers.map.borrow().clone()
     }
 
+    /// What a caller hears while this member does not lead.
+    ///
+    /// # Errors
+    /// "Not the leader".
+    pub fn leads(&self) -> Result<(), Status> {
+        if *self.watchers.reigns.borrow() {
+            return Ok(());
+        }
+        match *self.log.leadership().borrow() {
+            // It is about to be ready.
+            Leadership::Leading { .. } => Err(Status::NotLeader(None)),
+            Leadership::Following { leader } => Err(Status::NotLeader(leader)),
+        }
+    }
+
+    /// Makes anew what is in memory only: this member leads from now on, and has heard nobody yet.
+    /// Sessions and bricks have their full time to be heard in.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn take_over(&self) -> Result<(), Error> {
+        let map = self.db.get(keys::MAP)?.ok_or_else(|| Error::Corrupt {
+            key: keys::MAP.escape_ascii().to_string(),
+            detail: "missing".to_owned(),
+        })?;
+        let map = Arc::new(decode_map(keys::MAP, &map)?);
+        let mut sessions = Sessions::default();
+        for (key, _) in self.db.all(b"S")? {
+            sessions.known(SessionId(keys::first(&key).unwrap_or_default()), Instant::now());
+        }
+        let seen = load(&*self.db, keys::CLOCK)?.unwrap_or_default();
+        *lock(&self.watchers.sessions) = sessions;
+        *lock(&self.watchers.opens) = Opens::default();
+        *lock(&self.watchers.bricks) = Bricks::new(self.config.brick_dead_after, self.config.brick_grace);
+        *lock(&self.watchers.clock) = SteadyClock::new(seen, std::time::Instant::now());
+        self.watchers.map.send_if_modified(|known| {
+            let newer = map.epoch > known.epoch;
+            if newer {
+                *known = map;
+            }
+            newer
+        });
+        Ok(())
+    }
+
     /// Proposes a command of the service itself.
     ///
     /// # Errors
     /// What the command answers.
     pub async fn propose(&self, op: Op) -> Answer {
-        self.log.propose(Command { at: Timestamp::now(), who: None, op }).await
+        self.log.propose(Command { at: Timestamp::now(), who: None, op }).await?.answer
     }
 
     /// Proposes a command for a call.
@@ -138,7 +192,7 @@ impl Namespace {
     /// # Errors
     /// What the command answers.
     pub async fn propose_for(&self, who: Caller, op: Op) -> Answer {
-        self.log.propose(Command { at: Timestamp::now(), who: Some(who), op }).await
+        self.log.propose(Command { at: Timestamp::now(), who: Some(who), op }).await?.answer
     }
 
     /// The session of a call, which must live.
@@ -171,8 +225,25 @@ impl Namespace {
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn wishes(&self) -> Result<wire::meta::Wishes, Error> {
+    pub fn wishes(&self) -> Result<Wishes, Error> {
         wishes::read(&*self.db, &self.map())
+    }
+
+    /// What is known of the bricks now, for a plan.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn facts(&self, wishes: &Wishes) -> Result<Facts, Error> {
+        let (map, now) = (self.map(), Instant::now());
+        let owing = self.counters()?.owed.into_keys().collect();
+        let bricks = lock(&self.watchers.bricks);
+        let space = bricks.reports().into_iter().map(|(brick, report)| {
+            (brick, Space { total_bytes: report.total_bytes, free_bytes: report.free_bytes })
+        });
+        let limit = Duration::from_millis(wishes.repair_after_ms);
+        let missed = bricks.missed(&map).into_iter();
+        let lost = missed.filter(|(_, since)| now.saturating_duration_since(*since) >= limit);
+        Ok(Facts { space: space.collect(), lost: lost.map(|(brick, _)| brick).collect(), owing })
     }
 
     /// Waits until no living brick owes cuts of `ino`. Those that are dead do it before they

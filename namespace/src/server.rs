@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -19,22 +19,25 @@ use wire::net::typed::Typed;
 use wire::net::{BoxFuture, Endpoint, Net, Peer, Role, Service, Serving, TypedHandler};
 use wire::status::Status;
 
-use crate::background;
+use crate::background::reign::{self, Trims};
 use crate::config::{Config, TRIM_QUEUE};
 use crate::error::Error;
-use crate::log::Solo;
+use crate::log::raft::journal::Owner;
+use crate::log::raft::replica::{Beginning, Replica};
+use crate::log::raft::snapshot::Place;
+use crate::log::raft::store::Store;
+use crate::log::raft::{LOG_DIR, RaftLog, SNAPSHOTS_DIR};
+use crate::log::{Leadership, Log, Solo};
 use crate::machine::command::{Caller, Op};
-use crate::machine::txn::load;
 use crate::machine::{Birth, Machine};
 use crate::metrics::{Metrics, Snapshot};
 use crate::namespace::{Namespace, Watchers};
 use crate::ops::join::Doorway;
 use crate::soft::bricks::Bricks;
 use crate::soft::clock::SteadyClock;
-use crate::soft::opens::Opens;
-use crate::soft::sessions::Sessions;
-use crate::store::db::Db;
-use crate::store::{Read, identity, keys};
+use crate::store::db::{Db, Durability, current_dir, peek};
+use crate::store::hold::Hold;
+use crate::store::{identity, keys};
 
 /// Longest time calls may take to end when the service stops.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,9 +46,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Running {
     serving: Serving,
     namespace: Arc<Namespace>,
-    solo: Arc<Solo>,
+    order: Order,
+    hold: Hold,
     stop: watch::Sender<bool>,
-    loops: JoinSet<()>,
+    reign: JoinHandle<()>,
+}
+
+/// Who puts commands in order.
+#[derive(Clone)]
+enum Order {
+    Alone(Arc<Solo>),
+    Member(Arc<RaftLog>),
 }
 
 /// Starts a member: takes up the state of its directory (or makes a new filesystem there), and
@@ -57,21 +68,49 @@ pub struct Running {
 pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
     let cluster = net.identity().cluster;
     let metrics = Arc::new(Metrics::default());
+    let hold = Hold::default();
     let opened = {
-        let dir = config.dir.clone();
+        let config = config.clone();
+        let held = hold.clone();
         let birth = Birth { replicas: config.replicas, bricks: config.birth_bricks };
         tokio::task::spawn_blocking(move || {
-            identity::claim(&dir, cluster)?;
-            let db = Arc::new(Db::open(&dir)?);
+            let dir = &config.dir;
+            identity::claim(dir, cluster)?;
+            let has_log = dir.join(LOG_DIR).exists();
+            if config.member.is_some() && !has_log && peeked(dir, keys::RAFT)? {
+                return Err(Error::NotNamespace {
+                    dir: dir.clone(),
+                    detail: format!(
+                        "its log ({LOG_DIR}) is gone: it may have promised what is in no state; remove this member and join anew"
+                    ),
+                });
+            }
+            let durability = match &config.member {
+                Some(_) => Durability::Log,
+                // Its state may lag behind its log.
+                None if has_log => return Err(Error::NeedsMembers { dir: dir.clone() }),
+                None => Durability::Flush,
+            };
+            let db = Arc::new(Db::open_with(dir, durability, held.clone())?);
             let machine = Machine::open(db.clone(), cluster, birth, Timestamp::now())?;
-            Ok::<_, Error>((db, machine))
+            let parts = match &config.member {
+                Some(member) => {
+                    // What the log goes on from.
+                    db.flush()?;
+                    let owner = Owner { cluster, member: member.id };
+                    let store = Store::open(&dir.join(LOG_DIR), owner, member.disk.clone(), held.clone())?;
+                    let path = dir.join(SNAPSHOTS_DIR);
+                    let place =
+                        Place::open(path.clone(), held).map_err(|source| Error::Io { path, source })?;
+                    Some((member.clone(), store, Arc::new(place)))
+                }
+                None => None,
+            };
+            Ok::<_, Error>((db, machine, parts))
         })
     };
-    let (db, machine) = opened.await.map_err(|error| Error::Thread(std::io::Error::other(error)))??;
-    let mut sessions = Sessions::default();
-    for (key, _) in db.all(b"S")? {
-        sessions.known(SessionId(keys::first(&key).unwrap_or_default()), Instant::now());
-    }
+    let (db, machine, parts) =
+        opened.await.map_err(|error| Error::Thread(std::io::Error::other(error)))??;
     let (trims, trims_queue) = mpsc::channel(TRIM_QUEUE);
     let map: Arc<ClusterMap> = machine.map();
     let watchers = Arc::new(Watchers {
@@ -81,21 +120,43 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         trims,
         orphans: Notify::new(),
         suspected: Notify::new(),
-        sessions: Mutex::new(sessions),
-        opens: Mutex::new(Opens::default()),
+        sessions: Mutex::default(),
+        opens: Mutex::default(),
         bricks: Mutex::new(Bricks::new(config.brick_dead_after, config.brick_grace)),
-        clock: Mutex::new(SteadyClock::new(
-            load(&*db, keys::CLOCK)?.unwrap_or_default(),
-            std::time::Instant::now(),
-        )),
+        clock: Mutex::new(SteadyClock::new(Timestamp::default(), std::time::Instant::now())),
         stopping: watch::Sender::new(false),
+        reigns: watch::Sender::new(false),
     });
     info!(dir = %config.dir.display(), %cluster, applied = machine.applied().0, "the namespace is open");
     let observer = watchers.clone();
-    let solo = Arc::new(Solo::start(machine, metrics.clone(), move |effects| observer.observe(effects))?);
+    let observe = move |effects| observer.observe(effects);
+    let (order, log, raft): (Order, Arc<dyn Log>, _) = match parts {
+        None => {
+            let solo = Arc::new(Solo::start(machine, metrics.clone(), observe)?);
+            (Order::Alone(solo.clone()), solo, None)
+        }
+        Some((member, store, place)) => {
+            let replica = Replica::open(Beginning {
+                machine,
+                cluster,
+                founder: member.founder,
+                snapshots: place.clone(),
+                metrics: metrics.clone(),
+                observe: Box::new(observe),
+            })?;
+            let raft = Arc::new(RaftLog::start(&member, net.clone(), store, replica, place).await?);
+            (Order::Member(raft.clone()), raft.clone(), Some(raft))
+        }
+    };
     let listen = config.listen;
-    let namespace =
-        Arc::new(Namespace { config, net: net.clone(), db, log: solo.clone(), watchers, metrics });
+    let namespace = Arc::new(Namespace { config, net: net.clone(), db, log, raft, watchers, metrics });
+    let trims: Trims = Arc::new(tokio::sync::Mutex::new(trims_queue));
+    // Who is alone leads from the first moment.
+    let leads = *namespace.log.leadership().borrow();
+    let begun = match &order {
+        Order::Alone(_) => Some((leads, reign::begin(&namespace, &trims)?)),
+        Order::Member(_) => None,
+    };
     let handler = Typed::<MetaProtocol, _>::handler(Arc::new(Door(Arc::downgrade(&namespace))));
     let serving = if namespace.config.authority.is_some() {
         let doorway = Arc::new(Doorway(Arc::downgrade(&namespace)));
@@ -104,14 +165,8 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         net.serve(&listen, Service::Namespace, handler).await?
     };
     let (stop, stopped) = watch::channel(false);
-    let mut loops = JoinSet::new();
-    loops.spawn(background::liveness::run(namespace.clone(), stopped.clone()));
-    loops.spawn(background::moves::run(namespace.clone(), stopped.clone()));
-    loops.spawn(background::reclaim::run(namespace.clone(), stopped.clone()));
-    loops.spawn(background::collect::run(namespace.clone(), stopped.clone()));
-    loops.spawn(background::tokens::run(namespace.clone(), stopped.clone()));
-    loops.spawn(background::trims::run(namespace.clone(), trims_queue, stopped));
-    Ok(Running { serving, namespace, solo, stop, loops })
+    let reign = tokio::spawn(reign::run(namespace.clone(), trims, begun, stopped));
+    Ok(Running { serving, namespace, order, hold, stop, reign })
 }
 
 impl Running {
@@ -130,21 +185,58 @@ impl Running {
         self.namespace.metrics.snapshot()
     }
 
+    /// The log, where there are or may be other members.
+    pub fn raft(&self) -> Option<&Arc<RaftLog>> {
+        self.namespace.raft.as_ref()
+    }
+
+    /// All bricks are about to stop, and this process with them: those that are faster count as dead no more.
+    pub fn bricks_stop(&self) {
+        crate::namespace::lock(&self.namespace.watchers.bricks).stop();
+    }
+
+    /// Whether it leads and answers.
+    pub fn leads(&self) -> bool {
+        *self.namespace.watchers.reigns.borrow()
+    }
+
+    /// Returns when this member leads and answers, or knows who does, or after `limit`.
+    pub async fn settled(&self, limit: Duration) {
+        let mut reigns = self.namespace.watchers.reigns.subscribe();
+        let mut leadership = self.namespace.log.leadership();
+        let known = async {
+            let leads = async { reigns.wait_for(|reigns| *reigns).await.is_ok() };
+            let follows = async {
+                let other = |now: &Leadership| matches!(now, Leadership::Following { leader: Some(_) });
+                leadership.wait_for(other).await.is_ok()
+            };
+            tokio::select! {
+                known = leads => known,
+                known = follows => known,
+            }
+        };
+        if tokio::time::timeout(limit, known).await.is_err() {
+            warn!("no member of the namespace leads; this one waits for the others");
+        }
+    }
+
     /// Stops: takes no further calls, lets running ones end for some seconds, and closes the
     /// database.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
         let _ = self.stop.send(true);
         self.namespace.watchers.stopping.send_replace(true);
         let drained = self.serving.stop(PATIENCE).await;
         if drained.calls_given_up > 0 {
             warn!(calls = drained.calls_given_up, "stopped in the middle of calls");
         }
-        while let Some(ended) = self.loops.join_next().await {
-            if let Err(error) = ended {
-                warn!(%error, "a loop of the namespace did not end well");
-            }
+        if let Err(error) = self.reign.await {
+            warn!(%error, "the loops of the namespace did not end well");
         }
-        self.solo.stop().await;
+        match &self.order {
+            Order::Alone(solo) => solo.stop().await,
+            Order::Member(raft) => raft.stop().await,
+        }
+        drop(self.order);
         let db = self.namespace.db.clone();
         drop(self.namespace);
         // A check may still be reading.
@@ -162,7 +254,33 @@ impl Running {
             Ok(Err(error)) => warn!(%error, "the database could not be flushed; its log has everything"),
             Err(error) => warn!(%error, "the database could not be closed"),
         }
+        if !self.hold.let_go(PATIENCE).await {
+            warn!("something still works in the directory of the namespace");
+        }
     }
+
+    /// Ends at once, as a killed process does: nothing is flushed, and who calls hears nothing.
+    pub async fn kill(self) {
+        let _ = self.stop.send(true);
+        self.reign.abort();
+        let _ = self.reign.await;
+        drop(self.serving);
+        match &self.order {
+            Order::Alone(solo) => solo.stop().await,
+            Order::Member(raft) => raft.stop().await,
+        }
+        drop(self.order);
+        drop(self.namespace);
+        if !self.hold.let_go(PATIENCE).await {
+            warn!("something still works in the directory of the namespace");
+        }
+    }
+}
+
+/// Whether the database of a directory has a record, where there is a database.
+fn peeked(dir: &std::path::Path, key: &[u8]) -> Result<bool, Error> {
+    let path = current_dir(dir)?;
+    Ok(path.join("CURRENT").exists() && peek(&path, key)?.is_some())
 }
 
 /// Where calls come in. It does not own the service: connections may outlive it, and its
@@ -174,15 +292,18 @@ impl TypedHandler<MetaProtocol> for Door {
         self: Arc<Self>,
         peer: Arc<Peer>,
         request: MetaCall,
-        _payload: Bytes,
+        payload: Bytes,
     ) -> BoxFuture<'static, (Result<MetaReply, Status>, Bytes)> {
         let namespace = self.0.upgrade();
         Box::pin(async move {
-            let answer = match namespace {
-                Some(namespace) => namespace.answer(&peer, request).await,
-                None => Err(Status::Busy),
-            };
-            (answer, Bytes::new())
+            let Some(namespace) = namespace else { return (Err(Status::Busy), Bytes::new()) };
+            if matches!(request.request, MetaRequest::Peer) {
+                return match namespace.peer(peer.identity.role, &payload).await {
+                    Ok(answer) => (Ok(MetaReply::Peer), answer),
+                    Err(status) => (Err(status), Bytes::new()),
+                };
+            }
+            (namespace.answer(&peer, request).await, Bytes::new())
         })
     }
 }
@@ -194,6 +315,7 @@ fn may(role: Role, request: &MetaRequest) -> bool {
     match request {
         MetaRequest::Fs(_) => client,
         MetaRequest::Check(_) => role == Role::Admin,
+        MetaRequest::Peer => false,
         MetaRequest::Cluster(C::OpenSession { .. } | C::Renew { .. } | C::CloseSession) => client,
         MetaRequest::Cluster(
             C::RegisterBrick(_)
@@ -211,17 +333,35 @@ fn may(role: Role, request: &MetaRequest) -> bool {
             | C::DrainBrick { .. }
             | C::RemoveBrick { .. }
             | C::Rebalance { .. }
-            | C::Configure(_),
+            | C::Configure(_)
+            | C::RemoveMember { .. }
+            | C::Lead { .. },
         ) => role == Role::Admin,
+        MetaRequest::Cluster(C::AddMember { .. }) => matches!(role, Role::Namespace | Role::Admin),
+        MetaRequest::Cluster(C::Members) => true,
+        MetaRequest::Cluster(C::Authority) => role == Role::Namespace,
         MetaRequest::Cluster(C::GetMap { .. } | C::Status) => true,
     }
 }
 
 impl Namespace {
+    /// A call of another member.
+    async fn peer(self: Arc<Self>, role: Role, payload: &[u8]) -> Result<Bytes, Status> {
+        match &self.raft {
+            Some(raft) if role == Role::Namespace => raft.peer(payload).await,
+            _ => Err(Status::Forbidden),
+        }
+    }
+
     async fn answer(self: Arc<Self>, peer: &Arc<Peer>, call: MetaCall) -> Result<MetaReply, Status> {
         if !may(peer.identity.role, &call.request) {
             return Err(Status::Forbidden);
         }
+        if let MetaRequest::Cluster(ClusterRequest::Members) = call.request {
+            // Whoever is asked says what it knows, most of all when nobody leads.
+            return Ok(MetaReply::Cluster(self.members()));
+        }
+        self.leads()?;
         match call.request {
             MetaRequest::Fs(request) => {
                 self.fs(call.session, call.seq, call.answered_below, request).await.map(MetaReply::Fs)
@@ -230,6 +370,7 @@ impl Namespace {
                 self.cluster(peer, call.session, request).await.map(MetaReply::Cluster)
             }
             MetaRequest::Check(request) => self.check(request).await.map(MetaReply::Check),
+            MetaRequest::Peer => Err(Status::Malformed),
         }
     }
 
@@ -248,7 +389,10 @@ impl Namespace {
         let session = session.map(|s| self.session(Some(s))).transpose()?;
         match request {
             FsRequest::Open { access: Access::Read, .. } => {
-                self.open_for_read(session.ok_or(Status::Malformed)?, &request)
+                let reply = self.open_for_read(session.ok_or(Status::Malformed)?, &request)?;
+                // Only who leads knows for others what is open.
+                self.log.read_barrier().await?;
+                Ok(reply)
             }
             FsRequest::Close { access: Access::Read, .. } => {
                 self.close_for_read(session.ok_or(Status::Malformed)?, &request)
@@ -264,6 +408,12 @@ impl Namespace {
         request: ClusterRequest,
     ) -> Result<ClusterReply, Status> {
         use ClusterRequest as C;
+        if matches!(request, C::Renew { .. } | C::GetMap { .. } | C::Heartbeat { .. } | C::Status) {
+            // These are answered from memory, and only the memory of who leads counts. A brick that
+            // is told here that it lives was told so after the call began: whoever leads later gives it
+            // longer than it serves without hearing more.
+            self.log.read_barrier().await?;
+        }
         match request {
             C::OpenSession { client, host, mount, sharing } => {
                 self.open_session(client, host, mount, sharing).await
@@ -287,6 +437,11 @@ impl Namespace {
             C::RemoveBrick { brick, force } => self.order(Op::RemoveBrick { brick, force }).await,
             C::Rebalance { on } => self.order(Op::Rebalance { on }).await,
             C::Configure(change) => self.order(Op::Configure(change)).await,
+            C::Members => Ok(self.members()),
+            C::AddMember { id, endpoint } => self.add_member(id, endpoint).await,
+            C::RemoveMember { id } => self.remove_member(id).await,
+            C::Lead { id } => self.have_lead(id).await,
+            C::Authority => self.authority(),
         }
     }
 }

@@ -183,6 +183,7 @@ async fn mount(wanted: &Wanted) -> Result<Mounted> {
     let started = async {
         wait_for_chains(&client, wanted.wait).await?;
         let config = MountConfig {
+            root: wanted.root.clone(),
             read_only: wanted.read_only,
             no_atime: wanted.no_atime,
             no_suid: wanted.no_suid,

@@ -4,7 +4,7 @@
 //!    let pass (`options_are_understood_or_refused`).
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,8 @@ use super::addresses;
 use super::joining::TokenText;
 
 /// How the program is used.
-pub const USAGE: &str = "usage: mount.brickyard ADDR[,ADDR...]:/ MNT [-f] [-o OPTION,...]
+pub const USAGE: &str = "usage: mount.brickyard ADDR[,ADDR...]:/[DIR] MNT [-f] [-o OPTION,...]
+  DIR               mount this directory of the filesystem only [default: all of it]
   -f                stay in the foreground
   -o token=TOKEN    join token, the first time; token=@FILE reads it from a file
   -o cred=FILE      the mount's credential; made with the token if it does not exist
@@ -37,6 +38,8 @@ const FOR_OTHERS_PREFIX: [&str; 4] = ["x-", "X-", "comment=", "context="];
 pub struct Wanted {
     /// Members of the namespace.
     pub namespaces: Vec<SocketAddr>,
+    /// The directory of the filesystem that is mounted.
+    pub root: PathBuf,
     /// Where to mount.
     pub mountpoint: PathBuf,
     /// Stay in the foreground.
@@ -112,8 +115,10 @@ impl Wanted {
         let [source, mountpoint] = plain.as_slice() else {
             bail!("give what to mount and where; {USAGE}");
         };
+        let (namespaces, root) = source_parts(source)?;
         let mut wanted = Wanted {
-            namespaces: source_addresses(source)?,
+            namespaces,
+            root,
             mountpoint: mountpoint.into(),
             foreground,
             background,
@@ -176,15 +181,12 @@ impl Wanted {
     }
 }
 
-/// The addresses in `ADDR[,ADDR...]:/`.
-fn source_addresses(source: &str) -> Result<Vec<SocketAddr>> {
+/// The addresses and the directory in `ADDR[,ADDR...]:/[DIR]`.
+fn source_parts(source: &str) -> Result<(Vec<SocketAddr>, PathBuf)> {
     let Some((list, path)) = source.split_once(":/") else {
-        bail!("{source:?} is not ADDR[,ADDR...]:/ (addresses of the namespace, a colon, a slash)");
+        bail!("{source:?} is not ADDR[,ADDR...]:/[DIR] (addresses of the namespace, a colon, a path)");
     };
-    if !path.is_empty() {
-        bail!("{source:?}: this version mounts the whole filesystem: leave {path:?} away");
-    }
-    addresses(list)
+    Ok((addresses(list)?, Path::new("/").join(path)))
 }
 
 #[cfg(test)]
@@ -215,6 +217,8 @@ mod tests {
         assert!(wanted.read_only && wanted.no_suid && wanted.no_dev && wanted.no_exec && !wanted.allow_other);
         assert!(wanted.foreground);
         assert_eq!(wanted.wait, Duration::from_secs(5));
+        assert_eq!(wanted.root, Path::new("/"));
+        assert_eq!(parse("10.0.0.1:/home/ann /mnt").unwrap().root, Path::new("/home/ann"));
         assert!(parse("10.0.0.1:/ /mnt -s -o frobnicate").is_ok(), "sloppy");
         for (line, word) in [
             ("10.0.0.1:/ /mnt -o frobnicate", "frobnicate"),
@@ -226,7 +230,6 @@ mod tests {
             ("10.0.0.1:/ /mnt -o", "-o"),
             ("10.0.0.1:/", "usage"),
             ("10.0.0.1 /mnt", "10.0.0.1"),
-            ("10.0.0.1:/sub/dir /mnt", "sub/dir"),
             (":/ /mnt", "address"),
         ] {
             let error = format!("{:#}", parse(line).unwrap_err());

@@ -6,7 +6,7 @@
 //! 3. A file is published whole or not at all, durably.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -77,20 +77,35 @@ pub fn lock(path: &Path) -> Result<File> {
         .with_context(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut holder = String::new();
-            file.read_to_string(&mut holder).with_context(|| format!("cannot read {}", path.display()))?;
-            bail!("{} is in use by process {}: stop that one first", dir.display(), holder.trim());
-        }
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(in_use(dir, path, &mut file)?),
         Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
-    let mut write = || -> std::io::Result<()> {
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())
-    };
-    write().with_context(failed)?;
+    // Always as long, and never cut: no room is needed for it on a full disk.
+    writeln!(file, "{:<10}", std::process::id()).with_context(failed)?;
     Ok(file)
+}
+
+/// Refuses a directory whose lock file another process has, and touches nothing.
+///
+/// # Errors
+/// By the number of who has it.
+pub fn refuse_if_held(path: &Path) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    match File::open(path) {
+        Ok(mut file) => match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(in_use(dir, path, &mut file)?),
+            // What else is wrong with it finds its words when it is taken.
+            _ => Ok(()),
+        },
+        Err(_) => Ok(()),
+    }
+}
+
+/// The words for a directory that another process has.
+fn in_use(dir: &Path, path: &Path, lock: &mut File) -> Result<anyhow::Error> {
+    let mut holder = String::new();
+    lock.read_to_string(&mut holder).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(anyhow::anyhow!("{} is in use by process {}: stop that one first", dir.display(), holder.trim()))
 }
 
 /// Reads an identity file; `None` if there is none.

@@ -21,23 +21,24 @@
 //!    (`tests`: `identity_survives_and_newer_is_refused`).
 //! 3. One process at a time has the directory (`tests`: `a_second_holder_is_refused_by_name`).
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use brick_server::store::reserve::Reserve;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::reserve;
+use crate::roles::place::{self, Kind};
 
 /// Bricks of a new cluster, if nothing else is said.
 pub const DEFAULT_BRICKS: u32 = 6;
 
-const MAGIC: &str = "brickyard cluster";
-/// Version of the directory's layout. History: 1 first.
-const FORMAT: u32 = 1;
+/// Of `cluster.json`, and with it of the directory's layout. History: 1 first.
+const KIND: Kind = Kind { magic: "brickyard cluster", format: 1 };
+/// All that an interrupted first start leaves.
+const FRESH: [&str; 2] = ["lock", "cluster.json.new"];
 
 /// How far a cluster's creation has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,10 +52,7 @@ pub enum State {
 
 /// Who the cluster is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Identity {
-    magic: String,
-    format: u32,
     /// See [`State`].
     pub state: State,
     /// 32 hexadecimal digits.
@@ -73,7 +71,7 @@ pub struct Home {
     dir: PathBuf,
     /// Who it is.
     pub identity: Identity,
-    lock: File,
+    _lock: File,
 }
 
 /// What a new cluster is to be.
@@ -93,31 +91,15 @@ impl Home {
     /// is of a newer version, it is not what was asked for, it cannot be written.
     pub fn take(dir: &Path, wanted: Wanted) -> Result<Home> {
         let cluster_file = dir.join("cluster.json");
-        match fs::metadata(dir) {
-            Ok(meta) if !meta.is_dir() => {
-                bail!("{} is not a directory: give --data a directory", dir.display())
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
-                    format!(
-                        "cannot make the data directory {}: make it yourself or give --data another",
-                        dir.display()
-                    )
-                })?;
-            }
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot use the data directory {}", dir.display()));
-            }
-        }
-        if !cluster_file.exists() && !is_fresh(dir)? {
+        place::make(dir).context("give --data another directory, or make it yourself")?;
+        if !cluster_file.exists() && place::stranger(dir, &FRESH)?.is_some() {
             bail!(
                 "{} is not empty and holds no cluster (no cluster.json): give --data an empty or new directory",
                 dir.display()
             );
         }
-        let lock = lock(dir)?;
+        let lock = place::lock(&dir.join("lock"))?;
+        give_up_reserve(dir)?;
         let identity = match read_identity(&cluster_file)? {
             Some(identity) => {
                 compare(&identity, wanted, dir)?;
@@ -125,8 +107,6 @@ impl Home {
             }
             None => {
                 let identity = Identity {
-                    magic: MAGIC.to_owned(),
-                    format: FORMAT,
                     state: State::Creating,
                     cluster: random_id()?,
                     replicas: wanted.replicas.unwrap_or(2),
@@ -141,13 +121,13 @@ impl Home {
                         identity.replicas
                     );
                 }
-                write_identity(dir, &identity)?;
+                place::write(&cluster_file, KIND, &identity)?;
                 identity
             }
         };
         fs::create_dir_all(dir.join("run")).context("cannot make DIR/run")?;
-        write_file(&dir.join("run/up.pid"), format!("{}\n", std::process::id()).as_bytes())?;
-        Ok(Home { dir: dir.to_owned(), identity, lock })
+        place::publish(&dir.join("run/up.pid"), format!("{}\n", std::process::id()).as_bytes())?;
+        Ok(Home { dir: dir.to_owned(), identity, _lock: lock })
     }
 
     /// Everything was made.
@@ -157,7 +137,7 @@ impl Home {
     pub fn set_ready(&mut self) -> Result<()> {
         if self.identity.state != State::Ready {
             self.identity.state = State::Ready;
-            write_identity(&self.dir, &self.identity)?;
+            place::write(&self.dir.join("cluster.json"), KIND, &self.identity)?;
         }
         Ok(())
     }
@@ -177,7 +157,9 @@ impl Home {
     /// # Errors
     /// If that fails for another reason.
     pub fn set_room_aside(&self) -> Result<bool> {
-        reserve::set_aside(&self.dir)
+        Reserve::in_dir(&self.dir)
+            .set_aside()
+            .with_context(|| format!("cannot set room aside in {}", self.dir.display()))
     }
 
     /// Says where the running cluster answers.
@@ -187,7 +169,7 @@ impl Home {
     pub fn publish_endpoints(&self, endpoints: &[String]) -> Result<()> {
         let mut text = endpoints.join("\n");
         text.push('\n');
-        write_file(&self.dir.join("run/endpoints"), text.as_bytes())
+        place::publish(&self.dir.join("run/endpoints"), text.as_bytes())
     }
 }
 
@@ -196,7 +178,6 @@ impl Drop for Home {
         // Leftovers do no harm: who looks at them asks for the lock as well.
         let _ = fs::remove_file(self.dir.join("run/endpoints"));
         let _ = fs::remove_file(self.dir.join("run/up.pid"));
-        let _ = self.lock.set_len(0);
     }
 }
 
@@ -235,96 +216,25 @@ pub fn bricks_of(dir: &Path) -> Result<Option<u32>> {
 /// # Errors
 /// With the pid of who has it.
 pub fn refuse_if_held(dir: &Path) -> Result<()> {
-    let path = dir.join("lock");
-    match File::open(&path) {
-        Ok(mut file) => match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(in_use(dir, &mut file)?),
-            // What else is wrong with it finds its words when it is taken.
-            _ => Ok(()),
-        },
-        Err(_) => Ok(()),
-    }
+    place::refuse_if_held(&dir.join("lock"))
 }
 
-/// The words for a directory that another process has.
-fn in_use(dir: &Path, lock: &mut File) -> Result<anyhow::Error> {
-    let mut holder = String::new();
-    lock.read_to_string(&mut holder)
-        .with_context(|| format!("cannot read {}", dir.join("lock").display()))?;
-    Ok(anyhow::anyhow!(
-        "{} is in use by process {} (brickyard up): stop that first, or give --data another directory",
-        dir.display(),
-        holder.trim()
-    ))
-}
-
-/// Empty, or only what an interrupted first start leaves: the lock.
-fn is_fresh(dir: &Path) -> Result<bool> {
-    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-    for entry in entries {
-        let name = entry.with_context(|| format!("cannot read {}", dir.display()))?.file_name();
-        if name != "lock" && name != "lost+found" && name != "cluster.json.new" {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn lock(dir: &Path) -> Result<File> {
-    let path = dir.join("lock");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("cannot write in the data directory {}", dir.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            return Err(in_use(dir, &mut file)?);
-        }
-        Err(error) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
-    }
-    if reserve::give_up_if_full(dir)? {
+fn give_up_reserve(dir: &Path) -> Result<()> {
+    let given_up = Reserve::in_dir(dir)
+        .give_up_if_full()
+        .with_context(|| format!("cannot give up the room set aside for a full disk in {}", dir.display()))?;
+    if given_up {
         tracing::warn!(
             dir = %dir.display(),
             "the disk is full: started with the room set aside for that. Make room on it, in the filesystem or \
              beside it"
         );
     }
-    write_pid(&mut file).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(file)
-}
-
-fn write_pid(file: &mut File) -> std::io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{}", std::process::id())
+    Ok(())
 }
 
 fn read_identity(path: &Path) -> Result<Option<Identity>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    // Magic and format first, so that another format is named as such and not as a syntax error.
-    let loose: serde_json::Value =
-        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
-    if loose.get("magic").and_then(|m| m.as_str()) != Some(MAGIC) {
-        bail!("{} is not a Brickyard cluster's: give --data another directory", path.display());
-    }
-    match loose.get("format").and_then(serde_json::Value::as_u64) {
-        Some(format) if format == u64::from(FORMAT) => {}
-        Some(format) => bail!(
-            "{} has format {format}, this program knows {FORMAT}: run the version that wrote it, or a newer one",
-            path.display()
-        ),
-        None => bail!("{} is damaged: it has no format number", path.display()),
-    }
-    serde_json::from_value(loose).with_context(|| format!("{} is damaged", path.display())).map(Some)
+    place::read(path, KIND)
 }
 
 fn compare(identity: &Identity, wanted: Wanted, dir: &Path) -> Result<()> {
@@ -343,26 +253,6 @@ fn compare(identity: &Identity, wanted: Wanted, dir: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn write_identity(dir: &Path, identity: &Identity) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(identity)?;
-    text.push('\n');
-    write_file(&dir.join("cluster.json"), text.as_bytes())
-}
-
-/// Publishes a file by rename, durably.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn random_id() -> Result<String> {

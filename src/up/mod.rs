@@ -13,10 +13,10 @@ mod children;
 mod credentials;
 pub mod home;
 mod places;
-mod reserve;
 mod storage;
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,7 +32,10 @@ use storage::Storage;
 ///
 /// # Errors
 /// What keeps the cluster from running, with what to do, in one line.
-pub fn run(options: UpOptions, log: &LogOptions) -> Result<ExitCode> {
+pub fn run(mut options: UpOptions, log: &LogOptions) -> Result<ExitCode> {
+    // The scheduler and its jobs work in other directories than this process.
+    options.data = absolute(&options.data)?;
+    options.mount = absolute(&options.mount)?;
     places::check_apart(&options.data, &options.mount)?;
     fs_client::Mount::check(&options.mount, &fs_client::MountConfig::default())?;
     home::refuse_if_held(&options.data)?;
@@ -48,6 +51,11 @@ pub fn run(options: UpOptions, log: &LogOptions) -> Result<ExitCode> {
     // A disk that hangs must not keep the process from ending after everything was stopped.
     runtime.shutdown_timeout(Duration::from_secs(5));
     code
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path)
+        .with_context(|| format!("cannot tell where {} is: give the whole path", path.display()))
 }
 
 async fn serve(options: UpOptions, log: &LogOptions, home: Home) -> Result<ExitCode> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use brick_server::store::dir::{self, DirError};
 use fs_client::{Client, ClientConfig, Mount, MountConfig, Sharing};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wire::id::{BrickId, CallSeq, ClusterId, NodeId};
 use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
@@ -54,7 +55,15 @@ impl Storage {
             TransportKind::Tls => Endpoint::Tls(options.listen),
             TransportKind::Quic => Endpoint::Quic(options.listen),
         };
-        let mut config = namespace::Config::new(home.join("namespace"), listen);
+        let names = home.join("namespace");
+        if home.identity.state == State::Ready && !names.exists() {
+            bail!(
+                "{} is missing: it has the names of all files, and without it the bricks would be taken for empty; put \
+                 its backup back and start again (without one, 'brickyard salvage --help' tells what the bricks give back)",
+                names.display()
+            );
+        }
+        let mut config = namespace::Config::new(names, listen);
         config.replicas = home.identity.replicas;
         let namespace = namespace::start(config, credentials.net(Role::Namespace, node)?)
             .await
@@ -164,6 +173,7 @@ impl Storage {
         let unmounted = self.mount.stop().await.context("data was left unwritten when the mount was stopped");
         let closed =
             self.client.shutdown().await.context("data was left unwritten when the session was closed");
+        self.namespace.bricks_stop();
         let committed = stop_bricks(self.bricks).await;
         self.namespace.stop().await;
         drop(self.home);
@@ -185,6 +195,9 @@ impl Starting {
         {
             tracing::warn!(%error, "could not end the session cleanly");
         }
+        if let Some(namespace) = &self.namespace {
+            namespace.bricks_stop();
+        }
         if let Err(error) = stop_bricks(self.bricks).await {
             tracing::warn!(%error, "could not stop the bricks cleanly");
         }
@@ -194,11 +207,13 @@ impl Starting {
     }
 }
 
-/// Stops all, whatever becomes of one.
+/// Stops all at once, whatever becomes of one: one that waits for a fellow's answer waits no longer than all.
 async fn stop_bricks(bricks: Vec<brick_server::Running>) -> Result<()> {
+    let mut stopping: JoinSet<_> = bricks.into_iter().map(brick_server::Running::stop).collect();
     let mut outcome = Ok(());
-    for brick in bricks {
-        outcome = outcome.and(brick.stop().await.context("a brick could not be closed cleanly"));
+    while let Some(stopped) = stopping.join_next().await {
+        let stopped = stopped.context("a brick's end was cut short");
+        outcome = outcome.and(stopped.and_then(|s| s.context("a brick could not be closed cleanly")));
     }
     outcome
 }

@@ -40,6 +40,8 @@ pub struct Options {
     pub slots: Option<u32>,
     /// Whether the batch scheduler runs.
     pub scheduler: bool,
+    /// Whether directories are given relative to the one it is started in.
+    pub relative: bool,
     /// Further options, last on the line.
     pub more: Vec<OsString>,
 }
@@ -47,7 +49,14 @@ pub struct Options {
 impl Default for Options {
     /// The filesystem alone: six bricks, two replicas, no scheduler.
     fn default() -> Self {
-        Self { bricks: None, replicas: None, slots: None, scheduler: false, more: Vec::new() }
+        Self {
+            bricks: None,
+            replicas: None,
+            slots: None,
+            scheduler: false,
+            relative: false,
+            more: Vec::new(),
+        }
     }
 }
 
@@ -89,12 +98,23 @@ impl Workshop {
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         Ok(dir)
     }
+
+    /// The test failed: the directory stays if that is wished for, with these logs in it.
+    pub(crate) fn failed<'a>(&mut self, logs: impl IntoIterator<Item = (&'a str, &'a Log)>) {
+        self.keep = std::env::var_os("BRICKYARD_TEST_KEEP").is_some();
+        for (name, log) in logs.into_iter().filter(|_| self.keep) {
+            let path = self.root.join(format!("{name}.log"));
+            if let Err(error) = std::fs::write(&path, log.lines().join("\n")) {
+                eprintln!("cannot write {}: {error}", path.display());
+            }
+        }
+    }
 }
 
 impl Drop for Workshop {
     fn drop(&mut self) {
         unmount_below(&self.root);
-        if self.keep && std::env::var_os("BRICKYARD_TEST_KEEP").is_some() {
+        if self.keep {
             eprintln!("kept: {}", self.root.display());
         } else if let Err(error) = std::fs::remove_dir_all(&self.root) {
             eprintln!("cannot remove {}: {error}", self.root.display());
@@ -246,8 +266,12 @@ impl Cluster {
 
     /// The command line of `up`, without the program.
     pub fn up_args(&self) -> Vec<OsString> {
-        let mut args: Vec<OsString> = vec!["up".into(), "--data".into(), self.data.clone().into()];
-        args.extend(["--mount".into(), self.mount.clone().into()]);
+        let place = |path: &Path| -> OsString {
+            let below = path.strip_prefix(self.workshop.path()).ok();
+            below.filter(|_| self.options.relative).unwrap_or(path).into()
+        };
+        let mut args: Vec<OsString> = vec!["up".into(), "--data".into(), place(&self.data)];
+        args.extend(["--mount".into(), place(&self.mount)]);
         for (name, value) in [
             ("--bricks", self.options.bricks),
             ("--replicas", self.options.replicas),
@@ -420,13 +444,7 @@ fn children(pid: u32) -> Vec<u32> {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if !self.finished {
-            self.workshop.keep = true;
-            if std::env::var_os("BRICKYARD_TEST_KEEP").is_some() {
-                let path = self.workshop.path().join("log");
-                if let Err(error) = std::fs::write(&path, self.log.lines().join("\n")) {
-                    eprintln!("cannot write {}: {error}", path.display());
-                }
-            }
+            self.workshop.failed([("up", &self.log)]);
             eprintln!("-- the cluster's log, last lines:\n{}", self.log.tail(60));
         }
         // Detach first: whoever hangs in the mount is freed when the daemon dies.

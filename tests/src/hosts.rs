@@ -200,8 +200,10 @@ pub struct Shape {
 /// A cluster of several machines.
 #[derive(Debug)]
 pub struct HostCluster {
-    /// The namespace.
+    /// The namespace's first member.
     pub namespace: Process,
+    /// Its further members.
+    pub members: Vec<Process>,
     /// The bricks, one a host.
     pub bricks: Vec<Process>,
     /// The mount, in the foreground.
@@ -258,6 +260,7 @@ impl HostCluster {
         let mount = Process::new("mount", &client, &binary, Vec::new());
         Ok(HostCluster {
             namespace,
+            members: Vec::new(),
             bricks: Vec::new(),
             mount,
             client,
@@ -284,10 +287,36 @@ impl HostCluster {
         Ok(())
     }
 
+    /// A further member of the namespace, on a host of its own. `number` says how its directory is called.
+    pub fn add_member(&mut self, number: usize) -> Result<()> {
+        let dir = self.workshop.path().join(format!("member{number}"));
+        let host = self.world.host()?;
+        let token = self.token("namespace", &[])?;
+        let listen = SocketAddr::new(host.address(), 7000);
+        let args = words(&format!(
+            "namespace --dir {} --listen {listen} --join {} --token {token}",
+            dir.display(),
+            self.namespaces()
+        ));
+        let mut member = Process::new(&format!("member{number}"), &host, &binary()?, args);
+        member.start()?;
+        member.set_args(words(&format!("namespace --dir {}", dir.display())));
+        self.members.push(member);
+        Ok(())
+    }
+
+    /// Where the members of the namespace answer, as options say it.
+    pub fn namespaces(&self) -> String {
+        let all = std::iter::once(&self.namespace).chain(&self.members);
+        let all: Vec<String> =
+            all.map(|member| SocketAddr::new(member.host().address(), 7000).to_string()).collect();
+        all.join(",")
+    }
+
     /// What a brick says to join from a host.
     pub fn join_args(&self, host: &Host, token: &str) -> Vec<OsString> {
         let listen = SocketAddr::new(host.address(), 7100);
-        let namespace = self.namespace_address();
+        let namespace = self.namespaces();
         words(&format!("--listen {listen} --host {} --join {namespace} --token {token}", host.label()))
     }
 
@@ -300,7 +329,7 @@ impl HostCluster {
         };
         self.mount.set_args(words(&format!(
             "mount {}:/ {} -f -o host=client,cred={}{token}",
-            self.namespace_address(),
+            self.namespaces(),
             self.mountpoint.display(),
             credential.display()
         )));
@@ -350,7 +379,8 @@ impl HostCluster {
     /// A command of the administrator, on the client's host.
     pub fn admin(&self, verb: &[&str]) -> Result<Run> {
         let run = self.client.run(binary()?).args(verb);
-        Ok(run.arg("--cred").arg(self.admin_credential()))
+        let run = run.arg("--cred").arg(self.admin_credential());
+        Ok(if self.members.is_empty() { run } else { run.arg("--join").arg(self.namespaces()) })
     }
 
     /// `brickyard status --json`, parsed.
@@ -396,6 +426,7 @@ impl HostCluster {
     /// In the order in which they are started.
     pub fn all(&mut self) -> Vec<&mut Process> {
         let mut all = vec![&mut self.namespace];
+        all.extend(self.members.iter_mut());
         all.extend(self.bricks.iter_mut());
         all.push(&mut self.mount);
         all
@@ -423,6 +454,8 @@ impl HostCluster {
 impl Drop for HostCluster {
     fn drop(&mut self) {
         if !self.finished {
+            let processes = [&self.namespace, &self.mount].into_iter().chain(&self.bricks);
+            self.workshop.failed(processes.map(|process| (process.name.as_str(), &process.log)));
             for process in self.all() {
                 eprintln!("-- log of {}, last lines:\n{}", process.name, process.log.tail(25));
             }

@@ -19,8 +19,10 @@
 //! `BRICKYARD_SEED`, `BRICKYARD_CRASH_ROUNDS`, `BRICKYARD_STREAM_MIB`, `BRICKYARD_FSX_OPS`.
 
 pub mod cluster;
+pub mod disks;
 pub mod hosts;
 pub mod kernel;
+pub mod links;
 pub mod logs;
 pub mod machine;
 pub mod netns;

@@ -14,8 +14,6 @@ use crate::seed;
 
 /// Bytes of one step.
 const STEP: usize = 64 << 10;
-/// Steps of the file they work on: 64 chunks' worth would be slow to make, so 32 MiB.
-const STEPS: u64 = 512;
 
 /// What was found out.
 #[derive(Debug, Clone, Copy)]
@@ -50,12 +48,15 @@ fn pace(stop: &AtomicBool, count: &AtomicU64, mut step: impl FnMut(u64) -> Resul
 }
 
 impl Steady {
+    /// Steps of the file they work on: 64 chunks' worth would be slow to make, so 32 MiB.
+    pub const STEPS: u64 = 512;
+
     /// Makes the files, then starts both.
     pub fn start(dir: &Path) -> Result<Steady> {
         let source = dir.join("steady-read");
         let written = dir.join("steady-write");
         let file = File::create(&source).with_context(|| format!("cannot make {}", source.display()))?;
-        for step in 0..STEPS {
+        for step in 0..Steady::STEPS {
             file.write_all_at(&seed::bytes(7, step * STEP as u64, STEP), step * STEP as u64)?;
         }
         file.sync_all()?;
@@ -100,8 +101,8 @@ impl Steady {
 fn writer(path: &Path, stop: &AtomicBool, count: &AtomicU64) -> Result<Duration> {
     let file = File::create(path)?;
     pace(stop, count, |step| {
-        let at = (step % STEPS) * STEP as u64;
-        file.write_all_at(&seed::bytes(8 + step / STEPS, at, STEP), at)?;
+        let at = (step % Steady::STEPS) * STEP as u64;
+        file.write_all_at(&seed::bytes(8 + step / Steady::STEPS, at, STEP), at)?;
         Ok(file.sync_data()?)
     })
 }
@@ -112,7 +113,7 @@ fn reader(path: PathBuf, stop: &AtomicBool, count: &AtomicU64) -> Result<Duratio
         // Past the kernel's memory, so that every step asks a brick.
         let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
         let file = File::options().read(true).custom_flags(direct).open(&path)?;
-        let at = (step.wrapping_mul(0x9e37_79b9) % STEPS) * STEP as u64;
+        let at = (step.wrapping_mul(0x9e37_79b9) % Steady::STEPS) * STEP as u64;
         file.read_exact_at(&mut buffer, at)?;
         ensure!(buffer == seed::bytes(7, at, STEP), "wrong bytes at {at}");
         Ok(())

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
+use crate::disks::{self, Filler};
 use crate::run::{Run, need};
 use crate::seed::{self, Rng};
 use crate::{HostCluster, Shape, suites, wait};
@@ -178,7 +179,7 @@ pub fn run(duration: Duration, seed: u64, without: &[String]) -> Result<Report> 
     eprintln!("thrash: seed {seed}, {} s", duration.as_secs());
     let mut cluster = HostCluster::prepare(Shape { bricks: BRICKS, replicas: 2 })?;
     for number in 0..BRICKS {
-        make_disk(&cluster, number)?;
+        disks::give(&cluster, number, DISK_MIB)?;
         cluster.add_brick(number)?;
     }
     cluster.start_mount()?;
@@ -215,16 +216,6 @@ pub fn run(duration: Duration, seed: u64, without: &[String]) -> Result<Report> 
     cluster.allow_log("");
     cluster.finish()?;
     Ok(report)
-}
-
-/// A disk of its own for a brick, small enough to be filled.
-fn make_disk(cluster: &HostCluster, number: usize) -> Result<()> {
-    let image = cluster.workshop().path().join(format!("disk{number}.img"));
-    File::create(&image)?.set_len(DISK_MIB << 20)?;
-    Run::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).ok()?;
-    let dir = cluster.brick_dir(number);
-    std::fs::create_dir(&dir)?;
-    Run::new("mount").args(["-o", "loop"]).arg(&image).arg(&dir).ok().map(drop)
 }
 
 // --- programs -----------------------------------------------------------------------------------
@@ -455,27 +446,14 @@ fn inflict(cluster: &mut HostCluster, scene: &Scene, kind: &str, brick: usize, r
         "full disk" => {
             scene.tight.store(true, Ordering::Relaxed);
             scene.times_tight.fetch_add(1, Ordering::Relaxed);
-            let filler = dir.join("filler");
-            fill(&filler)?;
-            last(rng.between(2_000, 6_000));
-            std::fs::remove_file(&filler)?;
+            let mut filler = Filler::fill(&dir)?;
+            last(rng.between(1_000, 3_000));
+            // What the brick had set aside, too.
+            filler.take_the_rest()?;
+            last(rng.between(1_000, 3_000));
+            filler.remove()?;
         }
         _ => flip(&dir, rng)?,
-    }
-    Ok(())
-}
-
-/// Takes all the room that is left on a filesystem.
-fn fill(filler: &Path) -> Result<()> {
-    let file = File::create(filler)?;
-    let mut step: u64 = 256 << 20;
-    let mut at = 0;
-    while step >= 4096 {
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), at, step) {
-            Ok(()) => at += step,
-            Err(rustix::io::Errno::NOSPC) => step /= 2,
-            Err(error) => return Err(error).context("cannot fill the disk"),
-        }
     }
     Ok(())
 }

@@ -177,7 +177,8 @@ pub enum BrickRequest {
         /// Most wanted; at most 4,096 are given.
         max: u32,
     },
-    /// Reads every block of a chunk against its checksum, without repair. -> `Verified`
+    /// Reads every block of a chunk against its checksum, tells how many are bad, and has them put right from
+    /// another member if there is one. -> `Verified`
     Verify {
         /// The chunk.
         key: ChunkKey,

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ChainEpoch, ChunkVersion, MapEpoch};
+use crate::net::Endpoint;
 
 /// What the caller should do about a [`Status`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,13 +68,25 @@ pub enum Status {
          'brickyard up' with --shared"
     )]
     NotAlone,
+    /// This member of the namespace does not lead; nothing was done. The one that does is here, as
+    /// far as this one knows.
+    #[error("this member of the namespace does not lead")]
+    NotLeader(Option<Endpoint>),
+    /// This member of the namespace led and hears no majority of the others: nothing can be read
+    /// or changed until most of them are back.
+    #[error("most members of the namespace cannot be reached: nothing can be changed until they are back")]
+    NoMajority,
 }
 
 impl Status {
     /// What to do about it.
     pub fn advice(self) -> Advice {
         match self {
-            Status::Busy | Status::MapBehind | Status::Behind(_) => Advice::Retry,
+            Status::Busy
+            | Status::MapBehind
+            | Status::Behind(_)
+            | Status::NotLeader(_)
+            | Status::NoMajority => Advice::Retry,
             Status::OldMap(_) | Status::ChainChanged(_) | Status::WrongMember => Advice::RefreshMap,
             Status::SessionGone => Advice::NewSession,
             Status::Corrupt | Status::DiskFailed => Advice::TryOtherCopy,

@@ -1,11 +1,13 @@
 //! The committer: one thread a brick makes everything acknowledged durable, for all who wait
-//! in one go, at least once an interval and whenever much waits.
+//! in one go, at least once an interval and whenever much waits. It knows for how long that has
+//! been refused for want of room.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 use crate::store::{ChunkStore, Pressure, StoreError};
@@ -25,9 +27,16 @@ struct Shared {
     store: Arc<dyn ChunkStore>,
     metrics: Arc<Metrics>,
     interval: Duration,
+    /// Since when there is no room for what is to be committed.
+    refused_since: Mutex<Option<Instant>>,
 }
 
 impl Shared {
+    fn new(store: Arc<dyn ChunkStore>, metrics: Arc<Metrics>, interval: Duration) -> Shared {
+        let (orders, wake, refused_since) = Default::default();
+        Shared { orders, wake, store, metrics, interval, refused_since }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Orders> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -50,8 +59,7 @@ impl Committer {
         metrics: Arc<Metrics>,
         interval: Duration,
     ) -> std::io::Result<Committer> {
-        let shared =
-            Arc::new(Shared { orders: Mutex::default(), wake: Condvar::new(), store, metrics, interval });
+        let shared = Arc::new(Shared::new(store, metrics, interval));
         let inner = shared.clone();
         let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(1 << 20);
         let thread = builder.spawn(move || run(&inner))?;
@@ -66,8 +74,7 @@ impl Committer {
         interval: Duration,
         delay: impl Fn() -> Duration + Send + Sync + 'static,
     ) -> Committer {
-        let shared =
-            Arc::new(Shared { orders: Mutex::default(), wake: Condvar::new(), store, metrics, interval });
+        let shared = Arc::new(Shared::new(store, metrics, interval));
         let inner = Arc::downgrade(&shared);
         tokio::spawn(async move {
             let mut idle = Duration::ZERO;
@@ -117,6 +124,12 @@ impl Committer {
         self.shared.wake.notify_one();
     }
 
+    /// For how long every commit was refused for want of room; zero: the last one was not.
+    pub fn refused_for(&self) -> Duration {
+        let since = *self.shared.refused_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Ends the thread after a last commit.
     ///
     /// # Errors
@@ -152,16 +165,32 @@ fn run(shared: &Shared) {
 }
 
 fn carry_out(shared: &Shared, waiters: Vec<Waiter>) {
-    if waiters.is_empty() && shared.store.pressure() == Pressure::Clean {
+    // Who was refused finds out whether there is room again, be there anything to commit or not.
+    let refused = shared.refused_since.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    if waiters.is_empty() && !refused && shared.store.pressure() == Pressure::Clean {
         return;
     }
     let done = shared.store.commit();
     shared.metrics.group_commits.add(1);
-    if let Err(StoreError::NoSpace) = &done {
-        tracing::warn!("a commit found no room for the index and will be tried again");
-    }
+    note(shared, matches!(&done, Err(StoreError::NoSpace)));
     for waiter in waiters {
         // A caller that is gone needs no answer.
         let _ = waiter.send(done.clone());
+    }
+}
+
+/// Remembers whether there was room, and says so when that changes.
+fn note(shared: &Shared, refused: bool) {
+    let mut since = shared.refused_since.lock().unwrap_or_else(PoisonError::into_inner);
+    match (refused, *since) {
+        (true, None) => {
+            tracing::warn!("the disk is full: there is no room to commit what was written; make room on it");
+            *since = Some(Instant::now());
+        }
+        (false, Some(begun)) => {
+            tracing::info!(refused_ms = begun.elapsed().as_millis() as u64, "there is room to commit again");
+            *since = None;
+        }
+        _ => {}
     }
 }

@@ -62,11 +62,18 @@ impl Pages {
     }
 }
 
-/// Compares with `other` and makes the copies equal.
+/// Compares with `other` and makes the copies equal; `passed` is told the bytes of each chunk
+/// of this brick that is through.
 ///
 /// # Errors
 /// As a status; what was levelled until then stays so.
-pub async fn compare(brick: &Brick, place: &Place, other: BrickId, rule: Rule) -> Result<Compared, Status> {
+pub async fn compare(
+    brick: &Brick,
+    place: &Place,
+    other: BrickId,
+    rule: Rule,
+    passed: impl Fn(u64),
+) -> Result<Compared, Status> {
     let chain = place.chain.id;
     let (mut ours, mut theirs) = (Pages::new(), Pages::new());
     let mut done = Compared::default();
@@ -106,6 +113,7 @@ pub async fn compare(brick: &Brick, place: &Place, other: BrickId, rule: Rule) -
         if !a.zip(b).is_some_and(|(a, b)| same(&a, &b)) && level(brick, place, other, key, rule).await? {
             done.different += 1;
         }
+        passed(a.map_or(0, |chunk| chunk.allocated_bytes.into()));
     }
 }
 

@@ -14,12 +14,16 @@ use crate::brick::Brick;
 use crate::pool::PoolError;
 use crate::store::dir::IDENTITY_FILE;
 
+/// Heartbeats between two questions who the members of the namespace are.
+const LEARN_EVERY: u32 = 4;
+
 /// Runs until `stop`.
 pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(brick.config.heartbeat);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut registered = false;
     let mut silent = false;
+    let mut beats = 0u32;
     loop {
         tokio::select! {
             biased;
@@ -48,6 +52,12 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
                     tracing::info!(brick = %brick.id, "is in touch with the namespace");
                 }
                 silent = false;
+                if beats.is_multiple_of(LEARN_EVERY)
+                    && let Err(error) = brick.namespaces.learn(&brick.net).await
+                {
+                    tracing::debug!(brick = %brick.id, %error, "could not ask for the namespace's members");
+                }
+                beats = beats.wrapping_add(1);
             }
             Err(error) => {
                 // Once for each silence.

@@ -79,7 +79,7 @@ async fn one(brick: &Brick, chain: ChainRef) -> Result<(), Status> {
         (vec![head], Rule::Theirs)
     };
     for other in others {
-        let done = compare(brick, &place, other, rule).await?;
+        let done = compare(brick, &place, other, rule, |_| {}).await?;
         if done.different > 0 {
             tracing::info!(brick = %brick.id, chain = %chain.id, %other, chunks = done.chunks,
                 different = done.different, "levelled copies");

@@ -114,6 +114,14 @@ async fn round(brick: &Brick, hurried: bool) -> Result<(), Status> {
     Ok(())
 }
 
+/// Reads a chunk in which somebody found bad blocks, now.
+///
+/// # Errors
+/// As a status.
+pub async fn put_right(brick: &Brick, key: ChunkKey, chain: ChainId) -> Result<(), Status> {
+    chunk(brick, key, chain, &Pace::new(brick.config.scrub_bytes_per_second.max(1))).await
+}
+
 async fn chunk(brick: &Brick, key: ChunkKey, chain: ChainId, pace: &Pace) -> Result<(), Status> {
     let (_, extents) = brick.disk(move |store| store.extents(key)).await?;
     let (mut bad, mut lost) = (0, 0);

@@ -3,20 +3,23 @@
 //!
 //! Period: at every change of the map, and every second while a member is syncing.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 use wire::brick::{BrickReply, BrickRequest, ChainRef};
-use wire::id::BrickId;
-use wire::map::MemberState;
+use wire::chunk::BLOCK_BYTES;
+use wire::id::{BrickId, ChainId};
+use wire::map::{ClusterMap, MemberState};
 use wire::meta::{ClusterReply, ClusterRequest};
 use wire::status::Status;
 
 use crate::background::compare::{Rule, compare};
+use crate::background::progress::Target;
 use crate::brick::Brick;
 use crate::chain::rules::Wish;
-use crate::config::RETRY_PAUSE;
+use crate::config::{LIST_MAX, RETRY_PAUSE};
 use crate::ops::copy::status_of_call;
 
 /// Runs until `stop`.
@@ -25,6 +28,9 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
         let stirred = brick.stir.notified();
         let map = brick.map();
         let mut waiting = false;
+        if let Err(status) = measure(&brick, &wanted(&brick, &map)).await {
+            tracing::debug!(brick = %brick.id, %status, "how much is to be copied is not known yet");
+        }
         for chain in map.chains_of(brick.id).filter(|c| c.head() == Some(brick.id)) {
             let here = ChainRef { id: chain.id, epoch: chain.epoch };
             for member in chain.members.iter().filter(|m| m.state == MemberState::Syncing) {
@@ -50,10 +56,42 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// Copies that this brick has to bring up to date.
+fn wanted(brick: &Brick, map: &ClusterMap) -> BTreeSet<Target> {
+    let mine = map.chains_of(brick.id).filter(|c| c.head() == Some(brick.id));
+    mine.flat_map(|chain| chain.syncing().map(|member| (chain.id, member))).collect()
+}
+
+/// Finds out how much there is to do, for those who ask how far it is.
+async fn measure(brick: &Brick, copies: &BTreeSet<Target>) -> Result<(), Status> {
+    let new = brick.progress.wanted(copies);
+    if new.is_empty() {
+        return Ok(());
+    }
+    let mut bytes: BTreeMap<ChainId, u64> = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let (page, end) = brick.disk(move |store| store.list(None, after, LIST_MAX as usize)).await?;
+        for (_, header) in &page {
+            *bytes.entry(header.chain).or_default() += u64::from(header.blocks) * u64::from(BLOCK_BYTES);
+        }
+        after = page.last().map(|(key, _)| *key).or(after);
+        if end || page.is_empty() {
+            break;
+        }
+    }
+    for copy in new {
+        brick.progress.measured(copy, bytes.get(&copy.0).copied().unwrap_or(0));
+    }
+    Ok(())
+}
+
 async fn one(brick: &Brick, chain: ChainRef, member: BrickId) -> Result<(), Status> {
     let place = brick.admit_now(chain, Wish::Change)?;
+    let copy = (chain.id, member);
     brick.syncs.begin(chain, member);
-    let done = compare(brick, &place, member, Rule::Ours).await?;
+    brick.progress.begin(copy);
+    let done = compare(brick, &place, member, Rule::Ours, |bytes| brick.progress.passed(copy, bytes)).await?;
     // What it was given must not be lost when it serves and this brick is gone.
     match brick.ask(&place, member, BrickRequest::Commit, Bytes::new()).await {
         Ok((BrickReply::Committed { .. }, _)) => {}
@@ -71,6 +109,7 @@ async fn one(brick: &Brick, chain: ChainRef, member: BrickId) -> Result<(), Stat
         Ok(_) => return Err(Status::Busy),
         Err(error) => return Err(status_of_call(&error)),
     }
+    brick.progress.finished(copy);
     tracing::info!(brick = %brick.id, chain = %chain.id, %member, chunks = done.chunks,
         different = done.different, "brought a member up to date");
     Ok(())

@@ -5,6 +5,7 @@ use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES};
 use wire::id::{ChainId, Ino, MapEpoch};
 use wire::status::Status;
 
+use crate::background::scrub;
 use crate::brick::{Brick, lock};
 use crate::chain::rules::Wish;
 use crate::config::{LIST_MAX, MARKS_A_CALL};
@@ -147,11 +148,16 @@ fn file_page(
     }
 }
 
-/// Reads a chunk whole against its checksums.
+/// Reads a chunk whole against its checksums, and has what is found put right from another member.
 ///
 /// # Errors
 /// As a status.
 pub async fn verify(brick: &Brick, key: ChunkKey) -> Result<BrickReply, Status> {
     let (hash, corrupt_blocks) = brick.disk(move |store| store.verify(key)).await?;
+    if corrupt_blocks > 0
+        && let Some(header) = brick.chunk(key).await?
+    {
+        scrub::put_right(brick, key, header.chain).await?;
+    }
     Ok(BrickReply::Verified { hash, corrupt_blocks })
 }

@@ -240,8 +240,13 @@ impl Cluster {
             }
             12 => {
                 if let Some(life) = self.running.get(&number) {
-                    life.store.set_full(true);
-                    ends.push((now + dice.ms(100, 3000), End::Empty(number)));
+                    if dice.below(2) == 0 {
+                        life.store.set_full(true);
+                        ends.push((now + dice.ms(100, 3000), End::Empty(number)));
+                    } else {
+                        life.store.stuff();
+                        ends.push((now + dice.ms(1000, 12_000), End::Empty(number)));
+                    }
                 }
             }
             13 | 14 => {

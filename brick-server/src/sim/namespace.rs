@@ -201,8 +201,14 @@ impl SimNamespace {
                 }
                 Ok(self.register(brick))
             }
-            ClusterRequest::Heartbeat { brick, boot, .. } => {
+            ClusterRequest::Heartbeat { brick, boot, report, .. } => {
                 let known = lock(&self.map).bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot);
+                if report.failed {
+                    if known {
+                        self.declare_dead(brick);
+                    }
+                    return Ok(ClusterReply::Heartbeat { map: lock(&self.map).epoch, register: false });
+                }
                 if known {
                     lock(&self.heard).insert(brick, Instant::now());
                 }
@@ -242,13 +248,15 @@ impl SimNamespace {
                 let silent = |id: &BrickId| heard.get(id).is_none_or(|at| at.elapsed() > DEAD_AFTER);
                 map.bricks.values().filter(|b| b.alive).map(|b| b.id).filter(silent).collect()
             };
-            for brick in late {
-                self.change(|map| {
-                    map.bricks.entry(brick).and_modify(|info| info.alive = false);
-                });
-                self.law(|chain| Self::gone(chain, brick));
-            }
+            late.into_iter().for_each(|brick| self.declare_dead(brick));
         }
+    }
+
+    fn declare_dead(&self, brick: BrickId) {
+        self.change(|map| {
+            map.bricks.entry(brick).and_modify(|info| info.alive = false);
+        });
+        self.law(|chain| Self::gone(chain, brick));
     }
 }
 

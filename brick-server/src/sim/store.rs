@@ -36,6 +36,7 @@ struct State {
     log: Vec<(ChunkKey, Option<Chunk>)>,
     failure: Option<String>,
     full: bool,
+    stuffed: bool,
 }
 
 /// See the module's head. One life of a disk.
@@ -108,7 +109,14 @@ impl SimStore {
     }
 
     pub fn set_full(&self, full: bool) {
-        lock(&self.state).full = full;
+        let mut state = lock(&self.state);
+        (state.full, state.stuffed) = (full, false);
+    }
+
+    /// Full to the last byte: nothing can be committed either.
+    pub fn stuff(&self) {
+        let mut state = lock(&self.state);
+        (state.full, state.stuffed) = (true, true);
     }
 
     pub fn contents(&self) -> Disk {
@@ -367,6 +375,9 @@ impl ChunkStore for SimStore {
     fn commit(&self) -> Result<(), StoreError> {
         let mut state = lock(&self.state);
         state.check()?;
+        if state.stuffed {
+            return Err(StoreError::NoSpace);
+        }
         let log = std::mem::take(&mut state.log);
         for (key, chunk) in log {
             match chunk {

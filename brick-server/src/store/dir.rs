@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +24,7 @@ use super::index::IndexError;
 use super::lease::lock;
 use super::log;
 use super::open::Medium;
+use super::reserve::{RESERVE_FILE, Reserve};
 use super::rocks::RocksIndex;
 
 /// Version of the directory's format.
@@ -348,12 +349,8 @@ fn hold(dir: &Path) -> Result<File, DirError> {
         }
         Err(fs::TryLockError::Error(source)) => return Err(at(&path)(source)),
     }
-    let write = |file: &mut File| {
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())
-    };
-    write(&mut file).map_err(at(&path))?;
+    // Always as long, and never cut: no room is needed for it on a full disk.
+    writeln!(file, "{:<10}", std::process::id()).map_err(at(&path))?;
     Ok(file)
 }
 
@@ -434,6 +431,9 @@ impl Held {
             _ => limits.io,
         };
         let means = Means::choose(wish);
+        if Reserve::in_dir(&dir).give_up_if_full().map_err(at(&dir.join(RESERVE_FILE)))? {
+            tracing::warn!(dir = %dir.display(), "the disk is full: opened in the room set aside for that; make room");
+        }
         let index = RocksIndex::open(&dir.join(INDEX_DIR))
             .map_err(|source| DirError::Index { dir: dir.clone(), source })?;
         let medium = Medium {
@@ -446,6 +446,7 @@ impl Held {
             hints: Hints::open(&dir).map_err(at(&dir.join(HINTS_FILE)))?,
             store: store_number(self.identity.store),
         };
+        medium.index.set_room_aside().map_err(|source| DirError::Index { dir: dir.clone(), source })?;
         Engine::open(medium, limits, self.sharing.count.clone())
             .map_err(|source| DirError::Store { dir, source })
     }

@@ -8,6 +8,7 @@
 //! DIR/index/        RocksDB: chunk -> version, length, blocks, checksums (see `record`)
 //! DIR/owners.N      block -> whose it was when it was written (see `owners`)
 //! DIR/hints         inode -> path (see `hints`)
+//! DIR/reserve       room for the index when somebody fills the disk (see `room`)
 //! ```
 //!
 //! Nothing is ever written in place: a change goes to fresh blocks, is then pointed to by an
@@ -20,7 +21,7 @@
 //! | a change's way | `edit` (prepare), `change` (publish), `overlay`, `held`, `commit`, `checkpoint` |
 //! | what is on disk | `record`, `journal`, `owners`, `hints`, `dir` |
 //! | after a crash | `open`, `log`; without a cluster, `salvage` |
-//! | space | `alloc`, `blocks` (owners counted), `lease`, `space`, `clones` |
+//! | space | `alloc`, `blocks` (owners counted), `lease`, `space`, `clones`; on a full disk `room`, `reserve` |
 //! | the disk | `disk` (the trait), `file_disk`, `uring`; `faulty`, its twin for tests |
 //!
 //! 1. After a crash each chunk is at a version between the last committed and the last
@@ -64,7 +65,9 @@ mod overlay;
 mod owners;
 mod pieces;
 pub mod record;
+pub mod reserve;
 pub mod rocks;
+mod room;
 pub mod salvage;
 mod space;
 #[cfg(test)]

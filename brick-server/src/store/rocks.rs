@@ -1,9 +1,11 @@
 //! The index in RocksDB, without a write-ahead log: the store's journal is that. A batch goes into
 //! one memtable whole, and memtables are flushed in order, so that what a crash leaves is always
-//! a prefix of the batches; the mark in it says which.
+//! a prefix of the batches; the mark in it says which. On a full disk it is not asked to write (see
+//! `room`).
 
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
@@ -16,6 +18,7 @@ use super::index::{Index, IndexChange, IndexError};
 use super::record::{
     Group, Header, MARK_KEY, RecordError, group_key, header_key, parse_group_key, parse_header_key,
 };
+use super::room::{Leave, Room};
 
 /// Cache of index blocks shared by all bricks of a process, in bytes.
 const CACHE_BYTES: usize = 32 << 20;
@@ -24,12 +27,22 @@ const CACHE_BYTES: usize = 32 << 20;
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// Open table files a brick.
 const OPEN_FILES: i32 = 128;
+/// Its option that says whether tables are merged.
+const NO_COMPACTIONS: &str = "disable_auto_compactions";
+/// Bytes in memory that a flush would write.
+const MEMORY_PROPERTY: &str = "rocksdb.cur-size-all-mem-tables";
+/// Bytes of its tables.
+const TABLES_PROPERTY: &str = "rocksdb.live-sst-files-size";
 
 /// See the module's head.
 pub struct RocksIndex {
     db: DB,
     options: Options,
     no_log: WriteOptions,
+    /// None where nothing is written.
+    room: Option<Room>,
+    /// Whether tables are merged now.
+    tidies: AtomicBool,
 }
 
 impl std::fmt::Debug for RocksIndex {
@@ -45,6 +58,15 @@ fn failed(error: &rocksdb::Error) -> IndexError {
         IndexError::NoSpace(text)
     } else {
         IndexError::Failed(text)
+    }
+}
+
+fn no_room(error: &std::io::Error) -> IndexError {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            IndexError::NoSpace(error.to_string())
+        }
+        _ => IndexError::Failed(format!("its room: {error}")),
     }
 }
 
@@ -101,14 +123,49 @@ impl RocksIndex {
         let mut options = options();
         options.set_db_log_dir(log_dir);
         let db = DB::open_for_read_only(&options, path, false).map_err(|e| failed(&e))?;
-        Ok(RocksIndex { db, options, no_log: WriteOptions::default() })
+        let (no_log, tidies) = (WriteOptions::default(), AtomicBool::new(false));
+        Ok(RocksIndex { db, options, no_log, room: None, tidies })
     }
 
     fn with(options: Options, path: &Path) -> Result<RocksIndex, IndexError> {
+        let room = Room::beside(path.parent().unwrap_or(path));
         let db = DB::open(&options, path).map_err(|e| failed(&e))?;
         let mut no_log = WriteOptions::default();
         no_log.disable_wal(true);
-        Ok(RocksIndex { db, options, no_log })
+        Ok(RocksIndex { db, options, no_log, room: Some(room), tidies: AtomicBool::new(true) })
+    }
+
+    /// Sets room aside for the time when the disk is full, if there is plenty now.
+    ///
+    /// # Errors
+    /// See [`IndexError`].
+    pub fn set_room_aside(&self) -> Result<(), IndexError> {
+        self.room.as_ref().map_or(Ok(false), Room::set_aside).map(drop).map_err(|e| no_room(&e))
+    }
+
+    /// Refuses where there would be no room for `more` bytes and what is in memory.
+    fn find_room(&self, more: usize) -> Result<(), IndexError> {
+        let Some(room) = &self.room else { return Ok(()) };
+        let tell = |property| self.db.property_int_value(property).map_err(|e| failed(&e));
+        let in_memory = tell(MEMORY_PROPERTY)?.unwrap_or(2 * WRITE_BUFFER_BYTES as u64) + more as u64;
+        let in_tables = tell(TABLES_PROPERTY)?.unwrap_or(0);
+        let leave = room.ask(in_memory, in_tables).map_err(|e| no_room(&e))?;
+        self.tidy(leave == Leave::All)?;
+        match leave {
+            Leave::All | Leave::Flushes => Ok(()),
+            Leave::Nothing => Err(IndexError::NoSpace(format!("{in_memory} bytes are to be written"))),
+        }
+    }
+
+    /// Merges tables from now on, or not.
+    fn tidy(&self, wanted: bool) -> Result<(), IndexError> {
+        if self.tidies.swap(wanted, Ordering::Relaxed) == wanted {
+            return Ok(());
+        }
+        tracing::info!(wanted, "merging tables of the index, by the room there is");
+        let value = if wanted { "false" } else { "true" };
+        self.db.set_options(&[(NO_COMPACTIONS, value)]).map_err(|e| failed(&e))?;
+        if wanted { self.set_room_aside() } else { Ok(()) }
     }
 
     fn groups_from(
@@ -205,6 +262,7 @@ impl Index for RocksIndex {
             }
         }
         batch.put(MARK_KEY, applied.to_le_bytes());
+        self.find_room(batch.size_in_bytes())?;
         self.db.write_opt(batch, &self.no_log).map_err(|e| failed(&e))
     }
 
@@ -216,6 +274,7 @@ impl Index for RocksIndex {
     }
 
     fn flush(&self) -> Result<(), IndexError> {
+        self.find_room(0)?;
         self.db.flush().map_err(|e| failed(&e))
     }
 
@@ -229,7 +288,6 @@ impl Index for RocksIndex {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs::{self, File};
-    use std::time::{Duration, Instant};
 
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
@@ -270,12 +328,8 @@ mod tests {
         }
     }
 
-    /// A disk that was full is no reason to refuse for ever: with room again, everything goes on.
-    #[test]
-    fn an_index_goes_on_when_there_is_room_again() {
-        let Some(small) = Small::new() else { return };
-        let index = RocksIndex::create(&small.0.path().join("index")).unwrap();
-        let header = Header {
+    fn header() -> Header {
+        Header {
             chain: ChainId(1),
             version: ChunkVersion(1),
             len: 1,
@@ -283,29 +337,38 @@ mod tests {
             digest: 1,
             delta_blocks: 0,
             writer: None,
-        };
+        }
+    }
+
+    /// On a full disk the index goes on in the room set aside for it; when that is used up it refuses, and
+    /// with room again it goes on at once.
+    #[test]
+    fn an_index_goes_on_when_there_is_room_again() {
+        let Some(small) = Small::new() else { return };
+        let index = RocksIndex::create(&small.0.path().join("index")).unwrap();
         let mut number = 0;
         let mut write = || {
             number += 1;
             let key = ChunkKey { ino: Ino(number), index: 0 };
-            index.write(&mut std::iter::once(IndexChange::Header(key, Some(header))), number)
+            index.write(&mut std::iter::once(IndexChange::Header(key, Some(header()))), number)
         };
-        write().unwrap();
-        index.flush().unwrap();
-        let filler = small.0.path().join("filler");
-        fill(&filler);
-        write().unwrap();
-        assert!(matches!(index.flush(), Err(IndexError::NoSpace(_))));
-        let _ = write();
-        fs::remove_file(&filler).unwrap();
-        let begun = Instant::now();
-        loop {
-            match write().and_then(|()| index.flush()) {
-                Ok(()) => break,
-                Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
+        for round in 0..3 {
+            index.set_room_aside().unwrap();
+            let fillers = [0, 1].map(|n| small.0.path().join(format!("filler{n}")));
+            write().unwrap();
+            index.flush().unwrap();
+            fill(&fillers[0]);
+            for _ in 0..20 {
+                write().unwrap();
+                index.flush().unwrap_or_else(|error| panic!("round {round}, in the room set aside: {error}"));
             }
-            std::thread::park_timeout(Duration::from_millis(20));
+            fill(&fillers[1]);
+            assert!(matches!(write(), Err(IndexError::NoSpace(_))), "round {round}");
+            assert!(matches!(index.flush(), Err(IndexError::NoSpace(_))), "round {round}");
+            fillers.iter().for_each(|filler| fs::remove_file(filler).unwrap());
+            write().unwrap();
+            index.flush().unwrap();
+            assert!(index.tidies.load(Ordering::Relaxed), "round {round}");
         }
-        eprintln!("went on after {:?}", begun.elapsed());
     }
 }

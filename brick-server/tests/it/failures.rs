@@ -44,6 +44,19 @@ async fn a_flipped_byte_is_repaired() {
     }
 }
 
+/// A check tells of a bad block and has it put right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_has_what_it_finds_put_right() {
+    let cluster = Cluster::pair().await;
+    cluster.write(key(1, 0), 4096, &marked(b"nobody reads it", 9000)).await;
+    assert_eq!(flip(&cluster.dir_of(1), b"nobody reads it"), 1);
+    for bad in [1, 0] {
+        let found: Vec<u32> = cluster.holds(1).await.iter().map(|(_, _, bad)| *bad).collect();
+        assert_eq!(found, [bad]);
+    }
+    assert_eq!(cluster.metrics(1).repaired_blocks, 1);
+}
+
 /// The only one to serve has a bad block, and the member it is to bring up to date has it good: neither
 /// waits for the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -57,6 +57,47 @@ async fn resync_ships_only_what_differs() {
     assert_eq!(cluster.read(1, key(3, 0), 900_000, 9).await, "meanwhile");
 }
 
+/// The head's heartbeats say how many bytes there are to bring a member up to date, and ever more of them
+/// as done; nothing when it is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_is_told_in_bytes() {
+    const CHUNKS: u64 = 8;
+    let mut cluster = Cluster::pair().await;
+    cluster.crash(0).await;
+    let mut slow = cluster.config(0);
+    slow.copy_bytes_per_second = 4 << 20;
+    cluster.namespace.set_chain(CHAIN, &[(1, Serving), (0, Offline)]);
+    cluster.up_with(0, slow).await;
+    cluster.namespace.set_chain(CHAIN, &[(0, Serving), (1, Offline)]);
+    for n in 0..CHUNKS {
+        cluster.write(key(n, 0), 0, &vec![n as u8 + 1; 1 << 20]).await;
+    }
+    assert_eq!(cluster.namespace.report(0).unwrap().sync_total_bytes, 0, "nothing is to be done");
+    cluster.namespace.set_chain(CHAIN, &[(0, Serving), (1, Syncing)]);
+    let mut seen = std::collections::BTreeSet::new();
+    let namespace = cluster.namespace.clone();
+    until("the member serves again", || {
+        let report = namespace.report(0).unwrap();
+        if report.sync_total_bytes > 0 {
+            assert_eq!(report.sync_total_bytes, CHUNKS << 20);
+            assert!(
+                seen.last().is_none_or(|last| *last <= report.sync_done_bytes),
+                "{report:?} after {seen:?}"
+            );
+            seen.insert(report.sync_done_bytes);
+        }
+        let map = namespace.map();
+        async move { map.chains[&CHAIN].state_of(BrickId(1)) == Some(Serving) }
+    })
+    .await;
+    assert!(seen.len() >= 3, "{seen:?}");
+    until("nothing is said to be under way", || {
+        let report = namespace.report(0).unwrap();
+        async move { (report.sync_total_bytes, report.sync_done_bytes) == (0, 0) }
+    })
+    .await;
+}
+
 /// A part of a copy that comes after the copy has changed is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_parts_change_nothing() {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use wire::id::{BootId, BrickId};
 use wire::map::{ClusterMap, MemberState};
 use wire::meta::FsRequest;
+use wire::status::FsError;
 
 use super::held::Held;
 use super::inode::{Flight, OpenInode, State};
@@ -41,8 +42,16 @@ enum Round {
     Nothing,
     /// Everything is durable or sent again.
     Settled,
-    /// Somebody did not answer, and why.
-    InDoubt(String),
+    /// Somebody did not answer, or refused.
+    InDoubt(Doubt),
+}
+
+/// Why it is not known whether something is durable.
+struct Doubt {
+    /// What somebody said last.
+    why: String,
+    /// Whether that was that its disk is full.
+    full: bool,
 }
 
 type Outcomes = BTreeMap<BrickId, Result<BootId, Error>>;
@@ -80,7 +89,8 @@ impl Client {
     /// Makes what was written to the file before durable, size included, whoever wrote it here.
     ///
     /// # Errors
-    /// If that failed, or an earlier write did and this handle was not told yet.
+    /// If that failed, or an earlier write did and this handle was not told yet. [`FsError::NoSpace`] if a brick
+    /// without which it can't be done had no room until the deadline; the data is kept, and tried again.
     pub async fn fsync(&self, file: &File) -> Result<(), Error> {
         let shared = &self.shared;
         add(&shared.outside.metrics.fsyncs, 1);
@@ -156,6 +166,8 @@ impl Shared {
         deadline: Instant,
     ) -> Result<(), Error> {
         let mut retry = Retry::until(&self.outside.metrics, deadline);
+        // What a round cut short by the deadline came to says less than the rounds before.
+        let mut full = false;
         loop {
             for (inode, generation) in targets {
                 // What is being sent again is awaited before it is committed again.
@@ -164,12 +176,14 @@ impl Shared {
             let map = self.map();
             match self.commit_round(targets, deadline).await? {
                 Round::Nothing => return Ok(()),
-                Round::Settled if Instant::now() < deadline => {}
+                Round::Settled if Instant::now() < deadline => full = false,
                 Round::Settled => {
                     return Err(retry.give_up("the bricks to commit", "they restart again and again"));
                 }
-                Round::InDoubt(last) => {
-                    retry.pause("the bricks to commit", last).await?;
+                Round::InDoubt(doubt) => {
+                    let paused = retry.pause("the bricks to commit", doubt.why).await;
+                    full |= doubt.full;
+                    paused.map_err(|error| if full { FsError::NoSpace.into() } else { error })?;
                     self.refresh_map(map.epoch).await;
                 }
             }
@@ -203,11 +217,15 @@ impl Shared {
         if !unknown {
             return Ok(Round::Settled);
         }
-        let last = outcomes.iter().find_map(|(brick, outcome)| match outcome {
-            Ok(_) => None,
-            Err(error) => Some(format!("brick {brick}: {error}")),
-        });
-        Ok(Round::InDoubt(last.unwrap_or_else(|| "a newer write is under way".to_owned())))
+        let refused = outcomes.iter().find_map(|(brick, outcome)| outcome.as_ref().err().map(|e| (brick, e)));
+        let doubt = match refused {
+            Some((brick, error)) => Doubt {
+                why: format!("brick {brick}: {error}"),
+                full: matches!(error, Error::Fs(FsError::NoSpace)),
+            },
+            None => Doubt { why: "a newer write is under way".to_owned(), full: false },
+        };
+        Ok(Round::InDoubt(doubt))
     }
 
     async fn commit_bricks(self: &Arc<Self>, bricks: BTreeSet<BrickId>, deadline: Instant) -> Outcomes {
@@ -326,7 +344,7 @@ impl Shared {
             // One round; what is in doubt or was sent again is old enough for the next one.
             match self.commit_round(&targets, deadline).await {
                 Ok(Round::Nothing | Round::Settled) => complained = false,
-                Ok(Round::InDoubt(reason)) => self.complain(&mut complained, &reason),
+                Ok(Round::InDoubt(doubt)) => self.complain(&mut complained, &doubt.why),
                 Err(error) => self.complain(&mut complained, &error.to_string()),
             }
         }

@@ -38,7 +38,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use wire::map::ClusterMap;
-use wire::net::Net;
+use wire::net::{Members, Net};
 
 pub use names::DirPage;
 pub use open::{Created, File, OpenOptions, SyncMode};
@@ -60,6 +60,8 @@ pub(crate) struct Outside {
     pub(crate) config: ClientConfig,
     pub(crate) net: Net,
     pub(crate) metrics: Metrics,
+    /// Of the namespace.
+    pub(crate) members: Members,
 }
 
 /// Everything the clones of a client share.
@@ -107,7 +109,8 @@ impl Client {
     /// [`Error::Deadline`] if nobody answers, [`Error::Net`] if somebody refuses.
     pub async fn connect(config: ClientConfig, net: Net) -> Result<Client, Error> {
         let deadline = Instant::now() + config.deadline;
-        let outside = Outside { config, net, metrics: Metrics::default() };
+        let members = Members::new(config.namespaces.clone());
+        let outside = Outside { config, net, metrics: Metrics::default(), members };
         let grant = session::open_session(&outside, deadline).await?;
         let config = &outside.config;
         let shared = Arc::new(Shared {

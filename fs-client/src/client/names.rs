@@ -13,8 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wire::id::{DirCookie, Ino};
 use wire::meta::{
-    Attr, AttrChanges, DirEntry, FileKind, FsReply, FsRequest, Name, NewInode, RenameMode, SetTime, StatFs,
-    XattrMode,
+    ACL_ACCESS, Attr, AttrChanges, DirEntry, FileKind, FsReply, FsRequest, Name, NewInode, RenameMode,
+    SetTime, StatFs, XattrMode,
 };
 
 use super::inode::OpenInode;
@@ -228,6 +228,25 @@ impl Shared {
             locked(&inode.state).attr.xattrs = u32::MAX;
         }
     }
+
+    /// Before an access control list is looked at or changed: permission bits that are still to be told are
+    /// a part of it.
+    async fn tell_mode(self: &Arc<Self>, ino: Ino, name: &[u8]) -> Result<(), Error> {
+        match self.in_use(ino) {
+            Some(inode) if name == ACL_ACCESS && locked(&inode.state).late.is_some() => {
+                self.sync_inode(&inode).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// After one was changed: the permission bits are others.
+    async fn learn_mode(&self, ino: Ino, name: &[u8]) -> Result<(), Error> {
+        match self.in_use(ino) {
+            Some(_) if name == ACL_ACCESS => self.get_attr(ino).await.map(drop),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Client {
@@ -395,6 +414,7 @@ impl Client {
         self.shared
             .operations
             .run("getxattr", ino, async {
+                self.shared.tell_mode(ino, &name).await?;
                 match self.shared.fs(FsRequest::GetXattr { ino, name }).await? {
                     FsReply::Value(value) => Ok(value),
                     _ => Err(wrong("a value")),
@@ -409,10 +429,12 @@ impl Client {
     /// As [`Client::lookup`].
     pub async fn setxattr(&self, ino: Ino, name: Bytes, value: Bytes, mode: XattrMode) -> Result<(), Error> {
         let work = async {
+            self.shared.tell_mode(ino, &name).await?;
             self.shared.recount_xattrs(ino).await;
-            let done = self.shared.done(FsRequest::SetXattr { ino, name, value, mode }).await;
+            let request = FsRequest::SetXattr { ino, name: name.clone(), value, mode };
+            let done = self.shared.done(request).await;
             self.shared.recount_xattrs(ino).await;
-            done
+            done.and(self.shared.learn_mode(ino, &name).await)
         };
         self.shared.operations.run("setxattr", ino, work).await
     }
@@ -439,6 +461,7 @@ impl Client {
     /// As [`Client::lookup`].
     pub async fn removexattr(&self, ino: Ino, name: Bytes) -> Result<(), Error> {
         let work = async {
+            self.shared.tell_mode(ino, &name).await?;
             let done = self.shared.done(FsRequest::RemoveXattr { ino, name }).await;
             self.shared.recount_xattrs(ino).await;
             done

@@ -96,7 +96,7 @@ impl Client {
         options: OpenOptions,
     ) -> Result<Arc<File>, Error> {
         let (parent, name) = self.resolve_parent(path).await?;
-        let new = NewInode { mode, uid: 0, gid: 0 };
+        let new = NewInode { mode, umask: 0, uid: 0, gid: 0 };
         Ok(self.create(parent, name, new, false, options).await?.file)
     }
 }

@@ -180,6 +180,7 @@ impl Shared {
             parts.push((at, part_of(whole, number * PIECE_BYTES, at, piece.len)));
         }
         self.read_ahead(file, &plan);
+        parts.iter().for_each(|(at, part)| locked(&file.readahead).took(at / PIECE_BYTES, part.len() as u64));
         let bytes = plan.assemble(&parts);
         add(&self.outside.metrics.read_memory_bytes, bytes.len() as u64);
         self.count_read(&bytes);
@@ -264,6 +265,7 @@ impl Shared {
             && let Some(Ok(whole)) = &*done
         {
             let bytes = part_of(whole, number * PIECE_BYTES, at, piece.len);
+            locked(&file.readahead).took(number, bytes.len() as u64);
             add(&self.outside.metrics.read_memory_bytes, bytes.len() as u64);
             return Ok(bytes);
         }
@@ -295,7 +297,14 @@ impl Shared {
             };
             let Some(piece) = plan.layout.pieces(start, len, PIECE_BYTES as u32).next() else { return };
             let (done, outcome) = watch::channel::<Outcome>(None);
-            let slot = Slot { outcome, started: Instant::now(), version: plan.version, len, _permit: permit };
+            let slot = Slot {
+                outcome,
+                started: Instant::now(),
+                version: plan.version,
+                len,
+                taken: 0,
+                _permit: permit,
+            };
             ahead.slots.insert(number, slot);
             add(&self.outside.metrics.readahead_pieces, 1);
             let (shared, ino, layout) = (self.clone(), file.ino(), plan.layout);

@@ -14,9 +14,10 @@ use tokio::time::Instant;
 use super::gather::PIECE_BYTES;
 use crate::error::Error;
 
-/// Kernel threads hand in the requests of one stream a little out of order: a read this near
-/// to where the last one ended still belongs to it.
-const SLACK_BYTES: u64 = 2 * PIECE_BYTES;
+/// Kernel threads hand in the requests of one stream out of order, as far as the kernel itself reads ahead, and
+/// twice that while one part is waited for and the next one asked for: a read this near to where the last one
+/// ended still belongs to it.
+const SLACK_BYTES: u64 = 8 * PIECE_BYTES;
 /// Reads in a row before reading ahead begins.
 const STREAK: u32 = 2;
 /// Least that is read ahead.
@@ -33,6 +34,8 @@ pub(crate) struct Slot {
     pub(crate) version: u64,
     /// How much of the piece was within the file.
     pub(crate) len: u64,
+    /// Bytes of it that were handed out.
+    pub(crate) taken: u64,
     pub(crate) _permit: OwnedSemaphorePermit,
 }
 
@@ -65,6 +68,15 @@ impl Readahead {
         fits.then(|| slot.outcome.clone())
     }
 
+    /// Notes that bytes of a piece were handed out. One that was handed out whole is not kept: the kernel has it.
+    pub(crate) fn took(&mut self, piece: u64, bytes: u64) {
+        let Some(slot) = self.slots.get_mut(&piece) else { return };
+        slot.taken += bytes;
+        if slot.taken >= slot.len {
+            self.slots.remove(&piece);
+        }
+    }
+
     /// Notes a read; returns the numbers of the pieces to be read ahead now.
     pub(crate) fn note(&mut self, offset: u64, len: u64, size: u64, most: u64) -> std::ops::Range<u64> {
         let end = offset + len;
@@ -93,7 +105,10 @@ impl Readahead {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -111,6 +126,43 @@ mod tests {
             widest = widest.max(pieces.end - pieces.start);
         }
         assert!((8..=9).contains(&widest), "{widest}");
+    }
+
+    /// A stream that is handed in out of order, by threads that wait for slow bricks, asks for each piece once.
+    #[test]
+    fn a_disordered_stream_asks_for_each_piece_once() {
+        let (step, size) = (256 << 10, 64 * MIB);
+        for seed in 0..50u64 {
+            let mut ahead = Readahead::default();
+            let window = Arc::new(tokio::sync::Semaphore::new(usize::MAX >> 4));
+            let (_done, outcome) = watch::channel::<Outcome>(None);
+            let mut reads: Vec<u64> = (0..size / step).map(|nth| nth * step).collect();
+            // What the kernel reads ahead at a time is shuffled, but for the beginning of the file.
+            for (nth, batch) in reads.chunks_mut((4 * MIB / step) as usize).enumerate().skip(1) {
+                let turn = (seed * 31 + nth as u64 * 7) % batch.len() as u64;
+                batch.rotate_left(turn as usize);
+                if seed % 2 == 1 {
+                    batch.reverse();
+                }
+            }
+            let (mut asked, mut alone) = (0, 0);
+            for offset in reads {
+                for number in ahead.note(offset, step, size, 8 * MIB) {
+                    ahead.slots.entry(number).or_insert_with(|| {
+                        asked += 1;
+                        let permit = window.clone().try_acquire_owned().unwrap();
+                        let (outcome, started) = (outcome.clone(), Instant::now());
+                        Slot { outcome, started, version: 0, len: MIB, taken: 0, _permit: permit }
+                    });
+                }
+                let piece = offset / PIECE_BYTES;
+                match ahead.find(piece, 0, Duration::from_secs(60), offset % PIECE_BYTES + step) {
+                    Some(_) => ahead.took(piece, step),
+                    None => alone += 1,
+                }
+            }
+            assert!(asked <= 64 && alone <= 8, "seed {seed}: {asked} pieces, {alone} reads of their own");
+        }
     }
 
     /// Jumping about reads nothing ahead; nor does the end of the file.

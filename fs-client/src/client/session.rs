@@ -6,7 +6,6 @@
 //!    out and looked at under one lock.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,9 +18,8 @@ use wire::meta::{
     ClusterReply, ClusterRequest, FsReply, FsRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest,
     SessionGrant,
 };
-use wire::net::Endpoint;
 use wire::net::typed::CallError;
-use wire::status::Advice;
+use wire::status::{Advice, Status};
 
 use super::Shared;
 use super::retry::Retry;
@@ -49,8 +47,6 @@ struct Numbers {
 pub(crate) struct Session {
     current: Mutex<(SessionId, Duration)>,
     numbers: Mutex<Numbers>,
-    /// Which member of the namespace is asked.
-    member: AtomicUsize,
     map: watch::Sender<Arc<ClusterMap>>,
     /// One fetch of the map, and one opening of a session, at a time.
     refreshing: tokio::sync::Mutex<()>,
@@ -62,7 +58,6 @@ impl Session {
         Self {
             current: Mutex::new((grant.session, Duration::from_millis(u64::from(grant.renew_ms.max(10))))),
             numbers: Mutex::new(Numbers { next: 1, awaited: BTreeSet::new() }),
-            member: AtomicUsize::new(0),
             map: watch::Sender::new(Arc::new(grant.map)),
             refreshing: tokio::sync::Mutex::default(),
             reopening: tokio::sync::Mutex::default(),
@@ -138,17 +133,13 @@ pub(crate) async fn open_session(shared: &super::Outside, deadline: Instant) -> 
         }),
     };
     let mut retry = Retry::until(&shared.metrics, deadline);
-    let mut member = 0usize;
     loop {
-        let Some(endpoint) = config.namespaces.get(member % config.namespaces.len().max(1)) else {
-            return Err(Error::Protocol {
-                who: "the configuration".to_owned(),
-                detail: "it names no namespace".to_owned(),
-            });
+        let Some(endpoint) = shared.members.to_ask() else {
+            return Err(no_namespace());
         };
         add(&shared.metrics.meta_calls, 1);
         let attempt = retry.attempt(config.attempt_timeout);
-        match shared.net.request::<MetaProtocol>(endpoint, &call, Bytes::new(), attempt).await {
+        match shared.net.request::<MetaProtocol>(&endpoint, &call, Bytes::new(), attempt).await {
             Ok((MetaReply::Cluster(ClusterReply::Session(grant)), _)) => {
                 add(&shared.metrics.sessions, 1);
                 tracing::info!(session = %grant.session, map = %grant.map.epoch, "opened a session");
@@ -159,30 +150,21 @@ pub(crate) async fn open_session(shared: &super::Outside, deadline: Instant) -> 
                 return Err(Error::of_call("the namespace", error));
             }
             Err(error) => {
-                member += 1;
+                shared.members.failed(endpoint, &error);
                 retry.pause("the namespace", &error).await?;
             }
         }
     }
 }
 
+fn no_namespace() -> Error {
+    Error::Protocol { who: "the configuration".to_owned(), detail: "it names no namespace".to_owned() }
+}
+
 impl Shared {
     /// The map as known now.
     pub(crate) fn map(&self) -> Arc<ClusterMap> {
         self.session.map()
-    }
-
-    fn namespace(&self) -> (usize, Endpoint) {
-        let member = self.session.member.load(Ordering::Relaxed);
-        let all = &self.outside.config.namespaces;
-        // There is at least one: a session was opened with it.
-        (member, all[member % all.len()])
-    }
-
-    fn next_namespace(&self, after: usize) {
-        let next = after.wrapping_add(1);
-        // Somebody else may have moved on already.
-        let _ = self.session.member.compare_exchange(after, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// One call about files, tried until it has a final answer or the deadline is over.
@@ -224,14 +206,14 @@ impl Shared {
     /// One attempt of one call.
     pub(crate) async fn meta_once(&self, call: &MetaCall, deadline: Instant) -> Result<MetaReply, CallError> {
         add(&self.outside.metrics.meta_calls, 1);
-        let (member, endpoint) = self.namespace();
-        let result = self.outside.net.request::<MetaProtocol>(&endpoint, call, Bytes::new(), deadline).await;
-        match result {
+        let outside = &self.outside;
+        let Some(endpoint) = outside.members.to_ask() else {
+            return Err(CallError::Status(Status::NotLeader(None)));
+        };
+        match outside.net.request::<MetaProtocol>(&endpoint, call, Bytes::new(), deadline).await {
             Ok((reply, _)) => Ok(reply),
             Err(error) => {
-                if matches!(error.advice(), Advice::Retry | Advice::RefreshMap) {
-                    self.next_namespace(member);
-                }
+                outside.members.failed(endpoint, &error);
                 Err(error)
             }
         }
@@ -317,6 +299,18 @@ impl Shared {
         Ok(())
     }
 
+    /// Asks who the members of the namespace are, so that another one is found when this one goes.
+    async fn learn_members(&self) {
+        let deadline = Instant::now() + self.outside.config.attempt_timeout;
+        match self.cluster_once(ClusterRequest::Members, deadline).await {
+            Ok(ClusterReply::Members(members)) => {
+                self.outside.members.learn(members.into_iter().map(|member| member.endpoint));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "could not ask for the namespace's members"),
+        }
+    }
+
     /// Keeps the session alive until the client stops.
     pub(crate) async fn keep_session(self: Arc<Self>) {
         let mut tell = false;
@@ -341,6 +335,7 @@ impl Shared {
                     silent = false;
                     // Told in this very call: asking again means it was lost on the way.
                     tell = tell_open && !tell;
+                    self.learn_members().await;
                 }
                 Ok(_) => tracing::error!("the namespace answered a renewal with something else"),
                 Err(error) if error.advice() == Advice::NewSession => {

@@ -23,10 +23,6 @@ pub(crate) fn errno(error: &Error) -> Errno {
     Errno::from_i32(error.errno().raw_os_error())
 }
 
-pub(crate) fn ino(number: INodeNo) -> Ino {
-    Ino(number.0)
-}
-
 pub(crate) fn name(name: &OsStr) -> Result<Name, Error> {
     Ok(Name::new(name.as_bytes().to_vec())?)
 }

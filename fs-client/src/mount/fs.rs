@@ -17,9 +17,12 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::{FallocateFlags, XattrFlags};
-use wire::meta::{AttrChanges, FileKind, MAX_NAME_BYTES, NewInode, RenameMode, XattrMode};
+use wire::id::Ino;
+use wire::meta::{
+    ACL_ACCESS, ACL_DEFAULT, Attr, AttrChanges, FileKind, MAX_NAME_BYTES, NewInode, RenameMode, XattrMode,
+};
 
-use super::convert::{self, errno, ino, name};
+use super::convert::{self, errno, name};
 use super::dir::{DirHandle, Line};
 use super::reply::{
     GENERATION, Handles, Validity, reply_attr, reply_data, reply_empty, reply_entry, reply_written,
@@ -44,6 +47,8 @@ const SEEK_HOLE: i32 = 4;
 #[derive(Debug)]
 pub(crate) struct Adapter {
     client: Client,
+    /// The directory that the kernel calls its root.
+    root: Ino,
     max_background: u16,
     sharing: Sharing,
     valid: Validity,
@@ -70,12 +75,18 @@ macro_rules! or_bad_handle {
     };
 }
 
-fn new_inode(request: &Request, mode: u32) -> NewInode {
-    NewInode { mode: (mode & 0o7777) as u16, uid: request.uid(), gid: request.gid() }
+fn new_inode(request: &Request, mode: u32, umask: u32) -> NewInode {
+    let (mode, umask) = ((mode & 0o7777) as u16, (umask & 0o777) as u16);
+    NewInode { mode, umask, uid: request.uid(), gid: request.gid() }
 }
 
-fn is_system(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(b"system.")
+/// Attributes of the system's that are none of ours.
+fn is_foreign(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"system.") && !is_acl(name)
+}
+
+fn is_acl(name: &OsStr) -> bool {
+    name.as_bytes() == ACL_ACCESS || name.as_bytes() == ACL_DEFAULT
 }
 
 /// How the kernel is to treat a handle.
@@ -95,10 +106,15 @@ fn open_flags(file: &File, sharing: Sharing) -> FopenFlags {
 }
 
 impl Adapter {
-    pub(crate) fn new(client: Client, max_background: u16) -> Self {
+    pub(crate) fn new(client: Client, root: Ino, max_background: u16) -> Self {
         let sharing = client.sharing();
         let valid = Validity::new(sharing);
-        Self { client, max_background, sharing, valid, files: Arc::default(), dirs: Arc::default() }
+        Self { client, root, max_background, sharing, valid, files: Arc::default(), dirs: Arc::default() }
+    }
+
+    /// The inode that the kernel means.
+    fn ino(&self, number: INodeNo) -> Ino {
+        if number == INodeNo::ROOT { self.root } else { Ino(number.0) }
     }
 
     /// Runs a request as a task.
@@ -117,6 +133,9 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_POSIX_ACL,
+            // What is made in a directory with a default list has nothing to do with a umask.
+            InitFlags::FUSE_DONT_MASK,
         ];
         // On a sole mount this would only drop what the kernel itself has just written, and a
         // page read again while it is being written comes back old: four processes on one
@@ -141,15 +160,21 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
+        let parent = self.ino(parent);
         let valid = self.valid;
-        let parent = ino(parent);
         match entry.as_bytes() {
             // Asked for by NFS servers that come back with an old handle.
-            b"." => {
-                self.spawn(|client| async move { reply_entry(valid, reply, client.getattr(parent).await) })
+            dots @ (b"." | b"..") => {
+                let (up, root) = (dots == b".." && parent != self.root, self.root);
+                self.spawn(|client| async move {
+                    let found =
+                        if up { client.lookup_parent(parent).await } else { client.getattr(parent).await };
+                    // The kernel has its own number for the root.
+                    let known =
+                        |attr: Attr| if attr.ino == root { Attr { ino: Ino::ROOT, ..attr } } else { attr };
+                    reply_entry(valid, reply, found.map(known));
+                });
             }
-            b".." => self
-                .spawn(|client| async move { reply_entry(valid, reply, client.lookup_parent(parent).await) }),
             _ => {
                 let entry = or_reply!(reply, name(entry));
                 self.spawn(
@@ -160,8 +185,9 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _request: &Request, number: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        let number = self.ino(number);
         let valid = self.valid;
-        self.spawn(|client| async move { reply_attr(valid, reply, client.getattr(ino(number)).await) });
+        self.spawn(|client| async move { reply_attr(valid, reply, client.getattr(number).await) });
     }
 
     fn setattr(
@@ -182,6 +208,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let number = self.ino(number);
         let valid = self.valid;
         let changes = AttrChanges {
             mode: mode.map(|mode| (mode & 0o7777) as u16),
@@ -194,15 +221,16 @@ impl Filesystem for Adapter {
         let sharing = self.sharing;
         self.spawn(|client| async move {
             let done = match sharing {
-                Sharing::Sole => client.setattr_behind(ino(number), changes).await,
-                Sharing::Shared => client.setattr(ino(number), changes).await,
+                Sharing::Sole => client.setattr_behind(number, changes).await,
+                Sharing::Shared => client.setattr(number, changes).await,
             };
             reply_attr(valid, reply, done);
         });
     }
 
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
-        self.spawn(|client| async move { reply_data(reply, client.readlink(ino(number)).await) });
+        let number = self.ino(number);
+        self.spawn(|client| async move { reply_data(reply, client.readlink(number).await) });
     }
 
     fn mknod(
@@ -211,16 +239,17 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         entry: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let parent = self.ino(parent);
         let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
         let Some(kind) = convert::node_kind(mode) else { return reply.error(Errno::EINVAL) };
-        let new = new_inode(request, mode);
+        let new = new_inode(request, mode, umask);
         self.spawn(|client| async move {
-            reply_entry(valid, reply, client.mknod(ino(parent), entry, new, kind, rdev).await);
+            reply_entry(valid, reply, client.mknod(parent, entry, new, kind, rdev).await);
         });
     }
 
@@ -230,34 +259,36 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         entry: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
+        let parent = self.ino(parent);
         let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
-        let new = new_inode(request, mode);
-        self.spawn(
-            |client| async move { reply_entry(valid, reply, client.mkdir(ino(parent), entry, new).await) },
-        );
+        let new = new_inode(request, mode, umask);
+        self.spawn(|client| async move { reply_entry(valid, reply, client.mkdir(parent, entry, new).await) });
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
+        let parent = self.ino(parent);
         let entry = or_reply!(reply, name(entry));
-        self.spawn(|client| async move { reply_empty(reply, client.unlink(ino(parent), entry).await) });
+        self.spawn(|client| async move { reply_empty(reply, client.unlink(parent, entry).await) });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
+        let parent = self.ino(parent);
         let entry = or_reply!(reply, name(entry));
-        self.spawn(|client| async move { reply_empty(reply, client.rmdir(ino(parent), entry).await) });
+        self.spawn(|client| async move { reply_empty(reply, client.rmdir(parent, entry).await) });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, entry: &OsStr, target: &Path, reply: ReplyEntry) {
+        let parent = self.ino(parent);
         let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
-        let new = new_inode(request, 0o777);
+        let new = new_inode(request, 0o777, 0);
         let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
         self.spawn(|client| async move {
-            reply_entry(valid, reply, client.symlink(ino(parent), entry, target, new).await);
+            reply_entry(valid, reply, client.symlink(parent, entry, target, new).await);
         });
     }
 
@@ -271,6 +302,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let (parent, new_parent) = (self.ino(parent), self.ino(new_parent));
         let mode = if flags.is_empty() {
             RenameMode::Replace
         } else if flags == RenameFlags::RENAME_NOREPLACE {
@@ -283,23 +315,25 @@ impl Filesystem for Adapter {
         let entry = or_reply!(reply, name(entry));
         let new_entry = or_reply!(reply, name(new_entry));
         self.spawn(|client| async move {
-            let done = client.rename(ino(parent), entry, ino(new_parent), new_entry, mode).await;
+            let done = client.rename(parent, entry, new_parent, new_entry, mode).await;
             reply_empty(reply, done);
         });
     }
 
     fn link(&self, _request: &Request, number: INodeNo, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
+        let (number, parent) = (self.ino(number), self.ino(parent));
         let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
         self.spawn(|client| async move {
-            reply_entry(valid, reply, client.link(ino(number), ino(parent), entry).await);
+            reply_entry(valid, reply, client.link(number, parent, entry).await);
         });
     }
 
     fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let number = self.ino(number);
         let (files, sharing) = (self.files.clone(), self.sharing);
         self.spawn(|client| async move {
-            match client.open(ino(number), convert::open_options(flags.0)).await {
+            match client.open(number, convert::open_options(flags.0)).await {
                 Ok(file) => {
                     let flags = open_flags(&file, sharing);
                     reply.opened(files.insert(file), flags);
@@ -315,18 +349,19 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         entry: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let parent = self.ino(parent);
         let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
-        let new = new_inode(request, mode);
+        let new = new_inode(request, mode, umask);
         let (files, sharing) = (self.files.clone(), self.sharing);
         let exclusive = rustix::fs::OFlags::from_bits_retain(flags as u32).contains(rustix::fs::OFlags::EXCL);
         self.spawn(|client| async move {
             let options = convert::open_options(flags);
-            match client.create(ino(parent), entry, new, exclusive, options).await {
+            match client.create(parent, entry, new, exclusive, options).await {
                 Ok(created) => {
                     let flags = open_flags(&created.file, sharing);
                     let attr = convert::attr(&created.attr);
@@ -433,7 +468,8 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let handle = self.dirs.insert(Arc::new(DirHandle::new(ino(number))));
+        let number = self.ino(number);
+        let handle = self.dirs.insert(Arc::new(DirHandle::new(number)));
         reply.opened(handle, FopenFlags::empty());
     }
 
@@ -542,7 +578,8 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        if is_system(attribute) {
+        let number = self.ino(number);
+        if is_foreign(attribute) {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let flags = XattrFlags::from_bits_retain(flags as u32);
@@ -556,27 +593,30 @@ impl Filesystem for Adapter {
         let attribute = Bytes::copy_from_slice(attribute.as_bytes());
         let value = Bytes::copy_from_slice(value);
         self.spawn(|client| async move {
-            reply_empty(reply, client.setxattr(ino(number), attribute, value, mode).await);
+            reply_empty(reply, client.setxattr(number, attribute, value, mode).await);
         });
     }
 
     fn getxattr(&self, _request: &Request, number: INodeNo, attribute: &OsStr, size: u32, reply: ReplyXattr) {
-        if is_system(attribute) {
+        let number = self.ino(number);
+        if is_foreign(attribute) {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        // The kernel asks for this one before every write.
-        if attribute.as_bytes() == b"security.capability" && self.client.has_no_xattrs(ino(number)) {
+        // The kernel asks for these before every write, and with many a look at a file.
+        let often = attribute.as_bytes() == b"security.capability" || is_acl(attribute);
+        if often && self.client.has_no_xattrs(number) {
             return reply.error(Errno::ENODATA);
         }
         let attribute = Bytes::copy_from_slice(attribute.as_bytes());
         self.spawn(|client| async move {
-            reply_xattr(reply, size, client.getxattr(ino(number), attribute).await);
+            reply_xattr(reply, size, client.getxattr(number, attribute).await);
         });
     }
 
     fn listxattr(&self, _request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        let number = self.ino(number);
         self.spawn(|client| async move {
-            let names = client.listxattr(ino(number)).await.map(|names| {
+            let names = client.listxattr(number).await.map(|names| {
                 let mut list = Vec::new();
                 for one in names {
                     list.extend_from_slice(&one);
@@ -589,12 +629,13 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _request: &Request, number: INodeNo, attribute: &OsStr, reply: ReplyEmpty) {
-        if is_system(attribute) {
+        let number = self.ino(number);
+        if is_foreign(attribute) {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let attribute = Bytes::copy_from_slice(attribute.as_bytes());
         self.spawn(|client| async move {
-            reply_empty(reply, client.removexattr(ino(number), attribute).await);
+            reply_empty(reply, client.removexattr(number, attribute).await);
         });
     }
 

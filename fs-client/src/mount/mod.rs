@@ -22,6 +22,9 @@ use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::mount::UnmountFlags;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use wire::id::Ino;
+use wire::meta::FileKind;
+use wire::status::FsError;
 
 use self::check::Place;
 use crate::client::Client;
@@ -45,13 +48,14 @@ impl Mount {
     /// Mounts at `mountpoint`. What a crash left mounted there is taken away first.
     ///
     /// # Errors
-    /// [`Error::MountPoint`] with what is wrong and what to do.
+    /// [`Error::MountPoint`] with what is wrong and what to do; what [`MountConfig::root`] names may not be there.
     pub async fn start(client: Client, mountpoint: &Path, config: MountConfig) -> Result<Mount, Error> {
+        let root = root(&client, &config.root).await?;
         let wanted = mountpoint.to_owned();
         let allow_non_empty = config.allow_non_empty;
         let checked = blocking(mountpoint, move || check::prepare(&wanted, allow_non_empty)).await??;
         let (done, ended) = watch::channel(false);
-        let adapter = fs::Adapter::new(client.clone(), config.max_background);
+        let adapter = fs::Adapter::new(client.clone(), root, config.max_background);
         let options = options(&config);
         let path = checked.clone();
         let place = blocking(mountpoint, move || begin(adapter, &path, &options, done)).await??;
@@ -138,6 +142,17 @@ impl Drop for Mount {
             tracing::debug!(%error, "could not detach a mount that was dropped");
         }
     }
+}
+
+/// The directory that becomes the mount's root.
+async fn root(client: &Client, path: &Path) -> Result<Ino, Error> {
+    let problem = match client.resolve(path.as_os_str().as_bytes(), true).await {
+        Ok(attr) if attr.kind == FileKind::Directory => return Ok(attr.ino),
+        Ok(_) | Err(Error::Fs(FsError::NotDirectory)) => MountProblem::RootNotDirectory,
+        Err(Error::Fs(FsError::NotFound)) => MountProblem::RootMissing,
+        Err(error) => return Err(error),
+    };
+    Err(Error::MountPoint { path: path.to_owned(), problem })
 }
 
 /// Runs what may block on a filesystem that does not answer.

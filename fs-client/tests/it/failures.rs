@@ -52,6 +52,28 @@ async fn an_error_is_told_to_each_handle() {
     client.shutdown().await.unwrap();
 }
 
+/// A brick that has no room to commit until the deadline: fsync says that the disk is full, keeps what was
+/// written, and makes it durable when there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_room_to_commit_is_told_and_loses_nothing() {
+    let cluster = Cluster::start().await;
+    let mut config = cluster.config();
+    config.deadline = Duration::from_secs(1);
+    let client = cluster.client_with(config).await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let is_commit = |request: &BrickRequest| matches!(request, BrickRequest::Commit);
+    cluster.world.fault(move |_, r| is_commit(r).then_some(Fault::Refuse(Status::Fs(FsError::NoSpace))));
+    client.write_at(&file, 0, b"kept").await.unwrap();
+    assert_eq!(client.fsync(&file).await.unwrap_err().errno(), Errno::NOSPC);
+    assert_eq!(client.fsync(&file).await.unwrap_err().errno(), Errno::NOSPC);
+    cluster.world.heal();
+    client.fsync(&file).await.unwrap();
+    let attr = cluster.namespace.attr_of(file.ino());
+    assert_eq!(cluster.world.durable_file(file.ino(), &attr.layout, attr.size), b"kept");
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
 /// What a restarted brick lost is sent again before fsync returns.
 #[tokio::test(flavor = "multi_thread")]
 async fn data_lost_by_a_restarted_brick_is_sent_again() {
@@ -180,7 +202,7 @@ async fn lost_replies_do_not_repeat_changes() {
     let cluster = Cluster::start().await;
     let client = cluster.client().await;
     cluster.namespace.lose_replies.store(1, Ordering::SeqCst);
-    let new = NewInode { mode: 0o755, uid: 0, gid: 0 };
+    let new = NewInode { mode: 0o755, umask: 0, uid: 0, gid: 0 };
     client.mkdir(Ino::ROOT, Name::new(&b"d"[..]).unwrap(), new).await.unwrap();
     cluster.namespace.busy.store(3, Ordering::SeqCst);
     cluster.namespace.lose_replies.store(2, Ordering::SeqCst);

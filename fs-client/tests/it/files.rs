@@ -16,7 +16,7 @@ fn name(text: &str) -> Name {
     Name::new(text.as_bytes().to_vec()).unwrap()
 }
 
-const NEW: NewInode = NewInode { mode: 0o644, uid: 3, gid: 4 };
+const NEW: NewInode = NewInode { mode: 0o644, umask: 0, uid: 3, gid: 4 };
 
 /// Names come and go as POSIX says, and listings are stable.
 #[tokio::test(flavor = "multi_thread")]

@@ -197,9 +197,8 @@ async fn calls_beyond_read_and_write() {
         assert_eq!(&value[..len], b"blue");
         let mut short = [0; 2];
         assert_eq!(rustix::fs::getxattr(&path, "user.color", &mut short[..]).unwrap_err(), Errno::RANGE);
-        let acl =
-            rustix::fs::setxattr(&path, "system.posix_acl_access", b"", rustix::fs::XattrFlags::empty());
-        assert_eq!(acl.unwrap_err(), Errno::OPNOTSUPP);
+        let foreign = rustix::fs::setxattr(&path, "system.other", b"", rustix::fs::XattrFlags::empty());
+        assert_eq!(foreign.unwrap_err(), Errno::OPNOTSUPP);
 
         let lock = open();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
@@ -334,6 +333,58 @@ async fn truncating_at_open_clears_set_user_id() {
     })
     .await;
     m.end().await;
+}
+
+/// A directory of the filesystem is mounted as if it were all of it; what is no directory is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_mounted_as_the_root() {
+    let Some(whole) = mounted().await else { return };
+    whole
+        .run(|mnt| {
+            fs::create_dir_all(mnt.join("home/ann")).unwrap();
+            fs::write(mnt.join("home/ann/thesis"), "years").unwrap();
+            fs::write(mnt.join("secret"), "of others").unwrap();
+        })
+        .await;
+    let client = whole.cluster.client().await;
+    let dir = Guard(tempfile::tempdir().unwrap());
+    let mount = async |root: &str| {
+        Mount::start(client.clone(), &dir.path(), MountConfig { root: root.into(), ..config() }).await
+    };
+    for (root, problem) in
+        [("/home/bob", MountProblem::RootMissing), ("/secret", MountProblem::RootNotDirectory)]
+    {
+        let error = mount(root).await.unwrap_err();
+        assert!(matches!(&error, Error::MountPoint { problem: found, .. } if *found == problem), "{error}");
+    }
+    let part = mount("/home/ann").await.unwrap();
+    let work = |mnt: PathBuf| {
+        let names = |dir: &Path| {
+            let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&mnt), ["thesis"]);
+        assert_eq!(fs::read(mnt.join("thesis")).unwrap(), b"years");
+        assert!(!mnt.join("secret").exists() && !mnt.join("home").exists());
+        // Everything that names the root itself.
+        fs::create_dir(mnt.join("sub")).unwrap();
+        fs::rename(mnt.join("thesis"), mnt.join("sub/thesis")).unwrap();
+        fs::hard_link(mnt.join("sub/thesis"), mnt.join("again")).unwrap();
+        fs::rename(mnt.join("sub/thesis"), mnt.join("thesis")).unwrap();
+        assert_eq!(names(&mnt), ["again", "sub", "thesis"]);
+        assert_eq!(fs::metadata(mnt.join("sub/..")).unwrap().ino(), fs::metadata(&mnt).unwrap().ino());
+        fs::set_permissions(&mnt, fs::Permissions::from_mode(0o711)).unwrap();
+        assert_eq!(fs::metadata(&mnt).unwrap().mode() & 0o777, 0o711);
+        fs::remove_file(mnt.join("again")).unwrap();
+        fs::remove_dir(mnt.join("sub")).unwrap();
+    };
+    let path = dir.path();
+    tokio::task::spawn_blocking(move || work(path)).await.unwrap();
+    part.stop().await.unwrap();
+    client.shutdown().await.unwrap();
+    whole.run(|mnt| assert_eq!(fs::read(mnt.join("home/ann/thesis")).unwrap(), b"years")).await;
+    whole.end().await;
 }
 
 /// Somebody's `umount` ends the mount.

@@ -376,7 +376,8 @@ impl Inner {
 impl FakeNamespace {
     pub fn new(world: Arc<World>) -> Self {
         let mut inner = Inner { next_cookie: 10, ..Inner::default() };
-        let root = inner.make(Ino::ROOT, FileKind::Directory, &NewInode { mode: 0o755, uid: 0, gid: 0 });
+        let root =
+            inner.make(Ino::ROOT, FileKind::Directory, &NewInode { mode: 0o755, umask: 0, uid: 0, gid: 0 });
         assert_eq!(root, Ino::ROOT);
         Self {
             world,
@@ -495,7 +496,7 @@ impl TypedHandler<MetaProtocol> for FakeNamespace {
                     answer.map(MetaReply::Fs)
                 }
                 MetaRequest::Cluster(request) => self.cluster(&call, request).await.map(MetaReply::Cluster),
-                MetaRequest::Check(_) => Err(Status::Malformed),
+                MetaRequest::Check(_) | MetaRequest::Peer => Err(Status::Malformed),
             };
             (answer, Bytes::new())
         })

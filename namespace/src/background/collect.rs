@@ -162,15 +162,16 @@ async fn list(namespace: &Namespace, brick: BrickId, after: Option<ChunkKey>) ->
 async fn judge(namespace: &Arc<Namespace>, chunks: Vec<ChunkKey>) -> Result<Vec<ChunkKey>, Error> {
     let namespace = namespace.clone();
     let judged = tokio::task::spawn_blocking(move || {
-        let state = namespace.db.moment();
-        let Some(counters) = load::<Counters>(&state, keys::COUNTERS)? else { return Ok(Vec::new()) };
-        let mut found = BTreeMap::new();
-        for chunk in chunks {
-            if !found.contains_key(&chunk.ino) && useless(&state, counters.next_ino, chunk)?.is_some() {
-                found.insert(chunk.ino, chunk);
+        namespace.db.at_moment(|state| {
+            let Some(counters) = load::<Counters>(state, keys::COUNTERS)? else { return Ok(Vec::new()) };
+            let mut found = BTreeMap::new();
+            for chunk in chunks {
+                if !found.contains_key(&chunk.ino) && useless(state, counters.next_ino, chunk)?.is_some() {
+                    found.insert(chunk.ino, chunk);
+                }
             }
-        }
-        Ok(found.into_values().collect())
+            Ok(found.into_values().collect())
+        })
     });
     judged.await.map_err(|error| Error::Thread(std::io::Error::other(error)))?
 }

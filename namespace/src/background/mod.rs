@@ -4,6 +4,7 @@ pub mod collect;
 pub mod liveness;
 pub mod moves;
 pub mod reclaim;
+pub mod reign;
 pub mod tokens;
 pub mod trims;
 

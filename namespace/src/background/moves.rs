@@ -5,15 +5,12 @@
 //! brick at a time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
-use wire::meta::Wishes;
-
 use crate::background::{Stop, stopped};
-use crate::chain::plan::{Facts, Space, Step, plan};
+use crate::chain::plan::{Step, plan};
 use crate::error::Error;
 use crate::machine::command::{Op, Outcome};
 use crate::namespace::{Namespace, lock};
@@ -41,7 +38,7 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
 async fn pass(namespace: &Namespace) -> Result<(), Error> {
     let (map, wishes) = (namespace.map(), namespace.wishes()?);
     lock(&namespace.watchers.bricks).forget_removed(&map);
-    let planned = plan(&map, &wishes, &facts(namespace, &wishes)?);
+    let planned = plan(&map, &wishes, &namespace.facts(&wishes)?);
     if !planned.steps.is_empty() {
         for step in &planned.steps {
             match step {
@@ -61,18 +58,4 @@ async fn pass(namespace: &Namespace) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// What is known of the bricks now.
-fn facts(namespace: &Namespace, wishes: &Wishes) -> Result<Facts, Error> {
-    let (map, now) = (namespace.map(), Instant::now());
-    let owing = namespace.counters()?.owed.into_keys().collect();
-    let bricks = lock(&namespace.watchers.bricks);
-    let space = bricks.reports().into_iter().map(|(brick, report)| {
-        (brick, Space { total_bytes: report.total_bytes, free_bytes: report.free_bytes })
-    });
-    let limit = Duration::from_millis(wishes.repair_after_ms);
-    let missed = bricks.missed(&map).into_iter();
-    let lost = missed.filter(|(_, since)| now.saturating_duration_since(*since) >= limit);
-    Ok(Facts { space: space.collect(), lost: lost.map(|(brick, _)| brick).collect(), owing })
 }

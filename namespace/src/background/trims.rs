@@ -50,7 +50,7 @@ struct Trimmer {
 }
 
 /// Runs until told to stop.
-pub async fn run(namespace: Arc<Namespace>, mut queue: mpsc::Receiver<Ino>, mut stop: Stop) {
+pub async fn run(namespace: Arc<Namespace>, queue: &mut mpsc::Receiver<Ino>, mut stop: Stop) {
     let mut sweeps = interval(namespace.config.sweep);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut map = namespace.watchers.map.subscribe();

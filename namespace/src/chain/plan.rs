@@ -16,6 +16,8 @@
 //!    (`moves_are_made_a_few_at_a_time`).
 //! 5. A brick that owes cuts joins nothing: it would cut what it is given
 //!    (`who_owes_cuts_does_not_join`).
+//! 6. A chain that lacks a member gets one, waits for its turn, or is said to be stuck
+//!    (`a_chain_that_finds_nobody_says_why`).
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId};
 use wire::map::{Chain, ClusterMap, MemberState};
-use wire::meta::Wishes;
+use wire::meta::{Stuck, Wishes};
 
 use crate::chain;
 
@@ -91,6 +93,8 @@ pub struct Facts {
 pub struct Plan {
     /// At most one step a chain.
     pub steps: Vec<Step>,
+    /// Chains that lack a member and find none, and why.
+    pub stuck: Vec<(ChainId, Stuck)>,
     /// Nothing is under way, and no move would make loads more even.
     pub even: bool,
 }
@@ -155,6 +159,7 @@ pub fn plan(map: &ClusterMap, wishes: &Wishes, facts: &Facts) -> Plan {
     let mut planner = Planner::new(map, wishes, facts);
     planner.leave();
     planner.fill();
+    let stuck = planner.stuck();
     planner.spread();
     let mut even = false;
     if wishes.rebalancing {
@@ -163,7 +168,7 @@ pub fn plan(map: &ClusterMap, wishes: &Wishes, facts: &Facts) -> Plan {
     }
     let moving = map.chains.values().any(|c| c.syncing().next().is_some());
     let even = even && planner.steps.is_empty() && !moving;
-    Plan { steps: planner.steps.into_values().collect(), even }
+    Plan { steps: planner.steps.into_values().collect(), stuck, even }
 }
 
 impl<'a> Planner<'a> {
@@ -299,15 +304,26 @@ impl<'a> Planner<'a> {
         chain.head().is_some() && up <= self.replicas && !self.steps.contains_key(&chain.id)
     }
 
-    /// Whether the brick could become a member, sooner or later.
-    fn has_room(&self, brick: BrickId, chain: &Chain) -> bool {
+    /// What a copy of the chain takes: what its head holds, by its chains, in bytes.
+    fn size_of(&self, chain: &Chain) -> u64 {
         let used = |space: &Space| space.total_bytes.saturating_sub(space.free_bytes);
         let of_head = chain.head().and_then(|head| {
             let chains = self.map.chains_of(head).count().max(1) as u64;
             self.facts.space.get(&head).map(|space| used(space) / chains)
         });
+        of_head.unwrap_or(0)
+    }
+
+    /// What members that join a brick may take of it, in bytes.
+    fn room_of(space: &Space) -> u64 {
+        space.free_bytes.saturating_sub(space.total_bytes / KEPT_FREE)
+    }
+
+    /// Whether the brick could become a member, sooner or later.
+    fn has_room(&self, brick: BrickId, chain: &Chain) -> bool {
         self.facts.space.get(&brick).is_none_or(|space| {
-            space.free_bytes >= of_head.unwrap_or(0).saturating_add(space.total_bytes / KEPT_FREE)
+            let kept = space.total_bytes / KEPT_FREE;
+            space.free_bytes >= self.size_of(chain).saturating_add(kept)
         })
     }
 
@@ -315,12 +331,16 @@ impl<'a> Planner<'a> {
         self.keeps(brick) && chain.state_of(brick).is_none() && self.has_room(brick, chain)
     }
 
+    fn is_up(&self, brick: BrickId) -> bool {
+        self.map.bricks.get(&brick).is_some_and(|b| b.alive && b.boot != BootId(0))
+            && self.facts.space.contains_key(&brick)
+    }
+
     /// Whether it could become one now.
     fn can_join(&self, brick: BrickId, chain: &Chain) -> bool {
-        let up = self.map.bricks.get(&brick).is_some_and(|b| b.alive && b.boot != BootId(0));
         let busy = |brick| self.syncs.get(&brick).copied().unwrap_or(0) >= self.wishes.syncs_a_brick;
-        up && self.could_join(brick, chain)
-            && self.facts.space.contains_key(&brick)
+        self.is_up(brick)
+            && self.could_join(brick, chain)
             && !self.facts.owing.contains(&brick)
             && !busy(brick)
             && !chain.head().is_none_or(busy)
@@ -358,6 +378,32 @@ impl<'a> Planner<'a> {
                 self.join(chain, brick);
             }
         }
+    }
+
+    /// Why a chain that lacks a member finds none; `None`: it does, in its turn.
+    fn why_stuck(&self, chain: &Chain) -> Option<Stuck> {
+        if chain.head().is_none() {
+            return Some(Stuck::Unserved);
+        }
+        let others =
+            || self.map.bricks.keys().copied().filter(|b| self.keeps(*b) && chain.state_of(*b).is_none());
+        if others().next().is_none() {
+            return Some(Stuck::NoBrick);
+        }
+        if !others().any(|b| self.has_room(b, chain)) {
+            let most_bytes = others().filter_map(|b| self.facts.space.get(&b)).map(Self::room_of).max();
+            let needed_bytes = self.size_of(chain);
+            return Some(Stuck::NoRoom { most_bytes: most_bytes.unwrap_or(0), needed_bytes });
+        }
+        (!others().any(|b| self.is_up(b) && self.has_room(b, chain))).then_some(Stuck::Away)
+    }
+
+    /// Chains that lack a member and find none.
+    fn stuck(&self) -> Vec<(ChainId, Stuck)> {
+        let lacks =
+            |c: &&Chain| self.members_of(c.id).len() < self.replicas && !self.steps.contains_key(&c.id);
+        let lacking = self.map.chains.values().filter(lacks);
+        lacking.filter_map(|chain| Some((chain.id, self.why_stuck(chain)?))).collect()
     }
 
     /// Whether the chain is as it should be and nothing is under way in it.

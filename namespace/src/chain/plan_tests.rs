@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, NodeId, StoreId};
 use wire::map::{BrickInfo, Chain, ClusterMap, Member, MemberState, plan_chains};
-use wire::meta::Wishes;
+use wire::meta::{Stuck, Wishes};
 use wire::net::Endpoint;
 
 use super::growth;
@@ -259,6 +259,35 @@ fn a_crowded_machine_is_the_last_resort() {
     facts.lost.insert(BrickId(3));
     assert_eq!(settle(&mut map, &wishes(), &facts), 1);
     assert_eq!(members(&map, chain), [0, 1].into());
+}
+
+/// Invariant 6: nobody else, nobody with room, nobody up; and when one is, it joins.
+#[test]
+fn a_chain_that_finds_nobody_says_why() {
+    let mut map = bricks(&[0, 1], 2);
+    let chain = add_chain(&mut map, &[0, 1]);
+    let mut wishes = wishes();
+    assert_eq!(plan(&map, &wishes, &facts(&map)).stuck, [], "nothing is to be done");
+    wishes.draining.insert(BrickId(1));
+    assert_eq!(plan(&map, &wishes, &facts(&map)).stuck, [(chain, Stuck::NoBrick)]);
+    map.bricks.insert(BrickId(2), brick(2, 2));
+    let mut full = facts(&map);
+    full.space.insert(BrickId(2), Space { total_bytes: 100 * GIB, free_bytes: 14 * GIB });
+    let planned = plan(&map, &wishes, &full);
+    let (most_bytes, needed_bytes) = (9 * GIB, 10 * GIB);
+    assert_eq!(planned.stuck, [(chain, Stuck::NoRoom { most_bytes, needed_bytes })]);
+    assert_eq!(planned.steps, []);
+    map.bricks.get_mut(&BrickId(2)).unwrap().alive = false;
+    assert_eq!(plan(&map, &wishes, &facts(&map)).stuck, [(chain, Stuck::Away)]);
+    map.bricks.get_mut(&BrickId(2)).unwrap().alive = true;
+    let facts = facts(&map);
+    let planned = settle_once(&mut map, &wishes, &facts);
+    assert_eq!((planned.steps.len(), planned.stuck), (1, vec![]));
+    assert_eq!(plan(&map, &wishes, &facts).stuck, [], "it is about to leave");
+    for id in [0, 1, 2] {
+        super::gone(map.chains.get_mut(&chain).unwrap(), BrickId(id));
+    }
+    assert_eq!(plan(&map, &wishes, &facts).stuck, [], "those who stay may come back");
 }
 
 /// A brick twice as large gets twice as many chains.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error};
 
 use wire::net::BoxFuture;
@@ -13,18 +13,19 @@ use wire::status::Status;
 
 use crate::config::{BATCH_COMMANDS, QUEUE_COMMANDS};
 use crate::error::Error;
-use crate::log::Log;
+use crate::log::{Leadership, Log, Placed};
 use crate::machine::Machine;
-use crate::machine::command::{Answer, Command, Effects, LogIndex};
+use crate::machine::command::{Command, Effects, LogIndex};
 use crate::metrics::Metrics;
 use crate::store::Write;
 
-type Waiting = (Command, oneshot::Sender<Answer>);
+type Waiting = (Command, oneshot::Sender<Result<Placed, Status>>);
 
 /// A log of one member. Stops when dropped, after what is queued; dropping waits for that.
 pub struct Solo {
     queue: Mutex<Option<mpsc::Sender<Waiting>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    leadership: watch::Sender<Leadership>,
 }
 
 impl Solo {
@@ -42,7 +43,11 @@ impl Solo {
             .name("namespace-log".to_owned())
             .spawn(move || run(machine, waiting, &metrics, observe))
             .map_err(Error::Thread)?;
-        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            queue: Mutex::new(Some(queue)),
+            thread: Mutex::new(Some(thread)),
+            leadership: watch::Sender::new(Leadership::Leading { term: 0 }),
+        })
     }
 
     /// Takes no more, and gives the thread to wait for, once.
@@ -79,7 +84,7 @@ impl Drop for Solo {
 }
 
 impl Log for Solo {
-    fn propose(&self, command: Command) -> BoxFuture<'_, Answer> {
+    fn propose(&self, command: Command) -> BoxFuture<'_, Result<Placed, Status>> {
         Box::pin(async move {
             let queue = self.queue().ok_or(Status::Busy)?;
             let (answer, heard) = oneshot::channel();
@@ -92,6 +97,10 @@ impl Log for Solo {
     fn read_barrier(&self) -> BoxFuture<'_, Result<(), Status>> {
         // Alone, what is in the store is what was answered.
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
     }
 }
 
@@ -119,7 +128,8 @@ fn run<S: Write>(
             Some(Ok(applied)) => {
                 metrics.batch(entries.len(), begun.elapsed());
                 observe(applied.effects);
-                applied.answers
+                let indexes = entries.iter().map(|(index, _)| *index);
+                indexes.zip(applied.answers).map(|(index, answer)| Ok(Placed { index, answer })).collect()
             }
             Some(Err(failure)) => {
                 // Nobody knows what of the batch is on the disk: only a new start can tell.

@@ -7,6 +7,7 @@ use wire::status::FsError;
 use bytes::Bytes;
 
 use crate::machine::FIRST_COOKIE;
+use crate::machine::acl;
 use crate::machine::files::{changed, modified};
 use crate::machine::txn::{Do, Txn};
 use crate::store::keys;
@@ -65,6 +66,7 @@ pub fn make(
     txn.counters.next_ino += 1;
     txn.counters.inodes += 1;
     let group_inherits = dir.mode & 0o2000 != 0;
+    let (mode, lists) = acl::heritage(txn, (parent, &dir), new, kind)?;
     let mut layout = dir.layout;
     if kind == FileKind::File {
         layout.table = txn.map.current_table().unwrap_or_default();
@@ -73,7 +75,7 @@ pub fn make(
     }
     let mut inode = Inode {
         kind,
-        mode: (new.mode & 0o7777) | if is_dir && group_inherits { 0o2000 } else { 0 },
+        mode: mode | if is_dir && group_inherits { 0o2000 } else { 0 },
         nlink: if is_dir { 2 } else { 1 },
         uid: new.uid,
         gid: if group_inherits { dir.gid } else { new.gid },
@@ -95,6 +97,7 @@ pub fn make(
         target: Bytes::new(),
     };
     finish(&mut inode);
+    acl::bequeath(txn, ino, &mut inode, lists)?;
     add_name(txn, parent, &mut dir, name, ino, kind)?;
     modified(&mut dir, txn.at);
     txn.put_inode(parent, &dir)?;

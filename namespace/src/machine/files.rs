@@ -7,9 +7,9 @@ use wire::meta::{
 };
 use wire::status::FsError;
 
-use crate::machine::dirs;
 use crate::machine::trims::{self, Targets};
 use crate::machine::txn::{Do, Txn};
+use crate::machine::{acl, dirs};
 use crate::store::records::Inode;
 use crate::store::{Read, keys};
 
@@ -47,6 +47,7 @@ fn set_attr_at(
     }
     if let Some(mode) = changes.mode {
         inode.mode = mode & 0o7777;
+        acl::follow_mode(txn, ino, &mut inode)?;
     }
     inode.uid = changes.uid.unwrap_or(inode.uid);
     inode.gid = changes.gid.unwrap_or(inode.gid);

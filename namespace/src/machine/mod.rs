@@ -15,6 +15,7 @@
 //!
 //! Not here: who may call, waiting for bricks, what sessions have open for reading.
 
+pub mod acl;
 pub mod bricks;
 pub mod command;
 pub mod dirs;
@@ -43,7 +44,7 @@ use crate::config::ANSWERS_A_SESSION;
 use crate::error::Error;
 use crate::store::maps::{decode_map, encode_map};
 use crate::store::records::{Counters, Inode, decode, encode};
-use crate::store::{Read, Write, keys};
+use crate::store::{Pair, Read, Write, keys};
 
 use command::{Answer, Applied, Caller, Command, LogIndex, Op, Outcome};
 use txn::{Do, Fail, Txn, load};
@@ -145,6 +146,18 @@ impl<S: Write> Machine<S> {
     /// If the store fails. Nothing is known of the batch then, and the machine must not be
     /// used any more.
     pub fn apply(&mut self, entries: &[(LogIndex, Command)]) -> Result<Applied, Error> {
+        self.apply_noting(entries, &[])
+    }
+
+    /// The same, and writes with it records of whoever orders the commands.
+    ///
+    /// # Errors
+    /// See [`Machine::apply`].
+    pub fn apply_noting(
+        &mut self,
+        entries: &[(LogIndex, Command)],
+        notes: &[Pair],
+    ) -> Result<Applied, Error> {
         let store = self.store.clone();
         let mut txn = Txn::new(&*store, self.counters.clone(), self.map.clone());
         let mut answers = Vec::with_capacity(entries.len());
@@ -160,6 +173,7 @@ impl<S: Write> Machine<S> {
         if effects.map.is_some() {
             changes.insert(keys::MAP.to_vec(), Some(encode_map(&self.map)?));
         }
+        changes.extend(notes.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
         store.write(&changes)?;
         Ok(Applied { answers, effects })
     }

@@ -4,8 +4,10 @@ use wire::id::Ino;
 use wire::meta::{FsReply, MAX_XATTR_LIST_BYTES, MAX_XATTR_VALUE_BYTES, XattrMode};
 use wire::status::FsError;
 
+use crate::machine::acl;
 use crate::machine::files::changed;
 use crate::machine::txn::{Do, Txn};
+use crate::store::records::Inode;
 use crate::store::{Read, keys};
 
 /// Longest name, in bytes (Linux's own limit).
@@ -28,26 +30,17 @@ pub fn check_name(name: &[u8]) -> Result<(), FsError> {
 /// Sets an attribute.
 pub fn set(txn: &mut Txn<'_>, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Do<FsReply> {
     check_name(name)?;
-    if value.len() > MAX_XATTR_VALUE_BYTES {
-        return Err(FsError::AttributeTooLarge.into());
+    if acl::is_acl(name) {
+        return acl::set(txn, ino, name, value);
     }
     let mut inode = txn.inode(ino)?;
-    let key = keys::xattr(ino, name);
-    match (txn.get(&key)?.is_some(), mode) {
+    match (txn.get(&keys::xattr(ino, name))?.is_some(), mode) {
         (true, XattrMode::Create) => return Err(FsError::Exists.into()),
         (false, XattrMode::Replace) => return Err(FsError::NoAttribute.into()),
-        (true, _) => {}
-        (false, _) => {
-            let list = inode.xattr_list_bytes as usize + name.len() + 1;
-            if list > MAX_XATTR_LIST_BYTES {
-                return Err(FsError::AttributeTooLarge.into());
-            }
-            inode.xattr_list_bytes = list as u32;
-            inode.xattrs += 1;
-        }
+        _ => {}
     }
+    put(txn, ino, &mut inode, name, value)?;
     changed(&mut inode, txn.at);
-    txn.put(key, &bytes::Bytes::copy_from_slice(value))?;
     txn.put_inode(ino, &inode)?;
     Ok(FsReply::Done)
 }
@@ -55,15 +48,43 @@ pub fn set(txn: &mut Txn<'_>, ino: Ino, name: &[u8], value: &[u8], mode: XattrMo
 /// Removes an attribute.
 pub fn remove(txn: &mut Txn<'_>, ino: Ino, name: &[u8]) -> Do<FsReply> {
     check_name(name)?;
+    if acl::is_acl(name) {
+        return acl::set(txn, ino, name, &[]);
+    }
     let mut inode = txn.inode(ino)?;
+    if !take(txn, ino, &mut inode, name)? {
+        return Err(FsError::NoAttribute.into());
+    }
+    changed(&mut inode, txn.at);
+    txn.put_inode(ino, &inode)?;
+    Ok(FsReply::Done)
+}
+
+/// Writes an attribute of an inode that the caller writes.
+pub fn put(txn: &mut Txn<'_>, ino: Ino, inode: &mut Inode, name: &[u8], value: &[u8]) -> Do<()> {
+    if value.len() > MAX_XATTR_VALUE_BYTES {
+        return Err(FsError::AttributeTooLarge.into());
+    }
     let key = keys::xattr(ino, name);
     if txn.get(&key)?.is_none() {
-        return Err(FsError::NoAttribute.into());
+        let list = inode.xattr_list_bytes as usize + name.len() + 1;
+        if list > MAX_XATTR_LIST_BYTES {
+            return Err(FsError::AttributeTooLarge.into());
+        }
+        inode.xattr_list_bytes = list as u32;
+        inode.xattrs += 1;
+    }
+    txn.put(key, &bytes::Bytes::copy_from_slice(value))
+}
+
+/// Takes an attribute from an inode that the caller writes; whether there was one.
+pub fn take(txn: &mut Txn<'_>, ino: Ino, inode: &mut Inode, name: &[u8]) -> Do<bool> {
+    let key = keys::xattr(ino, name);
+    if txn.get(&key)?.is_none() {
+        return Ok(false);
     }
     txn.delete(key);
     inode.xattrs = inode.xattrs.saturating_sub(1);
     inode.xattr_list_bytes = inode.xattr_list_bytes.saturating_sub(name.len() as u32 + 1);
-    changed(&mut inode, txn.at);
-    txn.put_inode(ino, &inode)?;
-    Ok(FsReply::Done)
+    Ok(true)
 }

@@ -21,12 +21,14 @@ impl Namespace {
         self.log.read_barrier().await?;
         let this = self.clone();
         let read = tokio::task::spawn_blocking(move || match request {
-            CheckRequest::Namespace => verify(&this.db.moment()).map(|report| CheckReply::Problems {
-                inodes: report.inodes,
-                entries: report.entries,
-                problems: report.problems,
-            }),
-            CheckRequest::Files { after, max } => files(&this.db.moment(), after, max),
+            CheckRequest::Namespace => {
+                this.db.at_moment(|moment| verify(moment)).map(|report| CheckReply::Problems {
+                    inodes: report.inodes,
+                    entries: report.entries,
+                    problems: report.problems,
+                })
+            }
+            CheckRequest::Files { after, max } => this.db.at_moment(|moment| files(moment, after, max)),
         });
         match read.await {
             Ok(reply) => reply.map_err(|error| self.failed(&error)),

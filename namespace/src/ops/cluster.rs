@@ -11,6 +11,7 @@ use wire::meta::{BrickRegistration, BrickReport, ClusterReply, ClusterStatus, Se
 use wire::net::Peer;
 use wire::status::Status;
 
+use crate::chain::plan::plan;
 use crate::config::MAP_WAIT_MS;
 use crate::error::Error;
 use crate::machine::command::{Op, Outcome};
@@ -140,7 +141,7 @@ impl Namespace {
         let known = map.bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot);
         if report.failed {
             if known {
-                tracing::error!(%brick, "a brick says that its disk failed");
+                tracing::error!(%brick, "a brick says that its disk failed or is full; others take over");
                 self.metrics.brick_died();
                 self.propose(Op::BrickDead { brick, boot }).await?;
             }
@@ -220,6 +221,8 @@ impl Namespace {
         }
         sessions.sort_by_key(|s| s.session);
         let (map, now) = (self.map(), Instant::now());
+        let wishes = self.wishes()?;
+        let stuck = plan(&map, &wishes, &self.facts(&wishes)?).stuck;
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let bricks = lock(&self.watchers.bricks);
         let missed = bricks.missed(&map).into_iter();
@@ -227,7 +230,8 @@ impl Namespace {
         Ok(ClusterStatus {
             map: map.as_ref().clone(),
             bricks: bricks.reports(),
-            wishes: self.wishes()?,
+            wishes,
+            stuck,
             missed_ms: missed.map(|(b, at)| (b, ms(now.saturating_duration_since(at)))).collect(),
             held_ms: map.bricks.values().filter(|b| !b.alive).filter_map(|b| held(&b.id)).collect(),
             sessions,

@@ -64,6 +64,10 @@ impl Namespace {
         if role == Role::Admin || !key.is_well_formed() {
             return refused(JoinRefusal::Malformed);
         }
+        // Who does not lead knows no token for sure; another member may.
+        if self.leads().is_err() || self.log.read_barrier().await.is_err() {
+            return refused(JoinRefusal::Busy);
+        }
         // Guessing costs those who guess a connection, and us no flush of the disk.
         match self.db.get(&keys::token(hash)) {
             Ok(Some(_)) => {}

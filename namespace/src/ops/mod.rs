@@ -5,5 +5,6 @@ pub mod check;
 pub mod cluster;
 pub mod fs;
 pub mod join;
+pub mod members;
 pub mod reads;
 pub mod session;

@@ -17,7 +17,7 @@ impl Namespace {
         match request {
             FsRequest::StatFs => self.told(self.statfs().map_err(Fail::Store)),
             FsRequest::ReadDir { .. } | FsRequest::ListXattr { .. } => {
-                self.told(look(&self.db.moment(), request))
+                self.told(self.db.at_moment(|moment| look(moment, request)))
             }
             _ => self.told(look(&*self.db, request)),
         }

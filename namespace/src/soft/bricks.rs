@@ -25,8 +25,9 @@ use wire::net::Peer;
 pub const FREE_DEATHS: u32 = 3;
 /// How long it is kept out after the next death; twice that after the one that follows, and so on.
 pub const FIRST_HOLD: Duration = Duration::from_secs(5);
-/// Longest time a brick is kept out.
-pub const LONGEST_HOLD: Duration = Duration::from_secs(300);
+/// Longest time a brick is kept out: well below the minute that programs wait for what it alone has, such as
+/// a block that is rotten in the other copy.
+pub const LONGEST_HOLD: Duration = Duration::from_secs(20);
 /// Deaths that are told within so long are one.
 pub const ONE_DEATH: Duration = Duration::from_secs(3);
 /// A brick that did not die for so long has a clean slate.
@@ -57,12 +58,14 @@ pub struct Bricks {
     seen: BTreeMap<BrickId, Seen>,
     /// Registrations that wait for evidence: life and arrival.
     pending: BTreeMap<BrickId, (BootId, Instant)>,
+    /// All are about to stop, and so is this process: nobody is missed any more.
+    stopping: bool,
 }
 
 impl Bricks {
     /// Nothing was heard yet.
     pub fn new(dead_after: Duration, grace: Duration) -> Self {
-        Self { dead_after, grace, seen: BTreeMap::new(), pending: BTreeMap::new() }
+        Self { dead_after, grace, seen: BTreeMap::new(), pending: BTreeMap::new(), stopping: false }
     }
 
     /// A sign of life of a brick in the life the map knows.
@@ -73,6 +76,11 @@ impl Bricks {
         seen.deadline = Some(now + self.dead_after);
     }
 
+    /// From now on nobody counts as dead: all bricks are about to stop, and this process with them.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
     /// What a brick's last heartbeat came over.
     pub fn came_over(&mut self, brick: BrickId, connection: Weak<Peer>) {
         self.seen.entry(brick).or_default().connection = Some(connection);
@@ -81,6 +89,9 @@ impl Bricks {
     /// Living bricks whose last heartbeat came over a connection that has ended since. They may
     /// have ended, too.
     pub fn hung_up(&self, map: &ClusterMap) -> Vec<(BrickId, BootId)> {
+        if self.stopping {
+            return Vec::new();
+        }
         let gone = |seen: &Seen| seen.connection.as_ref().is_some_and(|c| c.strong_count() == 0);
         let hung_up = |brick: BrickId| self.seen.get(&brick).is_some_and(gone);
         map.bricks.values().filter(|b| b.alive && hung_up(b.id)).map(|b| (b.id, b.boot)).collect()
@@ -192,6 +203,9 @@ impl Bricks {
     /// their grace.
     pub fn dead(&mut self, map: &ClusterMap, now: Instant) -> Vec<(BrickId, BootId)> {
         let mut dead = Vec::new();
+        if self.stopping {
+            return dead;
+        }
         for info in map.bricks.values() {
             let seen = self.seen.entry(info.id).or_default();
             if !info.alive {
@@ -259,6 +273,18 @@ mod tests {
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
+    }
+
+    #[test]
+    fn nobody_is_missed_while_all_stop() {
+        let (mut bricks, map, start) = (Bricks::new(DEAD, GRACE), map(), Instant::now());
+        bricks.heard(BrickId(0), BootId(1), BrickReport::default(), start);
+        bricks.came_over(BrickId(0), Weak::new());
+        assert_eq!(bricks.hung_up(&map), [(BrickId(0), BootId(1))]);
+        bricks.stop();
+        bricks.heard(BrickId(0), BootId(1), BrickReport::default(), start + ms(1));
+        assert!(bricks.hung_up(&map).is_empty());
+        assert!(bricks.dead(&map, start + GRACE * 2).is_empty());
     }
 
     /// Invariant 1.

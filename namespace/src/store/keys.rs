@@ -17,6 +17,8 @@ pub const WISHES: &[u8] = b"Cwishes";
 pub const SOLE: &[u8] = b"Csole";
 /// Index of the last command whose effects are here.
 pub const APPLIED: &[u8] = b"Capplied";
+/// Last entry of the replicated log whose effects are here, and the members as of then.
+pub const RAFT: &[u8] = b"Craft";
 
 fn numbered(tag: u8, number: u64, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(9 + rest.len());

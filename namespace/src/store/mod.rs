@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! DIR/namespace.json   who this is: magic, format, cluster (see [`identity`])
-//! DIR/db/              RocksDB, one column family, keys of one tag byte and big-endian numbers:
+//! DIR/CURRENT-DB       name of the database's directory, where it came as a snapshot
+//! DIR/db/, DIR/db-N/   RocksDB, one column family, keys of one tag byte and big-endian numbers:
 //!
 //!   I ino             -> Inode        attributes, parent and next cookie of a directory, target of a link
 //!   D parent name     -> Entry        what a name stands for, and its cookie
@@ -18,12 +19,14 @@
 //!   C "clock"         -> Timestamp    latest time that tokens were judged by
 //!   C "map"           -> ClusterMap   C "counters" -> Counters   C "applied" -> log index
 //!   C "wishes"        -> Wishes       what is wanted of the bricks; missing in old directories
+//!   C "raft"          -> (LogId, members)   last entry of the log; missing where there is one member
 //! ```
 //!
 //! Every value begins with the version of its own format; [`records`] holds them, and its
 //! golden tests hold them still. This module knows no rule of a filesystem.
 
 pub mod db;
+pub mod hold;
 pub mod identity;
 pub mod keys;
 pub mod maps;

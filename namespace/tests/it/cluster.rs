@@ -368,7 +368,7 @@ impl Client {
         let request = FsRequest::Create {
             parent: Ino::ROOT,
             name: Name::new(text.as_bytes().to_vec()).unwrap(),
-            new: NewInode { mode: 0o644, uid: 1, gid: 1 },
+            new: NewInode { mode: 0o644, umask: 0, uid: 1, gid: 1 },
             exclusive: false,
             access,
         };

@@ -24,7 +24,7 @@ pub fn name(text: &str) -> Name {
 }
 
 pub fn new(mode: u16) -> NewInode {
-    NewInode { mode, uid: 10, gid: 20 }
+    NewInode { mode, umask: 0, uid: 10, gid: 20 }
 }
 
 pub fn registration(id: u32, boot: u64, endpoint: Endpoint) -> BrickRegistration {

@@ -339,6 +339,77 @@ fn extended_attributes_have_limits() {
     world.sound();
 }
 
+/// What is made in a directory with a default list gets it, less what its maker did not ask for; the umask
+/// counts elsewhere only. The access list follows the bits and the bits follow it.
+#[test]
+fn access_lists_are_inherited_and_follow_the_bits() {
+    const ACCESS: &str = "system.posix_acl_access";
+    const DEFAULT: &str = "system.posix_acl_default";
+    // owner, user 7, group, mask, other.
+    let list = |[owner, user, group, mask, other]: [u8; 5]| {
+        let mut value = vec![2, 0, 0, 0];
+        for (tag, rights, id) in [
+            (1, owner, u32::MAX),
+            (2, user, 7),
+            (4, group, u32::MAX),
+            (16, mask, u32::MAX),
+            (32, other, u32::MAX),
+        ] {
+            value.extend_from_slice(&[tag, 0, rights, 0]);
+            value.extend_from_slice(&id.to_le_bytes());
+        }
+        value
+    };
+    let mut world = World::new();
+    let get = |world: &mut World, ino, name: &str| match world
+        .fs(FsRequest::GetXattr { ino, name: Bytes::copy_from_slice(name.as_bytes()) })
+    {
+        Ok(FsReply::Value(value)) => Some(value.to_vec()),
+        Err(Status::Fs(FsError::NoAttribute)) => None,
+        other => panic!("{other:?}"),
+    };
+    let dir = world.mkdir(ROOT, "d");
+    let make = |world: &mut World, parent, text: &str, mode, umask| {
+        let new = NewInode { umask, ..new(mode) };
+        world.attr_of(FsRequest::Mknod { parent, name: name(text), new, kind: FileKind::File, rdev: 0 })
+    };
+    assert_eq!(make(&mut world, dir, "plain", 0o666, 0o027).mode, 0o640);
+    world.set_xattr(dir, DEFAULT, &list([7, 6, 5, 7, 1])).unwrap();
+    assert_eq!(world.attr(dir).mode, 0o755);
+    let file = make(&mut world, dir, "heir", 0o664, 0o077);
+    assert_eq!(file.mode, 0o660);
+    assert_eq!(get(&mut world, file.ino, ACCESS), Some(list([6, 6, 5, 6, 0])));
+    assert_eq!(get(&mut world, file.ino, DEFAULT), None);
+    let sub = world.mkdir(dir, "sub");
+    assert_eq!(get(&mut world, sub, DEFAULT), Some(list([7, 6, 5, 7, 1])));
+    assert_eq!(world.attr(sub).xattrs, 2);
+    // chmod changes the mask, not the group; setting a list changes the bits.
+    let changes = AttrChanges { mode: Some(0o4710), ..AttrChanges::default() };
+    assert_eq!(world.attr_of(FsRequest::SetAttr { ino: file.ino, changes }).mode, 0o4710);
+    assert_eq!(get(&mut world, file.ino, ACCESS), Some(list([7, 6, 5, 1, 0])));
+    world.set_xattr(file.ino, ACCESS, &list([4, 7, 7, 2, 1])).unwrap();
+    assert_eq!(world.attr(file.ino).mode, 0o4421);
+    // A list that says no more than the bits is none.
+    let bits = [
+        &[2, 0, 0, 0][..],
+        &[1, 0, 6, 0, 255, 255, 255, 255],
+        &[4, 0, 4, 0, 0, 0, 0, 0],
+        &[32, 0, 0, 0, 0, 0, 0, 0],
+    ];
+    world.set_xattr(file.ino, ACCESS, &bits.concat()).unwrap();
+    assert_eq!((world.attr(file.ino).mode, world.attr(file.ino).xattrs), (0o4640, 0));
+    // Removing one that is not there is no error; nonsense is, and a file has nothing to bequeath.
+    let gone = FsRequest::RemoveXattr { ino: dir, name: Bytes::from_static(DEFAULT.as_bytes()) };
+    for _ in 0..2 {
+        world.fs(gone.clone()).unwrap();
+    }
+    assert_eq!(world.attr(dir).xattrs, 0);
+    assert_eq!(world.set_xattr(dir, ACCESS, b"nonsense"), Err(FsError::NotSupported.into()));
+    let refused = world.set_xattr(file.ino, DEFAULT, &list([7, 7, 7, 7, 7]));
+    assert_eq!(refused, Err(FsError::NotPermitted.into()));
+    world.sound();
+}
+
 /// A shrunk file counts no more space than it can have.
 #[test]
 fn shrinking_gives_space_back() {

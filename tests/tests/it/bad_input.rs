@@ -269,3 +269,21 @@ fn without_rights_it_says_so() -> Result<()> {
     ensure!(mounts_below(&mount).is_empty());
     Ok(())
 }
+
+/// A lost namespace is no new cluster: nothing is made in its place, and its backup goes on.
+#[test]
+fn a_lost_namespace_is_not_replaced_by_an_empty_one() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    std::fs::write(cluster.mount().join("file"), "kept")?;
+    cluster.stop()?;
+    let names = cluster.data().join("namespace");
+    let backup = cluster.workshop().path().join("backup");
+    std::fs::rename(&names, &backup)?;
+    let done = up(cluster.data(), cluster.mount())?.run()?;
+    refused("a cluster without its namespace", &done, &["namespace is missing", "backup"])?;
+    ensure!(!names.exists(), "another namespace was made in its place");
+    std::fs::rename(&backup, &names)?;
+    cluster.up()?;
+    ensure!(std::fs::read_to_string(cluster.mount().join("file"))? == "kept", "the file changed");
+    cluster.finish()
+}

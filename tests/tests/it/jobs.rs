@@ -22,7 +22,11 @@ struct Lab {
 
 impl Lab {
     fn start(slots: u32) -> Result<Self> {
-        let cluster = Cluster::start(Options::with_scheduler(slots))?;
+        Self::start_with(Options::with_scheduler(slots))
+    }
+
+    fn start_with(options: Options) -> Result<Self> {
+        let cluster = Cluster::start(options)?;
         let bin = cluster.workshop().dir("bin")?;
         std::fs::copy(binary()?, bin.join("brickyard"))?;
         for name in ["qsub", "qstat", "qdel", "qacct"] {
@@ -318,4 +322,12 @@ fn no_accepted_job_is_lost_or_run_twice() -> Result<()> {
 
 fn count_files(dir: &Path) -> Result<usize> {
     Ok(std::fs::read_dir(dir)?.count())
+}
+
+/// The scheduler's processes work in other directories than the one the cluster was started in.
+#[test]
+fn jobs_run_where_the_cluster_was_given_relative_paths() -> Result<()> {
+    let lab = Lab::start_with(Options { relative: true, ..Options::with_scheduler(1) })?;
+    lab.q("qsub").args(["-sync", "y", "-cwd", "-b", "y", "true"]).limit(JOB_LIMIT).ok()?;
+    lab.cluster.finish()
 }

@@ -1,8 +1,9 @@
 //! The stories told of a real cluster, by a real mount. One module a theme.
 //!
-//! `trees`, `files`, `sparse`, `names`, `locks`, `mapping`, `databases` and `suites` use POSIX calls only, and run in a
+//! `trees`, `files`, `sparse`, `names`, `acls`, `locks`, `mapping`, `databases` and `suites` use POSIX calls only, and run in a
 //! local directory too (`BRICKYARD_TEST_DIR`), which proves the tests; the others need the product.
 
+mod acls;
 mod bad_input;
 mod benchmark;
 mod cluster;
@@ -13,6 +14,7 @@ mod files;
 mod full;
 mod hosts_birth;
 mod hosts_faults;
+mod hosts_members;
 mod hosts_misuse;
 mod hosts_page;
 mod jobs;

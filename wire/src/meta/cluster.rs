@@ -46,10 +46,13 @@ pub struct BrickReport {
     /// It stops serving this long after it sent the last heartbeat that was answered, in
     /// milliseconds; 0 where nobody says. Checked by the namespace, see [`crate::timing`].
     pub fence_after_ms: u32,
-    /// Bytes of the copies that this brick, as head, is bringing up to date just now.
+    /// Bytes of the copies that this brick, as head, brings up to date, with those it has done
+    /// since it began; 0 while none is to be.
     pub sync_total_bytes: u64,
     /// How many of those it has compared and, where they differed, sent.
     pub sync_done_bytes: u64,
+    /// For how long it has been at it, in milliseconds.
+    pub sync_ms: u64,
     /// Bytes the present round of the scrubber has read.
     pub scrub_done_bytes: u64,
     /// Bytes it will have read at the end of the round; 0 while none is under way.
@@ -192,6 +195,27 @@ pub struct ClusterStatus {
     pub missed_ms: Vec<(BrickId, u64)>,
     /// Bricks kept out for a while since they keep dying, and for how long yet, in milliseconds.
     pub held_ms: Vec<(BrickId, u64)>,
+    /// Chains that lack a member which is to stay, and for which no brick can be had now.
+    pub stuck: Vec<(ChainId, Stuck)>,
+}
+
+/// Why a chain finds no further member. It is looked for all the time, so each of these ends by
+/// itself when its cause does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stuck {
+    /// Nobody serves it, so there is nothing to copy from.
+    Unserved,
+    /// All other bricks are members already, are to be emptied, or are lost.
+    NoBrick,
+    /// There are other bricks, and none has room for it.
+    NoRoom {
+        /// What the one with most room could still take, in bytes.
+        most_bytes: u64,
+        /// What it would have to, in bytes.
+        needed_bytes: u64,
+    },
+    /// Those with room are not up.
+    Away,
 }
 
 /// Calls about the cluster itself.
@@ -307,6 +331,57 @@ pub enum ClusterRequest {
     },
     /// Changes settings. -> `Done`
     Configure(SettingsChange),
+    /// Who the members of the namespace are, as the one that is asked knows. -> `Members`
+    Members,
+    /// Takes a member in that runs and waits for it. -> `Done` when it counts, or `MemberRefused`
+    AddMember {
+        /// The number it has given itself.
+        id: u64,
+        /// Where it is.
+        endpoint: Endpoint,
+    },
+    /// Takes a member out for good. -> `Done` or `MemberRefused`
+    RemoveMember {
+        /// Which.
+        id: u64,
+    },
+    /// Has another member lead. -> `Done` or `MemberRefused`
+    Lead {
+        /// Which.
+        id: u64,
+    },
+    /// What certifies those who join, for a new member, which will certify others. -> `Authority`
+    Authority,
+}
+
+/// A member of the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberInfo {
+    /// Its number, which it has for good.
+    pub id: u64,
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// Whether it counts for majorities; one that does not is being brought up to date.
+    pub votes: bool,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Last entry of the log it has, as far as the leader knows.
+    pub has: Option<u64>,
+}
+
+/// Why an order about members was not carried out. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberRefusal {
+    /// No member that votes has this number.
+    Unknown,
+    /// It leads: another one has to, first.
+    Leads,
+    /// This member has the number or the address already, and not both.
+    Contradicts(MemberInfo),
+    /// This namespace runs alone, as `brickyard up` has it, and takes no members.
+    Alone,
+    /// It did not come up to date, or others did not answer, in time: the same order may be given again.
+    TimedOut,
 }
 
 /// Answers to [`ClusterRequest`].
@@ -340,4 +415,20 @@ pub enum ClusterReply {
     Added(BrickId),
     /// An order about bricks was not carried out.
     Refused(BrickRefusal),
+    /// The members of the namespace.
+    Members(Vec<MemberInfo>),
+    /// An order about members was not carried out.
+    MemberRefused(MemberRefusal),
+    /// Certificate and key of the cluster's authority.
+    Authority(AuthorityText),
+}
+
+/// Certificate and key of the cluster's authority: not to be shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityText(pub String);
+
+impl std::fmt::Debug for AuthorityText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AuthorityText(...)")
+    }
 }

@@ -40,8 +40,10 @@ pub enum XattrMode {
 /// What a new inode starts with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewInode {
-    /// Permission bits after the umask.
+    /// Permission bits asked for.
     pub mode: u16,
+    /// Permission bits that are taken away, unless the directory has a default access control list.
+    pub umask: u16,
     /// Owner.
     pub uid: u32,
     /// Group the creator acts with; a set-group-id parent overrides it.

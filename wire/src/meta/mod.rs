@@ -18,8 +18,8 @@ use crate::net::Protocol;
 pub use attr::{Attr, FileKind, SetTime, Timestamp};
 pub use check::{CheckReply, CheckRequest, InodeSummary};
 pub use cluster::{
-    BrickRefusal, BrickRegistration, BrickReport, ClusterReply, ClusterRequest, ClusterStatus, NewBrick,
-    SessionGrant, SessionStatus, SettingsChange, Sharing, Wishes,
+    AuthorityText, BrickRefusal, BrickRegistration, BrickReport, ClusterReply, ClusterRequest, ClusterStatus,
+    MemberInfo, MemberRefusal, NewBrick, SessionGrant, SessionStatus, SettingsChange, Sharing, Stuck, Wishes,
 };
 pub use fs::{
     Access, AttrChanges, DirEntry, FsReply, FsRequest, LateChanges, NewInode, RenameMode, StatFs,
@@ -33,6 +33,10 @@ pub const MAX_SYMLINK_BYTES: usize = 4095;
 pub const MAX_XATTR_VALUE_BYTES: usize = 65536;
 /// Longest list of names of extended attributes of an inode, in bytes (Linux's own limit).
 pub const MAX_XATTR_LIST_BYTES: usize = 65536;
+/// The attribute that is an inode's access control list, in the kernel's format.
+pub const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
+/// The attribute that is the list which a directory gives to what is made in it.
+pub const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 /// Most hard links to an inode.
 pub const MAX_LINKS: u32 = 65000;
 /// Most entries of one listing reply.
@@ -61,6 +65,9 @@ pub enum MetaRequest {
     Cluster(ClusterRequest),
     /// Reading everything, to verify it.
     Check(CheckRequest),
+    /// From member to member of the namespace: what is asked is in the payload, and no matter of
+    /// anybody else. -> `Peer`
+    Peer,
 }
 
 /// The answers, by subject.
@@ -72,6 +79,8 @@ pub enum MetaReply {
     Cluster(ClusterReply),
     /// To [`MetaRequest::Check`].
     Check(CheckReply),
+    /// To [`MetaRequest::Peer`]: in the payload.
+    Peer,
 }
 
 /// The namespace's protocol.
