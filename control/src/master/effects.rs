@@ -1,5 +1,6 @@
 //! Carrying out what the law says must hold outside. Every act here may be done again after a crash.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::Master;
@@ -91,12 +92,6 @@ impl Master {
         for dir in [self.layout.jobs(), self.layout.master()] {
             disk::sweep_unfinished(&self.disk, &dir)?;
         }
-        for name in disk::names(&self.layout.spool())? {
-            let live = name.parse().is_ok_and(|n| self.queue.jobs.contains_key(&JobId(n)));
-            if !live {
-                self.disk.remove(&self.layout.spool().join(name))?;
-            }
-        }
         for host in disk::names(&self.layout.hosts())? {
             let dir = self.layout.assign(&host);
             if !exists(&dir)? {
@@ -109,6 +104,27 @@ impl Master {
                 if !live {
                     self.disk.remove(&dir.join(name))?;
                 }
+            }
+        }
+        self.tidy_spool()
+    }
+
+    /// The spool has what is accepted and nothing else, before anything is assigned anew: an agent reads a submission as soon as it
+    /// sees an assignment. `every_job_ends_once_whatever_crashes_where`
+    fn tidy_spool(&mut self) -> Result<()> {
+        let mut spooled = BTreeSet::new();
+        for name in disk::names(&self.layout.spool())? {
+            match name.parse().map(JobId) {
+                Ok(job) if self.queue.jobs.contains_key(&job) => _ = spooled.insert(job),
+                _ => self.disk.remove(&self.layout.spool().join(name))?,
+            }
+        }
+        let waiting: Vec<JobId> =
+            self.queue.jobs.keys().filter(|job| !spooled.contains(job)).copied().collect();
+        for job in waiting {
+            let name = format!("{JOB_PREFIX}{job}");
+            if exists(&self.layout.incoming().join(&name))? {
+                self.taken_before(job, &name)?;
             }
         }
         Ok(())

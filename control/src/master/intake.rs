@@ -56,7 +56,7 @@ impl Master {
     fn take_submission(&mut self, id: JobId, name: &str) -> Result<()> {
         let path = self.layout.incoming().join(name);
         if self.queue.accepted.contains(id.0) {
-            return self.taken_before(id, name, &path);
+            return self.taken_before(id, name);
         }
         match self.judge(id, &path) {
             Ok(new) => match self.queue.submit(new) {
@@ -72,7 +72,8 @@ impl Master {
     }
 
     /// The number is used up: either a crash kept the file here, or somebody tries an old number.
-    fn taken_before(&mut self, id: JobId, name: &str, path: &Path) -> Result<()> {
+    pub(super) fn taken_before(&mut self, id: JobId, name: &str) -> Result<()> {
+        let path = self.layout.incoming().join(name);
         let Some(job) = self.queue.jobs.get(&id) else {
             return self.reject(name, "its number is used up");
         };
@@ -80,9 +81,9 @@ impl Master {
         if exists(&spooled)? {
             return self.reject(name, "the job of this number was accepted before");
         }
-        let same = disk::read_bounded(path, SUBMISSION_MAX)
+        let same = disk::read_bounded(&path, SUBMISSION_MAX)
             .is_ok_and(|f| f.uid == job.new.uid && submission::digest(&f.bytes) == job.new.digest);
-        if same { self.disk.rename(path, &spooled) } else { self.reject(name, "it isn't what was accepted") }
+        if same { self.disk.rename(&path, &spooled) } else { self.reject(name, "it isn't what was accepted") }
     }
 
     /// Reads a submission as what it is: somebody's file.

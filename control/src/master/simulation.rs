@@ -46,15 +46,26 @@ impl Dice {
     }
 }
 
-/// Crashes at the n-th act from now on; a negative count never does.
+/// Crashes at the n-th act from now on; a negative count never does. Before each act it looks at what an agent would see now.
 struct Crasher {
     left: AtomicI64,
     salt: AtomicU64,
+    layout: Layout,
 }
 
 impl Crasher {
-    fn new() -> Arc<Crasher> {
-        Arc::new(Crasher { left: AtomicI64::new(-1), salt: AtomicU64::new(0) })
+    fn new(layout: &Layout) -> Arc<Crasher> {
+        let layout = layout.clone();
+        Arc::new(Crasher { left: AtomicI64::new(-1), salt: AtomicU64::new(0), layout })
+    }
+
+    /// An agent may look at any moment: what is assigned must be there to be run.
+    fn judge_assignments(&self) {
+        let Ok(names) = crate::store::disk::names(&self.layout.assign(HOST)) else { return };
+        for key in names.iter().filter_map(|n| n.parse::<RunKey>().ok()) {
+            let spooled = self.layout.spool().join(key.job.to_string());
+            assert!(spooled.exists(), "{key} is assigned and job {} isn't in the spool", key.job);
+        }
     }
 
     fn arm(&self, acts: Option<u64>, salt: u64) {
@@ -65,6 +76,7 @@ impl Crasher {
 
 impl Faults for Crasher {
     fn crash(&self, _act: &'static str, len: usize) -> Option<usize> {
+        self.judge_assignments();
         if self.left.load(Ordering::SeqCst) < 0 {
             return None;
         }
@@ -208,11 +220,11 @@ impl World {
         World {
             dice: Dice(seed),
             dir,
-            layout,
             master: None,
             agent: None,
-            master_crash: Crasher::new(),
-            agent_crash: Crasher::new(),
+            master_crash: Crasher::new(&layout),
+            agent_crash: Crasher::new(&layout),
+            layout,
             shepherds: Shepherds::default(),
             accepted: BTreeMap::new(),
             rerun: BTreeSet::new(),
@@ -290,7 +302,7 @@ impl World {
         spec.array = if self.dice.one_in(3) { TaskRange::new(1, 1 + self.dice.below(5), 2) } else { None };
         spec.rerun = Some(self.dice.one_in(2));
         spec.hold = self.dice.one_in(8);
-        let crasher = Crasher::new();
+        let crasher = Crasher::new(&self.layout);
         let acts = self.dice.one_in(5).then(|| self.dice.below(4));
         crasher.arm(acts, self.dice.next() >> 8);
         let bytes = submission::encode(&spec, b"true\n").unwrap();
@@ -347,6 +359,7 @@ impl World {
                 }
                 _ => self.shepherds.progress(&mut self.dice, &self.rerun),
             }
+            self.judge_errors();
         }
     }
 
@@ -358,6 +371,7 @@ impl World {
             self.master_step();
             self.agent_step();
             self.shepherds.progress(&mut self.dice, &self.rerun);
+            self.judge_errors();
             let queue = &self.master.as_ref().unwrap().queue;
             let stuck: Vec<Command> = queue
                 .jobs
@@ -383,6 +397,17 @@ impl World {
             }
         }
         panic!("something accepted never ends: {:?}", self.master.as_ref().unwrap().queue.jobs);
+    }
+
+    /// Nothing here can't be run: a task is in error only because its job said so, or its supervisors died.
+    fn judge_errors(&self) {
+        for job in self.master.iter().flat_map(|m| m.queue.jobs.values()) {
+            for (task, reason) in &job.errors {
+                let expected =
+                    ["the job ended with exit status 100", "the supervisor didn't begin in 3 tries"];
+                assert!(expected.contains(&reason.as_str()), "task {}.{task}: {reason}", job.new.id);
+            }
+        }
     }
 
     fn judge(&mut self) {
