@@ -30,7 +30,7 @@ pub fn run(options: &StatusOptions) -> Result<ExitCode> {
 }
 
 fn report_of(status: &ClusterStatus, brick: wire::id::BrickId) -> BrickReport {
-    status.bricks.iter().find(|(id, _)| *id == brick).map(|(_, report)| *report).unwrap_or_default()
+    status.bricks.iter().find(|(id, _)| *id == brick).map(|(_, report)| report.clone()).unwrap_or_default()
 }
 
 fn state_name(state: MemberState) -> &'static str {
@@ -44,7 +44,7 @@ fn state_name(state: MemberState) -> &'static str {
 }
 
 fn brick_state(status: &ClusterStatus, brick: &BrickInfo) -> &'static str {
-    match (brick.alive, report_of(status, brick.id).failed) {
+    match (brick.alive, report_of(status, brick.id).failed.is_some()) {
         (_, true) => "failed",
         (true, false) => "alive",
         (false, false) if brick.boot == BootId(0) => "new",
@@ -67,6 +67,10 @@ fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
             left => format!("draining, {left} chains left{}", hindrance(status, brick.id)),
         });
     }
+    let report = report_of(status, brick.id);
+    if let Some(why) = &report.failed {
+        notes.push(why.clone());
+    }
     if let Some(held) = ms_of(&status.held_ms) {
         notes.push(format!("keeps dying, kept out for {} s", held.div_ceil(1000)));
     }
@@ -80,7 +84,6 @@ fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
             _ => "being replaced".to_owned(),
         });
     }
-    let report = report_of(status, brick.id);
     let percent = |done: u64, total: u64| u128::from(done.min(total)) * 100 / u128::from(total.max(1));
     if let Some(sync) = sync_of(status, brick) {
         notes.push(format!("brings others up to date, {} %, {sync}", percent(sync.done, sync.total)));

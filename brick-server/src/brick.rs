@@ -460,6 +460,7 @@ impl Brick {
 
     /// How it is.
     pub fn report(&self) -> BrickReport {
+        let in_the_way = || self.is_in_the_way().then(|| "its disk is full".to_owned());
         let usage = self.store.usage();
         let (scrub_done_bytes, scrub_total_bytes) = self.scrubber.progress();
         let sync = self.progress.report();
@@ -469,7 +470,7 @@ impl Brick {
             chunks: usage.chunks,
             corrupt_blocks: self.metrics.corrupt_blocks.get(),
             repaired_blocks: self.metrics.repaired_blocks.get(),
-            failed: self.store.failure().is_some() || self.is_in_the_way(),
+            failed: self.store.failure().or_else(in_the_way),
             fence_after_ms: u32::try_from(self.config.fence_after.as_millis()).unwrap_or(u32::MAX),
             sync_total_bytes: sync.total_bytes,
             sync_done_bytes: sync.done_bytes,

@@ -1,11 +1,12 @@
 //! Takes calls for the bricks of a process and hands them to their verbs.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest};
 use wire::id::BrickId;
+use wire::meta::BrickReport;
 use wire::net::{BoxFuture, Peer, Role, TypedHandler};
 use wire::status::Status;
 
@@ -13,15 +14,43 @@ use crate::background::scrub;
 use crate::brick::Brick;
 use crate::ops::{change, forward, inspect, patch, read, settle, trim};
 
+/// How a brick of this process is.
+#[derive(Clone)]
+pub enum Seat {
+    /// Not open yet, or stopping: callers are to come again.
+    Away,
+    /// It answers.
+    Open(Arc<Brick>),
+    /// Its disk failed, and it was closed; the last it said of itself.
+    Failed(BrickReport),
+}
+
 /// The bricks that answer at one endpoint.
 pub struct Server {
-    bricks: BTreeMap<BrickId, Arc<Brick>>,
+    seats: RwLock<BTreeMap<BrickId, Seat>>,
 }
 
 impl Server {
-    /// A server of these bricks.
-    pub fn new(bricks: impl IntoIterator<Item = Arc<Brick>>) -> Server {
-        Server { bricks: bricks.into_iter().map(|brick| (brick.id, brick)).collect() }
+    /// A server of these bricks, with nobody there yet.
+    pub fn new(bricks: impl IntoIterator<Item = BrickId>) -> Server {
+        Server { seats: RwLock::new(bricks.into_iter().map(|brick| (brick, Seat::Away)).collect()) }
+    }
+
+    /// Calls to a brick are answered by this from now on.
+    pub fn seat(&self, brick: BrickId, seat: Seat) {
+        self.seats.write().unwrap_or_else(PoisonError::into_inner).insert(brick, seat);
+    }
+
+    /// How each is.
+    pub fn seats(&self) -> Vec<(BrickId, Seat)> {
+        let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
+        seats.iter().map(|(brick, seat)| (*brick, seat.clone())).collect()
+    }
+
+    /// Those that are open.
+    pub fn open(&self) -> Vec<Arc<Brick>> {
+        let open = |(_, seat)| if let Seat::Open(brick) = seat { Some(brick) } else { None };
+        self.seats().into_iter().filter_map(open).collect()
     }
 }
 
@@ -51,9 +80,14 @@ impl TypedHandler<BrickProtocol> for Server {
         call: BrickCall,
         payload: Bytes,
     ) -> BoxFuture<'static, (Result<BrickReply, Status>, Bytes)> {
-        let brick = self.bricks.get(&call.brick).cloned();
+        let seat = self.seats.read().unwrap_or_else(PoisonError::into_inner).get(&call.brick).cloned();
         Box::pin(async move {
-            let Some(brick) = brick else { return (Err(Status::WrongMember), Bytes::new()) };
+            let brick = match seat {
+                Some(Seat::Open(brick)) => brick,
+                Some(Seat::Away) => return (Err(Status::Busy), Bytes::new()),
+                Some(Seat::Failed(_)) => return (Err(Status::DiskFailed), Bytes::new()),
+                None => return (Err(Status::WrongMember), Bytes::new()),
+            };
             let role = peer.identity.role;
             if !permitted(role, &call.request) {
                 tracing::info!(brick = %brick.id, %role, from = peer.address, "refused a call of this role");

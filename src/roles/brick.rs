@@ -259,8 +259,8 @@ async fn serve(prepared: Prepared, exporter: Exporter, mut ending: Ending) -> Re
 
 /// Returns when the namespace knows this life of every brick.
 async fn let_in(running: &brick_server::Running) {
-    let registrations = running.registrations();
     loop {
+        let registrations = running.registrations();
         let known = running.map().is_some_and(|map| {
             registrations.iter().all(|own| {
                 map.bricks.get(&own.brick).is_some_and(|brick| brick.alive && brick.boot == own.boot)

@@ -152,7 +152,7 @@ pub fn bricks(running: &brick_server::Running, net: &Net) -> Vec<Sample> {
             ("total_bytes", report.total_bytes),
             ("free_bytes", report.free_bytes),
             ("chunks_now", report.chunks),
-            ("failed_now", u64::from(report.failed)),
+            ("failed_now", u64::from(report.failed.is_some())),
         ] {
             samples.push(sample("brick", name, &labels, value));
         }

@@ -1,4 +1,4 @@
-//! Small disks of their own for bricks, and filling them up.
+//! Small disks of their own for bricks: filled up, turned read-only, mended.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,42 @@ use crate::run::Run;
 
 /// Gives a brick that is not there yet a disk of its own, in mebibytes; it goes with the workshop.
 pub fn give(cluster: &HostCluster, brick: usize, mib: u64) -> Result<()> {
-    let image = cluster.workshop().path().join(format!("disk{brick}.img"));
+    let image = image(cluster, brick);
     File::create(&image)?.set_len(mib << 20)?;
     Run::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).ok()?;
     let dir = cluster.brick_dir(brick);
     std::fs::create_dir(&dir)?;
-    Run::new("mount").args(["-o", "loop"]).arg(&image).arg(&dir).ok().map(drop)
+    mount(&image, &dir)
+}
+
+fn image(cluster: &HostCluster, brick: usize) -> PathBuf {
+    cluster.workshop().path().join(format!("disk{brick}.img"))
+}
+
+fn mount(image: &Path, dir: &Path) -> Result<()> {
+    Run::new("mount").args(["-o", "loop,errors=remount-ro"]).arg(image).arg(dir).ok().map(drop)
+}
+
+/// What the kernel does to a disk in which it has found an error: from now on nothing can be written to it.
+pub fn turn_read_only(cluster: &HostCluster, brick: usize) -> Result<()> {
+    let found = Run::new("findmnt")
+        .args(["-n", "-o", "SOURCE", "--mountpoint"])
+        .arg(cluster.brick_dir(brick))
+        .ok()?;
+    let source = found.text();
+    let device = Path::new(&source).file_name().with_context(|| format!("no device: {source:?}"))?;
+    let switch = Path::new("/sys/fs/ext4").join(device).join("trigger_fs_error");
+    std::fs::write(&switch, "1").with_context(|| switch.display().to_string())
+}
+
+/// What an administrator does about it: unmount, check, mount. Fails while something on the disk is open.
+pub fn mend(cluster: &HostCluster, brick: usize) -> Result<()> {
+    let (image, dir) = (image(cluster, brick), cluster.brick_dir(brick));
+    Run::new("umount").arg(&dir).ok()?;
+    let checked = Run::new("e2fsck").args(["-f", "-p"]).arg(&image).run()?;
+    // 1: errors were corrected.
+    anyhow::ensure!(matches!(checked.status.code(), Some(0 | 1)), "{}", checked.text());
+    mount(&image, &dir)
 }
 
 /// Somebody else's files on a disk.

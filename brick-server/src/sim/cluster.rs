@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::pool::Pool;
-use crate::server::Server;
+use crate::server::{Seat, Server};
 use crate::sim::clients::{CLIENTS, Client, Shared};
 use crate::sim::namespace::{CHAIN, SimNamespace};
 use crate::sim::oracle::Oracle;
@@ -158,9 +158,9 @@ impl Cluster {
                 dynamic.clone(),
                 metrics.clone(),
                 config.commit_interval,
-                move || for_commits.dice.ms(1, 10),
+                move || for_commits.disk_delay(id) + for_commits.dice.ms(1, 10),
             ),
-            pool: Pool::simulated(move || for_pool.disk_delay()),
+            pool: Pool::simulated(move || for_pool.disk_delay(id)),
             namespaces: Namespaces::new(vec![self.namespace_at]),
             boot,
             net,
@@ -177,7 +177,9 @@ impl Cluster {
             tasks.spawn(process.clone().subject(work));
         }
         if let Ok(mut server) = door.server.write() {
-            *server = Some(Arc::new(Server::new([brick.clone()])));
+            let answering = Server::new([brick.id]);
+            answering.seat(brick.id, Seat::Open(brick.clone()));
+            *server = Some(Arc::new(answering));
         }
         self.running.insert(number, Running { brick, store, process, tasks, serving, _stop: stop });
     }
@@ -201,6 +203,7 @@ impl Cluster {
         self.world.be_fair();
         for number in 0..bricks {
             self.world.cut(node(number), false);
+            self.world.slow_down(BrickId(number), false);
             if let Some(life) = self.running.get(&number) {
                 life.process.freeze(false);
                 life.store.set_full(false);
@@ -215,7 +218,7 @@ impl Cluster {
         let dice = &world.dice;
         let number = dice.below(plan.bricks.into()) as u32;
         let now = Instant::now();
-        let kind = dice.below(16);
+        let kind = dice.below(17);
         tracing::info!(kind, number, steps = world.steps(), "misfortune");
         match kind {
             0..=4 => {
@@ -254,6 +257,10 @@ impl Cluster {
                     SessionId(self.shared_sessions.load(Ordering::Relaxed) - dice.below(CLIENTS.into()));
                 self.namespace.block(session);
             }
+            15 => {
+                world.slow_down(BrickId(number), true);
+                ends.push((now + dice.ms(500, 10_000), End::Quick(number)));
+            }
             _ => self.namespace.substitute(BrickId(number)),
         }
     }
@@ -268,6 +275,7 @@ impl Cluster {
                 }
             }
             End::Join(number) => self.world.cut(node(number), false),
+            End::Quick(number) => self.world.slow_down(BrickId(number), false),
             End::Empty(number) => {
                 if let Some(life) = self.running.get(&number) {
                     life.store.set_full(false);
@@ -308,6 +316,7 @@ enum End {
     Thaw(u32),
     Join(u32),
     Empty(u32),
+    Quick(u32),
 }
 
 /// One run.

@@ -124,6 +124,8 @@ pub struct World {
     trace: AtomicU64,
     fair: AtomicBool,
     cut: Mutex<BTreeSet<NodeId>>,
+    /// Bricks whose disks take long for everything.
+    slow: Mutex<BTreeSet<BrickId>>,
     addresses: Mutex<BTreeMap<u64, NodeId>>,
     lives: Mutex<BTreeMap<BrickId, Life>>,
     /// When each brick last did not serve in the chain.
@@ -140,6 +142,7 @@ impl World {
             trace: AtomicU64::new(seed),
             fair: AtomicBool::new(false),
             cut: Mutex::default(),
+            slow: Mutex::default(),
             addresses: Mutex::default(),
             lives: Mutex::default(),
             unserved: Mutex::default(),
@@ -180,6 +183,15 @@ impl World {
             all.insert(node)
         } else {
             all.remove(&node)
+        };
+    }
+
+    pub fn slow_down(&self, brick: BrickId, slow: bool) {
+        let mut all = lock(&self.slow);
+        if slow {
+            all.insert(brick)
+        } else {
+            all.remove(&brick)
         };
     }
 
@@ -229,9 +241,12 @@ impl World {
         same && lock(&self.unserved).get(&brick).is_none_or(|at| *at < since)
     }
 
-    /// How long a piece of work of a store takes.
-    pub fn disk_delay(&self) -> Duration {
+    /// How long a piece of work of a brick's store takes.
+    pub fn disk_delay(&self, brick: BrickId) -> Duration {
         self.step(1);
+        if lock(&self.slow).contains(&brick) {
+            return self.dice.ms(20, 900);
+        }
         match self.dice.below(64) {
             0 => self.dice.ms(5, 60),
             1..=8 => self.dice.ms(1, 3),

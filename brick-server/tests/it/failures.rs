@@ -7,7 +7,7 @@ use wire::map::MemberState::{Offline, Serving, Syncing};
 use wire::net::Role;
 use wire::status::{FsError, Status};
 
-use crate::support::{CHAIN, Cluster, flip, key, status, until};
+use crate::support::{CHAIN, CLUSTER, Cluster, FakeNamespace, flip, key, status, until};
 
 /// A block that begins with a word.
 fn marked(word: &[u8], len: usize) -> Vec<u8> {
@@ -170,13 +170,58 @@ async fn a_vanished_directory_fails_the_brick() {
     let namespace = cluster.namespace.clone();
     until("the brick reports that it failed", || {
         let report = namespace.report(0).unwrap();
-        async move { report.failed }
+        async move { report.failed.is_some() }
     })
     .await;
     assert_eq!(status(cluster.try_read(0, key(1, 0), 0, 4).await), Status::DiskFailed);
     cluster.namespace.set_chain(CHAIN, &[(1, Serving), (0, Offline)]);
     assert_eq!(cluster.read(1, key(1, 0), 0, 9).await, "data");
     cluster.write(key(1, 0), 0, b"more").await;
+    cluster.down(0).await;
+}
+
+/// A disk that was away and is there again, as one that was unmounted: the brick closes it, says why, and begins a new life when it
+/// can. What was durable is there, and it catches up with what it missed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_comes_back_is_served_again() {
+    let mut cluster = Cluster::pair().await;
+    cluster.write(key(1, 0), 0, b"data").await;
+    cluster.write(key(2, 0), 0, b"old").await;
+    for brick in [0, 1] {
+        cluster.commit(brick).await;
+    }
+    let before = cluster.namespace.map().bricks[&BrickId(0)].boot;
+    let (dir, away) = (cluster.dir_of(0), cluster.dir_of(0).with_extension("away"));
+    std::fs::rename(&dir, &away).unwrap();
+    let namespace = cluster.namespace.clone();
+    until("the brick has tried to open its directory again", || {
+        let report = namespace.report(0).unwrap();
+        async move { report.failed.is_some_and(|why| why.contains("is gone") && why.contains("not opened again")) }
+    })
+    .await;
+    assert_eq!(status(cluster.try_read(0, key(1, 0), 0, 4).await), Status::DiskFailed);
+    // Nothing in it is open: another may take it.
+    drop(brick_server::store::dir::Held::take(&away, CLUSTER, Some(BrickId(0))).unwrap());
+    cluster.namespace.set_chain(CHAIN, &[(1, Serving), (0, Offline)]);
+    cluster.write(key(2, 0), 0, b"new").await;
+    std::fs::rename(&away, &dir).unwrap();
+    let boot_of = |namespace: &FakeNamespace| namespace.map().bricks[&BrickId(0)].boot;
+    until("the brick begins a new life", || {
+        let boot = boot_of(&namespace);
+        async move { boot != before }
+    })
+    .await;
+    cluster.namespace.set_chain(CHAIN, &[(1, Serving), (0, Syncing)]);
+    until("it serves again", || {
+        let map = namespace.map();
+        async move { map.chains[&CHAIN].state_of(BrickId(0)) == Some(Serving) }
+    })
+    .await;
+    assert_eq!(cluster.read(0, key(1, 0), 0, 4).await, "data");
+    assert_eq!(cluster.read(0, key(2, 0), 0, 3).await, "new");
+    cluster.until_equal(0, 1).await;
+    // Away again while it stops: no failure of the stop.
+    std::fs::rename(&dir, &away).unwrap();
     cluster.down(0).await;
 }
 

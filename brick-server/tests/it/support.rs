@@ -73,7 +73,7 @@ impl FakeNamespace {
     }
 
     pub fn report(&self, brick: u32) -> Option<BrickReport> {
-        self.reports.lock().unwrap().get(&BrickId(brick)).map(|(_, report)| *report)
+        self.reports.lock().unwrap().get(&BrickId(brick)).map(|(_, report)| report.clone())
     }
 
     pub fn be_silent(&self, silent: bool) {

@@ -139,12 +139,13 @@ impl Namespace {
             return Err(Status::Forbidden);
         }
         let known = map.bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot);
-        if report.failed {
+        if let Some(why) = &report.failed {
             if known {
-                tracing::error!(%brick, "a brick says that its disk failed or is full; others take over");
+                tracing::error!(%brick, why, "a brick says that it can serve no more; others take over");
                 self.metrics.brick_died();
                 self.propose(Op::BrickDead { brick, boot }).await?;
             }
+            lock(&self.watchers.bricks).failed(brick, report);
             return Ok(ClusterReply::Heartbeat { map: self.map().epoch, register: false });
         }
         if known {

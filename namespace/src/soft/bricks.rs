@@ -76,6 +76,11 @@ impl Bricks {
         seen.deadline = Some(now + self.dead_after);
     }
 
+    /// A brick says why it serves no more. That is no sign of life.
+    pub fn failed(&mut self, brick: BrickId, report: BrickReport) {
+        self.seen.entry(brick).or_default().report = Some(report);
+    }
+
     /// From now on nobody counts as dead: all bricks are about to stop, and this process with them.
     pub fn stop(&mut self) {
         self.stopping = true;
@@ -237,7 +242,7 @@ impl Bricks {
 
     /// Last report of each.
     pub fn reports(&self) -> Vec<(BrickId, BrickReport)> {
-        self.seen.iter().filter_map(|(b, seen)| Some((*b, seen.report?))).collect()
+        self.seen.iter().filter_map(|(b, seen)| Some((*b, seen.report.clone()?))).collect()
     }
 }
 
@@ -380,7 +385,7 @@ mod tests {
         let (a, b) = (BrickId(0), BrickId(1));
         let report = BrickReport::default();
         // Brick a restarts alone: b is heard afterwards in its old life.
-        bricks.heard(b, BootId(1), report, start);
+        bricks.heard(b, BootId(1), report.clone(), start);
         let arrived = bricks.arrived(a, BootId(2), start + ms(100));
         assert_eq!(bricks.stayed(&map, a, arrived), None);
         bricks.heard(b, BootId(1), report, start + ms(500));

@@ -273,13 +273,18 @@ async fn a_brick_that_is_missing_after_a_restart_is_not_waited_for() {
 async fn a_failed_disk_is_out_at_once() {
     let cluster = Cluster::new(2, |config| config.brick_dead_after = LONG).await;
     cluster.bricks[0].beats.store(false, Ordering::SeqCst);
-    let report = BrickReport { failed: true, ..BrickReport::default() };
+    let report = BrickReport { failed: Some("reading: rotten".to_owned()), ..BrickReport::default() };
     let (brick, boot, map) = (BrickId(0), wire::id::BootId(1), MapEpoch(0));
     for _ in 0..2 {
+        let report = report.clone();
         let beat = cluster.ask(ClusterRequest::Heartbeat { brick, boot, map, report }).await;
         assert!(matches!(beat, Ok(ClusterReply::Heartbeat { register: false, .. })));
     }
     assert!(!cluster.map().await.bricks[&brick].alive);
+    let Ok(ClusterReply::Status(status)) = cluster.ask(ClusterRequest::Status).await else {
+        panic!("no status")
+    };
+    assert_eq!(status.bricks, [(brick, report)], "people read why");
 }
 
 /// Everybody keeps to the calls of its role.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use brickyard_tests::disks::{self, Filler};
 use brickyard_tests::place::setting;
 use brickyard_tests::stall::{Stalls, Steady};
 use brickyard_tests::{HostCluster, Shape, seed, thrash, wait};
+use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -76,6 +77,42 @@ fn a_full_disk_stops_nothing_but_new_space_there() -> Result<()> {
     ensure!(stalls.write <= most && stalls.read <= most, "{stalls:?}");
     cluster.check(true)?;
     for words in ["full", "process has ended"] {
+        cluster.allow_log(words);
+    }
+    cluster.finish()
+}
+
+/// The kernel turns a brick's disk read-only: others take over before anybody waits for longer than 4 s, and `status` says why. The
+/// brick lets go of the disk, so that it can be unmounted and checked, and is back when it is mounted again, without a restart.
+#[test]
+fn a_disk_that_turned_read_only_is_left_and_taken_back() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 4, replicas: 2 })?;
+    for number in 0..4 {
+        disks::give(&cluster, number, 1024)?;
+        cluster.add_brick(number)?;
+    }
+    cluster.start_mount()?;
+    let steady = Steady::start(cluster.mountpoint())?;
+    steady.advance(100, LIMIT)?;
+    disks::turn_read_only(&cluster, 1)?;
+    let says = |words: &str| -> Result<bool> {
+        let status = cluster.status()?;
+        let failed = |brick: &Value| brick["state"] == "failed" && brick["note"].to_string().contains(words);
+        Ok(status["bricks"].as_array().context("no bricks")?.iter().any(failed))
+    };
+    wait::until_true("status says why", LIMIT, || says("Read-only file system"))?;
+    // Whatever is still open on it is about to be closed.
+    wait::until_true("the brick tried to open it again", LIMIT, || says("not opened again"))?;
+    steady.advance(300, LIMIT)?;
+    disks::mend(&cluster, 1)?;
+    cluster.wait_whole(LIMIT)?;
+    steady.advance(100, LIMIT)?;
+    let stalls = steady.finish()?;
+    eprintln!("{stalls:?}");
+    let most = Duration::from_secs(4);
+    ensure!(stalls.write <= most && stalls.read <= most, "{stalls:?}");
+    cluster.check(true)?;
+    for words in ["Read-only", "others take over", "opened again"] {
         cluster.allow_log(words);
     }
     cluster.finish()

@@ -29,7 +29,7 @@ pub struct BrickRegistration {
 }
 
 /// What a brick says of itself with each heartbeat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BrickReport {
     /// Bytes it could hold.
     pub total_bytes: u64,
@@ -41,8 +41,8 @@ pub struct BrickReport {
     pub corrupt_blocks: u64,
     /// Blocks put right from another member since it came up.
     pub repaired_blocks: u64,
-    /// It can't read or write its disk and serves no more.
-    pub failed: bool,
+    /// Why it serves no more, for people, if so: it can't read or write its disk, or has no room to.
+    pub failed: Option<String>,
     /// It stops serving this long after it sent the last heartbeat that was answered, in
     /// milliseconds; 0 where nobody says. Checked by the namespace, see [`crate::timing`].
     pub fence_after_ms: u32,
