@@ -194,8 +194,8 @@ fn empty(
     } else if hindered.get_or_insert_with(Instant::now).elapsed() >= STUCK_FOR {
         bail!("{}", stuck_text(brick, &stuck));
     }
-    let report = |id: BrickId| status.bricks.iter().find(|(b, _)| *b == id).map(|(_, report)| *report);
-    let used = report(brick).map_or(0, |r| r.total_bytes.saturating_sub(r.free_bytes));
+    let report = status.bricks.iter().find(|(id, _)| *id == brick);
+    let used = report.map_or(0, |(_, r)| r.total_bytes.saturating_sub(r.free_bytes));
     let copied = status.bricks.iter().map(|(id, report)| (id.0, report.sync_done_bytes));
     Ok(Some(Left { steps: chains, bytes: Some(emptying.see(used, copied)) }))
 }

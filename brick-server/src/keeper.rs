@@ -129,13 +129,14 @@ impl Keeper {
     pub async fn run(self, mut life: Life, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
         let mut pause = FIRST_PAUSE;
         loop {
-            tokio::select! {
+            let stopped = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => {
-                    self.server.seat(self.config.brick, Seat::Away);
-                    return life.end().await;
-                }
-                () = life.failure() => {}
+                _ = stop.wait_for(|stop| *stop) => true,
+                () = life.failure() => false,
+            };
+            if stopped {
+                self.server.seat(self.config.brick, Seat::Away);
+                return life.end().await;
             }
             if life.began.elapsed() >= FORGIVEN_AFTER {
                 pause = FIRST_PAUSE;

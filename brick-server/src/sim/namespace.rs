@@ -203,7 +203,7 @@ impl SimNamespace {
             }
             ClusterRequest::Heartbeat { brick, boot, report, .. } => {
                 let known = lock(&self.map).bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot);
-                if report.failed {
+                if report.failed.is_some() {
                     if known {
                         self.declare_dead(brick);
                     }
