@@ -3,7 +3,7 @@
 //! The answer "has been submitted" means durable: the submission, its name and the claim of its number are on stable storage, and
 //! whatever happens then, the next master finds them. No master need be running.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
@@ -16,13 +16,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::options::{self, Options};
-use super::{Failure, UNABLE, find, finish, hand_in, text_args};
+use super::{Failure, UNABLE, find, finish, hand_in, rows, text_args};
 use crate::clock::now_ms;
 use crate::config::{self, SUBMISSION_MAX, load_queue};
 use crate::error::Error;
 use crate::layout::{Layout, exists};
 use crate::plan::record::failed;
-use crate::plan::{Finished, JobId, TaskEnd, Verdict};
+use crate::plan::{Finished, Job, JobId, Ranges, TaskEnd, TaskId, Verdict};
 use crate::stop::Stop;
 use crate::store::disk::Disk;
 use crate::store::message::{Command, JOB_PREFIX};
@@ -62,7 +62,8 @@ Lines of the script that begin with #$ hold options too; those given here win.
   -r y|n          run again if the host is lost while it runs
   -A ACCOUNT      string for the accounting
   -q QUEUE        queue
-  -sync y|n       wait for the end; the exit code is the job's
+  -sync y|n       wait for the end; the exit code is the job's. What gets into error
+                  state is told, and waited for until qmod -cj or qdel
   -terse          print only the number
   -C PREFIX       begins lines with options, instead of #$
   -@ FILE         read options from FILE
@@ -375,11 +376,56 @@ fn interrupts() -> Result<SignalFd, Failure> {
     watched.map_err(|e| Failure::new(format!("can't watch for signals: {e}")))
 }
 
+/// Tells of tasks that wait in error state for somebody to look into them, once each time one gets there.
+#[derive(Debug, Default)]
+struct ErrorNews {
+    /// Tasks in error state by the number of the run that failed.
+    told: BTreeSet<(TaskId, u32)>,
+}
+
+impl ErrorNews {
+    /// One line for each reason that is new.
+    fn lines(&mut self, job: &Job) -> Vec<String> {
+        let run_of = |task: TaskId| job.attempts.get(&task).copied().unwrap_or(0);
+        let now: BTreeSet<(TaskId, u32)> = job.errors.keys().map(|t| (*t, run_of(*t))).collect();
+        let mut new: BTreeMap<&str, Vec<TaskId>> = BTreeMap::new();
+        for (task, reason) in &job.errors {
+            if !self.told.contains(&(*task, run_of(*task))) {
+                new.entry(reason).or_default().push(*task);
+            }
+        }
+        let (id, range) = (job.new.id, job.new.tasks());
+        let lines = new.into_iter().map(|(reason, tasks)| {
+            let (what, target) = match (job.new.array, tasks.as_slice()) {
+                (None, _) => (format!("job {id} is"), id.to_string()),
+                (Some(_), [task]) => (format!("task {task} of job {id} is"), format!("{id}.{task}")),
+                (Some(_), _) => {
+                    let mut places = Ranges::default();
+                    for place in tasks.iter().filter_map(|t| range.index(*t)) {
+                        places.insert(place);
+                    }
+                    let list = rows::task_list(&range, places.intervals());
+                    (format!("tasks {list} of job {id} are"), format!("{id}.TASK"))
+                }
+            };
+            format!(
+                "{what} in error state (Eqw): {}; \"qmod -cj {target}\" lets it run again, \"qdel {target}\" \
+                 deletes it; still waiting",
+                reason.replace('\n', " ")
+            )
+        });
+        let lines = lines.collect();
+        self.told = now;
+        lines
+    }
+}
+
 /// Waits for the job's end and makes its exit code ours.
 fn wait_for(layout: &Layout, spec: &Spec, signals: &SignalFd) -> Result<(), Failure> {
     let mut watch = Watch::new(Stop::new());
     watch.add_appends(&layout.journal(), ());
     let mut vanished = 0;
+    let mut news = ErrorNews::default();
     loop {
         if let Ok(Some(_)) = signals.read_signal() {
             hand_in(layout, &Command::Delete { job: spec.id, tasks: None, force: false })?;
@@ -389,6 +435,12 @@ fn wait_for(layout: &Layout, spec: &Spec, signals: &SignalFd) -> Result<(), Fail
         if let Ok(found) = recover::view(layout) {
             if let Some(finished) = found.queue.finished.iter().find(|f| f.new.id == spec.id) {
                 return report_end(finished);
+            }
+            if let Some(job) = found.queue.jobs.get(&spec.id) {
+                for line in news.lines(job) {
+                    // Whoever closed it wants no news; the waiting is for the exit code.
+                    let _told = writeln!(std::io::stderr(), "qsub: {line}");
+                }
             }
             let pending = found.queue.jobs.contains_key(&spec.id)
                 || exists(&layout.incoming().join(format!("{JOB_PREFIX}{}", spec.id)))?;
@@ -468,5 +520,55 @@ fn from_accounting(layout: &Layout, spec: &Spec) -> Result<(), Failure> {
             writeln!(err, "Job {} exited with exit code {status}.", spec.id)?;
             Err(Failure::silent(u8::try_from(status).unwrap_or(1)))
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::plan::law::Host;
+    use crate::plan::laws::new_job;
+    use crate::plan::{Exit, Queue, Record, RunKey, TaskRange};
+
+    /// Runs the next task of a queue and ends it with this status.
+    fn run_one(queue: &mut Queue, exit_status: i32) -> RunKey {
+        let record = queue.next_dispatch(0).unwrap();
+        let Record::Dispatched { key, .. } = record.clone() else { panic!("{record:?}") };
+        queue.apply(&record).unwrap();
+        queue.apply(&queue.report_started(key, 1).unwrap()).unwrap();
+        let exit = Exit { started_ms: Some(1), exit_status, ..Exit::default() };
+        queue.apply(&queue.report_ended(key, exit).unwrap()).unwrap();
+        key
+    }
+
+    /// Each time a task gets into error state it is told once, with the commands that end that.
+    #[test]
+    fn an_error_state_is_told_once_each_time() {
+        let mut queue = Queue::default();
+        queue.set_host("n", Host { slots: 1, up: true });
+        queue.apply(&queue.submit(new_job(7, TaskRange::new(1, 5, 1))).unwrap()).unwrap();
+        let mut news = ErrorNews::default();
+        assert!(news.lines(&queue.jobs[&JobId(7)]).is_empty());
+        run_one(&mut queue, 100);
+        let said = news.lines(&queue.jobs[&JobId(7)]);
+        assert_eq!(
+            said,
+            [
+                "task 1 of job 7 is in error state (Eqw): the job ended with exit status 100; \"qmod -cj 7.1\" lets it run \
+              again, \"qdel 7.1\" deletes it; still waiting"
+            ]
+        );
+        assert!(news.lines(&queue.jobs[&JobId(7)]).is_empty(), "told twice");
+        run_one(&mut queue, 100);
+        run_one(&mut queue, 100);
+        let said = news.lines(&queue.jobs[&JobId(7)]);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("tasks 2-3:1 of job 7 are in error state"), "{said:?}");
+        // Cleared and failed again, though nobody looked in between.
+        queue.apply(&queue.clear(0, JobId(7), None).unwrap()).unwrap();
+        assert_eq!(run_one(&mut queue, 100).run, 2);
+        let said = news.lines(&queue.jobs[&JobId(7)]);
+        assert!(said.len() == 1 && said[0].starts_with("task 1 of job 7 is"), "{said:?}");
     }
 }

@@ -54,7 +54,7 @@ fn row(kind: Kind, new: &NewJob, state: String, at_ms: i64, tasks: String) -> Ro
 }
 
 /// Writes task numbers as `1-19:2,23`: as few ranges of the array's own step as possible.
-fn task_list(range: &TaskRange, intervals: impl Iterator<Item = (u64, u64)>) -> String {
+pub(crate) fn task_list(range: &TaskRange, intervals: impl Iterator<Item = (u64, u64)>) -> String {
     let parts: Vec<String> = intervals
         .map(|(first, last)| {
             let (a, b) = (range.task(first), range.task(last));

@@ -15,6 +15,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("jobs::outputs_go_where_they_are_asked_to", outputs_go_where_they_are_asked_to),
     ("jobs::an_array_runs_each_task_once", an_array_runs_each_task_once),
     ("jobs::sync_gives_the_exit_code", sync_gives_the_exit_code),
+    ("jobs::sync_tells_of_an_error_state", sync_tells_of_an_error_state),
     ("jobs::held_jobs_wait_for_release", held_jobs_wait_for_release),
     ("jobs::waiting_jobs_are_deleted_at_once", waiting_jobs_are_deleted_at_once),
     ("jobs::deleting_a_running_job_kills_all_its_processes", deleting_a_running_job_kills_all_its_processes),
@@ -214,6 +215,32 @@ fn an_array_runs_each_task_once() {
     c.wait_accounted(id, 3);
     eventually("over", || c.states(id).is_empty().then_some(()));
     assert_eq!(c.accounting(id).len(), 3);
+}
+
+/// Who waits for a job in error state learns it at once, with what to do, and still gets the end.
+fn sync_tells_of_an_error_state() {
+    let c = Cluster::running(1);
+    let waiting = |command: &str, name: &str| {
+        let err = std::fs::File::create(c.file(name)).unwrap();
+        c.command(&["qsub", "-cwd", "-sync", "y", "-b", "y", command]).stderr(err).spawn().unwrap()
+    };
+    // Cleared, it runs again, and its exit code is given.
+    let mut child = waiting("[ -e cleared ] && exit 3 || exit 100", "first");
+    let told = "qsub: job 1 is in error state (Eqw): the job ended with exit status 100; \"qmod -cj 1\" lets it run \
+                again, \"qdel 1\" deletes it; still waiting\n";
+    c.wait_text("first", told);
+    assert!(child.try_wait().unwrap().is_none(), "it does not wait any more");
+    c.script("cleared", "");
+    assert_eq!(c.say(&["qmod", "-cj", "1"]).code, 0);
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    c.wait_text("first", &format!("{told}Job 1 exited with exit code 3.\n"));
+    // Deleted, it is over.
+    let mut child = waiting("exit 100", "second");
+    let told = told.replace("job 1", "job 2").replace("-cj 1", "-cj 2").replace("qdel 1", "qdel 2");
+    c.wait_text("second", &told);
+    assert_eq!(c.say(&["qdel", "2"]).code, 0);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    c.wait_text("second", &format!("{told}Job 2 was deleted.\n"));
 }
 
 fn sync_gives_the_exit_code() {
