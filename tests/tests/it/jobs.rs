@@ -29,7 +29,7 @@ impl Lab {
         let cluster = Cluster::start(options)?;
         let bin = cluster.workshop().dir("bin")?;
         std::fs::copy(binary()?, bin.join("brickyard"))?;
-        for name in ["qsub", "qstat", "qdel", "qacct"] {
+        for name in ["qsub", "qstat", "qdel", "qhold", "qrls", "qmod", "qacct"] {
             std::os::unix::fs::symlink("brickyard", bin.join(name))?;
         }
         let work = cluster.dir("work")?;

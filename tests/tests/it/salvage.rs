@@ -7,14 +7,16 @@ use brickyard_tests::cluster::binary;
 use brickyard_tests::{Cluster, Options, Run, seed};
 
 /// `brickyard salvage` of every brick, one after the other into one directory, gives back every file
-/// byte for byte: after a clean stop, and after a kill with the index of one brick lost as well.
+/// byte for byte, also the smallest: after a clean stop, and after a kill with the index of one brick lost as well.
 #[test]
 fn bricks_alone_give_the_files_back() -> Result<()> {
     for killed in [false, true] {
         let mut cluster = Cluster::start(Options::default())?;
         let root = cluster.dir("files")?;
         let mut wanted = BTreeSet::new();
-        for (n, len) in [5_000, 70_000, 1 << 20, 9 << 20, 4 << 20, 123_457].into_iter().enumerate() {
+        for (n, len) in
+            [1, 100, 4_096, 5_000, 70_000, 1 << 20, 9 << 20, 4 << 20, 123_457].into_iter().enumerate()
+        {
             let bytes = seed::bytes(n as u64, 0, len);
             let path = root.join(format!("file-{n}"));
             std::fs::write(&path, &bytes)?;
