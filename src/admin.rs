@@ -12,7 +12,7 @@ use wire::meta::{
     CheckReply, CheckRequest, ClusterReply, ClusterRequest, ClusterStatus, MetaCall, MetaProtocol, MetaReply,
     MetaRequest,
 };
-use wire::net::{CallError, Credential, Endpoint, Members, MemoryHub, Net, NetConfig};
+use wire::net::{CallError, Credential, CredentialError, Endpoint, Members, MemoryHub, Net, NetConfig};
 use wire::status::Status;
 
 use crate::cli::ClusterOptions;
@@ -38,6 +38,16 @@ impl Admin {
     /// # Errors
     /// If it does not run, the directory is no cluster's, or the credential can't be used.
     pub fn of(options: &ClusterOptions) -> Result<Admin> {
+        Admin::find(options).map_err(|error| {
+            if is_denied(&error) {
+                anyhow!("{error:#}: run it as root, or give --cred FILE with a credential that you may read")
+            } else {
+                error
+            }
+        })
+    }
+
+    fn find(options: &ClusterOptions) -> Result<Admin> {
         match (&options.cred, &options.data) {
             (Some(file), _) => {
                 let credential = Credential::load(file)?;
@@ -173,6 +183,16 @@ impl Admin {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// Whether the system refused to show a file.
+fn is_denied(error: &anyhow::Error) -> bool {
+    let denied = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::PermissionDenied;
+    error.chain().any(|cause| match cause.downcast_ref::<CredentialError>() {
+        // It shares what the system said, and so gives it as no cause of its own.
+        Some(CredentialError::Io { source, .. }) => denied(source),
+        _ => cause.downcast_ref().is_some_and(denied),
+    })
 }
 
 fn unexpected(reply: &MetaReply) -> anyhow::Error {

@@ -17,7 +17,7 @@ use wire::meta::{BrickRefusal, ClusterReply, ClusterRequest, ClusterStatus, Sett
 use crate::admin::{self, Admin};
 use crate::cli::ClusterOptions;
 use crate::progress::{Emptying, Progress};
-use crate::show;
+use crate::show::{self, counted};
 use crate::status;
 
 /// Wait between two looks at what is under way.
@@ -171,7 +171,8 @@ async fn drain(options: &DrainOptions) -> Result<ExitCode> {
     }
     let left = admin.map().await?.chains_of(brick).count();
     let text = format!(
-        "brick {brick} is being emptied: {left} chains to move; `brickyard status` shows how far it is"
+        "brick {brick} is being emptied: {} to move; `brickyard status` shows how far it is",
+        counted(left, "chain", "chains")
     );
     tell(&options.cluster, json!({ "draining": true, "chains_left": left }), &text)
 }
@@ -276,16 +277,20 @@ async fn scrub(options: &ScrubOptions) -> Result<ExitCode> {
         rounds.push(scrubbed(&admin, &map, *brick, true).await?.rounds);
     }
     if !options.wait {
-        let text =
-            format!("{} bricks read all they hold; `brickyard brick list` counts what is bad", bricks.len());
+        let text = format!(
+            "all of {} is being read; `brickyard brick list` counts what is bad",
+            counted(bricks.len(), "brick", "bricks")
+        );
         return tell(&options.cluster, json!({ "scrubbing": bricks.len() }), &text);
     }
     let reports = until_scrubbed(&admin, &map, &bricks, &rounds, !options.cluster.json).await?;
     let bad: u64 = reports.iter().map(|r| r.bad_chunks).sum();
     let lost: u64 = reports.iter().map(|r| r.lost_blocks).sum();
     let text = format!(
-        "{} bricks read: {bad} chunks had bad blocks, {lost} blocks could not be put right",
-        bricks.len()
+        "{} read: {} had bad blocks, {} could not be put right",
+        counted(bricks.len(), "brick", "bricks"),
+        counted(bad, "chunk", "chunks"),
+        counted(lost, "block", "blocks")
     );
     let value = json!({ "bricks": bricks.len(), "bad_chunks": bad, "lost_blocks": lost });
     tell(&options.cluster, value, &text)?;
@@ -402,7 +407,11 @@ fn refusal(brick: BrickId, why: &BrickRefusal) -> String {
             named(chains)
         ),
         BrickRefusal::TooFewBricks { left, replicas } => {
-            format!("{left} bricks would be left for {replicas} copies: add a brick first")
+            format!(
+                "{} would be left for {}: add a brick first",
+                counted(*left, "brick", "bricks"),
+                counted(*replicas, "copy", "copies")
+            )
         }
     }
 }
@@ -460,7 +469,7 @@ fn how_far(left: &Left, most: usize, elapsed: Duration, status: &ClusterStatus) 
         Some((total, done)) if total > 0 => {
             let bar = show::bar(done as usize, total as usize);
             let progress = Progress { total, done, elapsed };
-            format!("{bar}  {progress}; {} chains left", left.steps)
+            format!("{bar}  {progress}; {} left", counted(left.steps, "chain", "chains"))
         }
         _ => format!("{}  {}", show::bar(most - left.steps, most), status::under_way(status)),
     }
@@ -504,6 +513,6 @@ mod tests {
             assert!(text.contains(says) && text.contains("every other brick has a copy"), "{text}");
         }
         let text = refusal(BrickId(7), &BrickRefusal::TooFewBricks { left: 1, replicas: 2 });
-        assert!(text.contains("1 bricks") && text.contains("add a brick"), "{text}");
+        assert!(text.contains("1 brick would") && text.contains("add a brick"), "{text}");
     }
 }

@@ -24,6 +24,7 @@ use wire::meta::{CheckReply, CheckRequest, InodeSummary};
 
 use crate::admin::{self, Admin};
 use crate::cli::CheckOptions;
+use crate::show::counted;
 
 /// Looks at the bricks at most, until two in a row tell the same problems.
 const ROUNDS: u32 = 6;
@@ -75,12 +76,12 @@ pub fn run(options: &CheckOptions) -> Result<ExitCode> {
             println!("problem: {problem}");
         }
         println!(
-            "{}: {} inodes, {} names, {} chunk copies looked at, {} problems",
+            "{}: {}, {}, {} looked at, {}",
             if findings.problems.is_empty() { "consistent" } else { "NOT CONSISTENT" },
-            findings.inodes,
-            findings.entries,
-            findings.chunks,
-            findings.problems.len()
+            counted(findings.inodes, "inode", "inodes"),
+            counted(findings.entries, "name", "names"),
+            counted(findings.chunks, "chunk copy", "chunk copies"),
+            counted(findings.problems.len(), "problem", "problems")
         );
     }
     Ok(if findings.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::roles::{brick, member, token};
-use crate::{brick_admin, check, logging, member_admin, salvage, scheduler, status, up};
+use crate::roles::{brick, listen_address, member, token};
+use crate::{brick_admin, check, logging, member_admin, refusal, salvage, scheduler, status, up};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -17,7 +17,7 @@ use crate::{brick_admin, check, logging, member_admin, salvage, scheduler, statu
     version,
     about = "A replicated cluster filesystem, and a batch scheduler on it",
     after_help = "The commands of the scheduler are subcommands too, and run by their own names where \
-                  they are linked: qsub, qstat, qdel, qacct. Each has its own --help.",
+                  they are linked: qsub, qstat, qdel, qhold, qrls, qmod, qacct. Each has its own --help.",
     propagate_version = true,
     arg_required_else_help = true
 )]
@@ -111,7 +111,7 @@ pub struct UpOptions {
     /// Bricks of a new cluster [default: 6]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub bricks: Option<u32>,
-    /// Copies of everything in a new cluster [default: 2]
+    /// Copies of every file's bytes in a new cluster [default: 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
     pub replicas: Option<u8>,
     /// Members of the namespace; this version runs one
@@ -119,7 +119,7 @@ pub struct UpOptions {
     pub namespaces: u8,
     /// Address and port to listen on: the namespace there, the bricks on the ports that follow;
     /// port 0 takes free ones
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0", value_parser = listen_address)]
     pub listen: SocketAddr,
     /// What calls to the namespace travel over
     #[arg(long, value_enum, default_value = "tls")]
@@ -175,14 +175,9 @@ pub struct CheckOptions {
 /// # Errors
 /// What kept it from being done, to be printed in one line.
 pub fn run(args: Vec<OsString>) -> Result<ExitCode> {
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors and go to standard output; clap knows.
-            let code = error.exit_code();
-            error.print()?;
-            return Ok(ExitCode::from(u8::try_from(code).unwrap_or(2)));
-        }
+        Err(error) => return Ok(refusal::of_command_line(&error, &Cli::command(), &args)?),
     };
     match cli.command {
         Command::Up(options) => {
@@ -222,6 +217,12 @@ pub fn run(args: Vec<OsString>) -> Result<ExitCode> {
     }
 }
 
+/// What is wrong with a command line, and the definitions it was read by; `None` if it is understood.
+#[cfg(test)]
+pub fn misunderstood(args: &[OsString]) -> Option<(clap::Command, clap::Error)> {
+    Some((Cli::command(), Cli::try_parse_from(args).err()?))
+}
+
 /// What a command that does one thing logs unless told otherwise: what went wrong.
 fn quieter(mut log: LogOptions) -> LogOptions {
     if log.log == "info" {
@@ -233,11 +234,22 @@ fn quieter(mut log: LogOptions) -> LogOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     /// The definitions contradict each other nowhere.
     #[test]
     fn definitions_are_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// Who reads the help or the page for users learns of every command of the scheduler, there with an example.
+    #[test]
+    fn every_tool_is_named() {
+        let help = Cli::command().render_help().to_string();
+        let page = include_str!("../docs/user.md");
+        for (name, _) in scheduler::TOOLS {
+            assert!(help.contains(name), "{name} is not in the help");
+            assert!(page.contains(&format!("`{name}`")), "{name} is not on the page");
+            assert!(page.lines().any(|l| l.starts_with(&format!("{name} "))), "{name} has no example");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{LogFormat, LogOptions};
@@ -17,7 +17,14 @@ pub fn start(options: &LogOptions) -> Result<()> {
     let quiet = if options.log.contains("openraft") { "" } else { ",openraft=error" };
     let filter = EnvFilter::builder()
         .parse(format!("{}{quiet}", options.log))
-        .with_context(|| format!("--log {:?} is not a level or filter: try --log info", options.log))?;
+        // What the parser says of it repeats itself and is of no help.
+        .map_err(|_| {
+            anyhow!(
+                "cannot log by {:?}: give a level (error, warn, info, debug, trace) or a filter such as \
+                 warn,brickyard_namespace=debug",
+                options.log
+            )
+        })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match options.log_format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),

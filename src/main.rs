@@ -8,6 +8,7 @@ mod cli;
 mod logging;
 mod member_admin;
 mod progress;
+mod refusal;
 mod roles;
 mod salvage;
 mod scheduler;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     match cli::run(args) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("brickyard: {error:#}");
+            refusal::say(&error);
             ExitCode::FAILURE
         }
     }

@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use brick_server::store::salvage::{Report, salvage};
 use clap::Args;
 
+use crate::show::counted;
+
 /// Options of `brickyard salvage`.
 #[derive(Debug, Clone, Args)]
 pub struct SalvageOptions {
@@ -60,25 +62,31 @@ fn text(report: &Report) -> String {
     for (path, partial) in report.partial.iter().take(NAMED) {
         out += &format!("{}:", path.display());
         if partial.absent_chunks > 0 {
-            out += &format!(" {} chunks not on this brick (on others, or holes)", partial.absent_chunks);
+            out += &format!(
+                " {} not on this brick (on others, or holes)",
+                counted(partial.absent_chunks, "chunk", "chunks")
+            );
         }
         if let Some(first) = partial.bad_blocks.first() {
-            out += &format!(" {} blocks of 4 KiB lost, the first at byte {first}", partial.bad_blocks.len());
+            out += &format!(
+                " {} of 4 KiB lost, the first at byte {first}",
+                counted(partial.bad_blocks.len(), "block", "blocks")
+            );
         }
         out.push('\n');
     }
     if report.partial.len() > NAMED {
-        out += &format!("... and {} more files that are not whole\n", report.partial.len() - NAMED);
+        out += &format!("... and {} more that are not whole\n", report.partial.len() - NAMED);
     }
     let whole = report.files - report.partial.len() as u64;
     out += &format!(
-        "{} files, {} of them whole; {} chunks, {} bytes, found by {}; {} blocks lost\n",
-        report.files,
+        "{}, {} of them whole; {}, {} bytes, found by {}; {} lost\n",
+        counted(report.files, "file", "files"),
         whole,
-        report.done.chunks,
+        counted(report.done.chunks, "chunk", "chunks"),
         report.done.bytes,
         if report.by_index { "the index" } else { "the table of owners" },
-        report.bad_blocks(),
+        counted(report.bad_blocks(), "block", "blocks"),
     );
     out
 }

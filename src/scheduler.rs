@@ -26,19 +26,21 @@ pub enum Tool {
     Qmod,
 }
 
+/// The tools by their names.
+pub const TOOLS: [(&str, Tool); 7] = [
+    ("qsub", Tool::Qsub),
+    ("qstat", Tool::Qstat),
+    ("qdel", Tool::Qdel),
+    ("qhold", Tool::Qhold),
+    ("qrls", Tool::Qrls),
+    ("qmod", Tool::Qmod),
+    ("qacct", Tool::Qacct),
+];
+
 /// The tool a program name or subcommand means, if it means one.
 pub fn tool_called(name: &OsString) -> Option<Tool> {
     let name = Path::new(name).file_name().and_then(OsStr::to_str)?;
-    Some(match name {
-        "qsub" => Tool::Qsub,
-        "qstat" => Tool::Qstat,
-        "qdel" => Tool::Qdel,
-        "qacct" => Tool::Qacct,
-        "qhold" => Tool::Qhold,
-        "qrls" => Tool::Qrls,
-        "qmod" => Tool::Qmod,
-        _ => return None,
-    })
+    TOOLS.iter().find(|(known, _)| *known == name).map(|(_, tool)| *tool)
 }
 
 /// Runs a tool with the arguments behind its name.

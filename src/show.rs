@@ -58,6 +58,12 @@ pub fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// A number and what it counts, in the singular where that is right.
+pub fn counted<N: PartialEq + From<bool> + std::fmt::Display>(n: N, one: &str, many: &str) -> String {
+    let what = if n == N::from(true) { one } else { many };
+    format!("{n} {what}")
+}
+
 /// A time in the unit that tells most.
 pub fn time(time: std::time::Duration) -> String {
     match time.as_secs() {
@@ -87,6 +93,14 @@ mod tests {
         assert_eq!(bar(1, 4), format!("[{}{}]  25 %", "#".repeat(7), ".".repeat(21)));
         assert_eq!(bar(9, 4), format!("[{}] 100 %", "#".repeat(28)));
         assert_eq!(bar(0, 0), bar(4, 4));
+    }
+
+    /// One is no plural, and none is.
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(counted(0_u8, "copy", "copies"), "0 copies");
+        assert_eq!(counted(1_usize, "copy", "copies"), "1 copy");
+        assert_eq!(counted(2_u64, "copy", "copies"), "2 copies");
     }
 
     /// Times are told in one unit.

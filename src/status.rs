@@ -12,7 +12,7 @@ use wire::meta::{BrickReport, ClusterStatus, Stuck};
 use crate::admin::{self, Admin};
 use crate::cli::StatusOptions;
 use crate::progress::Progress;
-use crate::show::{Table, bytes};
+use crate::show::{Table, bytes, counted};
 
 /// Shows the cluster that runs on a data directory.
 ///
@@ -64,7 +64,9 @@ fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
     if status.wishes.draining.contains(&brick.id) {
         notes.push(match left_of(status, brick.id) {
             0 => "drained".to_owned(),
-            left => format!("draining, {left} chains left{}", hindrance(status, brick.id)),
+            left => {
+                format!("draining, {} left{}", counted(left, "chain", "chains"), hindrance(status, brick.id))
+            }
         });
     }
     let report = report_of(status, brick.id);
@@ -138,7 +140,11 @@ fn health(status: &ClusterStatus) -> (&'static str, String) {
     if all == 0 {
         let up = map.bricks.values().filter(|b| b.alive).count();
         let text = match status.wishes.birth_bricks {
-            0 => format!("waiting for bricks on {} machines; {up} bricks have come up", map.replicas),
+            0 => format!(
+                "waiting for bricks on {}; {} come up",
+                counted(map.replicas, "machine", "machines"),
+                counted(up, "brick has", "bricks have")
+            ),
             wanted => format!("waiting for bricks: {up} of {wanted} have come up"),
         };
         return ("waiting", text);
@@ -162,8 +168,8 @@ pub fn under_way(status: &ClusterStatus) -> String {
     });
     match (copies, sum) {
         (0, _) => "no copy under way".to_owned(),
-        (n, None) => format!("{n} copies under way"),
-        (n, Some(sum)) => format!("{n} copies under way, {sum}"),
+        (n, None) => format!("{} under way", counted(n, "copy", "copies")),
+        (n, Some(sum)) => format!("{} under way, {sum}", counted(n, "copy", "copies")),
     }
 }
 
@@ -276,12 +282,12 @@ fn as_json(status: &ClusterStatus) -> Value {
 fn as_text(status: &ClusterStatus) -> String {
     let map = &status.map;
     let mut text = format!(
-        "cluster {}, {}\n{} copies, map epoch {}, {} inodes, {} unlinked but kept, {} being freed\n\n",
+        "cluster {}, {}\n{}, map epoch {}, {}, {} unlinked but kept, {} being freed\n\n",
         map.cluster,
         health(status).1,
-        map.replicas,
+        counted(map.replicas, "copy", "copies"),
         map.epoch,
-        status.inodes,
+        counted(status.inodes, "inode", "inodes"),
         status.orphans,
         status.trims
     );

@@ -77,7 +77,7 @@ pub enum MountProblem {
     #[error("the mount point does not exist; create it with mkdir")]
     Missing,
     /// It is something else.
-    #[error("the mount point is not a directory")]
+    #[error("the mount point is not a directory; give an empty one")]
     NotDirectory,
     /// It has entries.
     #[error("the mount point is not empty; choose an empty directory")]
@@ -95,7 +95,10 @@ pub enum MountProblem {
     #[error("this is no directory of the filesystem; mount the one it is in")]
     RootNotDirectory,
     /// There is no FUSE.
-    #[error("/dev/fuse is missing; load it with modprobe fuse")]
+    #[error(
+        "/dev/fuse is missing; load it with modprobe fuse, or start the container with --device /dev/fuse --cap-add \
+         SYS_ADMIN"
+    )]
     NoFuse,
     /// Mounting is root's.
     #[error("mounting needs root; run it with sudo")]

@@ -15,7 +15,7 @@ use wire::net::{CallError, Credential, Endpoint, MemoryHub, Net, NetConfig, Role
 use super::exporter::{self, Exporter};
 use super::life::{self, Ending};
 use super::server::{self, Place, Server};
-use super::{addresses, joining, reachable};
+use super::{addresses, joining, listen_address, reachable};
 use crate::admin::Admin;
 use crate::brick_admin;
 
@@ -34,7 +34,7 @@ pub struct Options {
     #[arg(long = "dir", value_name = "DIR", required = true)]
     pub dirs: Vec<PathBuf>,
     /// Address and port that the other machines reach this one at; remembered
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen: Option<SocketAddr>,
     /// Where the namespace is: makes new bricks of directories that are none
     #[arg(long, value_name = "ADDR:PORT,...")]

@@ -23,7 +23,7 @@ const MOST: usize = 8 << 10;
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// Serve metrics for Prometheus at http://ADDR:PORT/metrics, to anybody who can connect
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = super::listen_address)]
     pub metrics: Option<SocketAddr>,
 }
 

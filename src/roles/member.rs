@@ -32,11 +32,16 @@ use wire::net::{Authority, Credential, Endpoint, MemoryHub, Net, NetConfig, Role
 use super::exporter::{self, Exporter};
 use super::life::{self, Ending};
 use super::place::{self, Kind};
-use super::{addresses, joining, reachable};
+use super::{addresses, joining, listen_address, reachable};
 use crate::admin::Admin;
 use crate::member_admin;
+use crate::show::counted;
 
-const KIND: Kind = Kind { magic: "brickyard namespace member", format: 1 };
+const KIND: Kind = Kind {
+    magic: "brickyard namespace member",
+    format: 1,
+    mend: "put its backup back, or, if other members are left, make a new one in an empty directory with --join",
+};
 const IDENTITY: &str = "member.json";
 const STATE: &str = "state";
 /// Longest wait for a leader before this member says that it is ready.
@@ -53,9 +58,9 @@ pub struct InitOptions {
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
     /// Address and port that the other machines reach this one at
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen: SocketAddr,
-    /// Copies of everything
+    /// Copies of every file's bytes
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=3))]
     pub replicas: u8,
     /// Bricks that must have joined before anything can be stored [default: as many as copies, on different
@@ -74,7 +79,7 @@ pub struct NamespaceOptions {
     #[arg(long, value_name = "DIR", required = true)]
     pub dir: Option<PathBuf>,
     /// Address and port that the other machines reach this one at, the first time
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen: Option<SocketAddr>,
     /// Where the namespace is, to become a further member of it; only the first time
     #[arg(long, value_name = "ADDR:PORT,...")]
@@ -144,8 +149,9 @@ pub fn init(options: &InitOptions) -> Result<ExitCode> {
     let dir = &options.dir;
     if let Some(bricks) = options.bricks.filter(|bricks| *bricks < u32::from(options.replicas)) {
         bail!(
-            "{bricks} bricks cannot hold {} copies: give --bricks {} or more",
-            options.replicas,
+            "{} cannot hold {}: give --bricks {} or more",
+            counted(bricks, "brick", "bricks"),
+            counted(options.replicas, "copy", "copies"),
             options.replicas
         );
     }
@@ -211,7 +217,7 @@ pub fn run(options: &NamespaceOptions) -> Result<ExitCode> {
     let Some(mut identity) = place::read::<Identity>(&dir.join(IDENTITY), KIND)? else {
         bail!(
             "{} holds no namespace member (no {IDENTITY}): make a cluster with `brickyard init`, join one with --join, \
-             --listen and --token, or look whether the right disk is mounted",
+             --listen and --token; if it held one, put its backup back or look whether the right disk is mounted",
             dir.display()
         );
     };

@@ -58,6 +58,25 @@ pub fn addresses(list: &str) -> Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
+/// An address and a port to listen on, as it stands on a command line.
+///
+/// # Errors
+/// What is wrong with it, and what is wanted instead.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if let Ok(ip) = text.parse::<std::net::IpAddr>() {
+        return Err(format!("it has no port: give one too, such as {}", SocketAddr::new(ip, NAMESPACE_PORT)));
+    }
+    if let Some((host, port)) = text.rsplit_once(':')
+        && format!("{host}:1").parse::<SocketAddr>().is_ok()
+    {
+        return Err(format!("{port:?} is no port: give a number up to 65535"));
+    }
+    Err(format!("give an IP address and a port, such as 127.0.0.1:{NAMESPACE_PORT}"))
+}
+
 /// Refuses addresses that others could not reach.
 ///
 /// # Errors
@@ -84,6 +103,19 @@ mod tests {
             let error = addresses(wrong).unwrap_err().to_string();
             assert!(error.contains(wrong), "{error}");
         }
+        for (wrong, said) in [
+            ("10.0.0.1", "10.0.0.1:7000"),
+            ("::1", "[::1]:7000"),
+            ("10.0.0.1:65536", "up to 65535"),
+            ("[::1]:http", "up to 65535"),
+            ("localhost:7000", "an IP address and a port"),
+            ("nowhere", "an IP address and a port"),
+            ("", "an IP address and a port"),
+        ] {
+            let error = listen_address(wrong).unwrap_err();
+            assert!(error.contains(said), "{wrong:?}: {error}");
+        }
+        assert_eq!(listen_address("[::1]:0").unwrap().to_string(), "[::1]:0");
         assert!(reachable("0.0.0.0:1".parse().unwrap()).is_err());
         assert!(reachable("10.0.0.1:0".parse().unwrap()).is_err());
         assert!(reachable("10.0.0.1:1".parse().unwrap()).is_ok());

@@ -26,7 +26,8 @@ use super::life::{self, Ending};
 use super::options::{USAGE, Wanted};
 use super::{joining, place};
 use crate::cli::{LogFormat, LogOptions};
-use crate::logging;
+use crate::show::counted;
+use crate::{logging, refusal};
 
 /// The name it is called by.
 pub const PROGRAM: &str = "mount.brickyard";
@@ -63,19 +64,15 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Err(error) if background => {
             // The one who waits says it to the user; if nobody waits any more, the log has it.
             tracing::error!("{error:#}");
-            let _ = writeln!(std::io::stdout(), "failed: {}", one_line(&error));
+            let _ = writeln!(std::io::stdout(), "failed: {}", refusal::one_line(&error));
             ExitCode::FAILURE
         }
         Err(error) => refused(&error),
     }
 }
 
-fn one_line(error: &anyhow::Error) -> String {
-    format!("{error:#}").replace('\n', " ")
-}
-
 fn refused(error: &anyhow::Error) -> ExitCode {
-    eprintln!("brickyard: {error:#}");
+    refusal::say(error);
     // What mount(8) calls a failed mount.
     ExitCode::from(32)
 }
@@ -216,8 +213,8 @@ async fn wait_for_chains(client: &Client, patience: Duration) -> Result<()> {
         }
         if Instant::now() > until {
             bail!(
-                "the cluster cannot store anything yet: {} bricks have joined; see `brickyard status`",
-                map.bricks.len()
+                "the cluster cannot store anything yet: {} so far; see `brickyard status`",
+                counted(map.bricks.len(), "brick has joined", "bricks have joined")
             );
         }
         tokio::time::sleep(PAUSE).await;

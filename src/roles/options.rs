@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::addresses;
 use super::joining::TokenText;
@@ -25,6 +25,9 @@ pub const USAGE: &str = "usage: mount.brickyard ADDR[,ADDR...]:/[DIR] MNT [-f] [
   -o wait=SECONDS   how long to wait for the cluster [default: 60]
   -o metrics=ADDR   serve metrics for Prometheus
   -o host=NAME      name of this machine [default: the host name]";
+
+/// Where a refusal sends to.
+const HELP: &str = "see \"mount.brickyard --help\"";
 
 /// Options that `mount(8)`, fstab or systemd mean for themselves.
 const FOR_OTHERS: [&str; 14] = [
@@ -95,7 +98,7 @@ impl Wanted {
                 "-t" | "-N" => {
                     args.next().with_context(|| format!("{arg} wants something behind it"))?;
                 }
-                text if text.starts_with("--") => bail!("unknown option {text}; {USAGE}"),
+                text if text.starts_with("--") => bail!("unknown option {text}; {HELP}"),
                 text if text.starts_with("-o") => options.push(text[2..].to_owned()),
                 text if text.starts_with('-') && text.len() > 1 => {
                     for letter in text.chars().skip(1) {
@@ -105,7 +108,7 @@ impl Wanted {
                             // Without /etc/mtab, and verbose: nothing to do.
                             'n' | 'v' | 'w' => {}
                             'r' => options.push("ro".to_owned()),
-                            _ => bail!("unknown option -{letter}; {USAGE}"),
+                            _ => bail!("unknown option -{letter}; {HELP}"),
                         }
                     }
                 }
@@ -113,7 +116,7 @@ impl Wanted {
             }
         }
         let [source, mountpoint] = plain.as_slice() else {
-            bail!("give what to mount and where; {USAGE}");
+            bail!("give what to mount and where, as in mount.brickyard ADDR[,ADDR...]:/[DIR] MNT; {HELP}");
         };
         let (namespaces, root) = source_parts(source)?;
         let mut wanted = Wanted {
@@ -139,7 +142,7 @@ impl Wanted {
         for option in options.iter().flat_map(|list| list.split(',')).filter(|option| !option.is_empty()) {
             if !wanted.take(option)? && !sloppy {
                 let name = option.split_once('=').map_or(option, |(name, _)| name);
-                bail!("unknown mount option {name:?}; see mount.brickyard without arguments");
+                bail!("unknown mount option {name:?}; {HELP}");
             }
         }
         Ok(wanted)
@@ -158,11 +161,13 @@ impl Wanted {
             "loglevel" => self.log_level = some()?.to_owned(),
             "host" => self.host = Some(some()?.to_owned()),
             "wait" => {
-                let seconds = some()?.parse().context("mount option wait wants a number of seconds")?;
+                let seconds =
+                    some()?.parse().map_err(|_| anyhow!("mount option wait wants a number of seconds"))?;
                 self.wait = Duration::from_secs(seconds);
             }
             "metrics" => {
-                self.metrics = Some(some()?.parse().context("mount option metrics wants ADDR:PORT")?);
+                let address = super::listen_address(some()?);
+                self.metrics = Some(address.map_err(|why| anyhow!("mount option metrics: {why}"))?);
             }
             _ if FOR_OTHERS_PREFIX.iter().any(|prefix| option.starts_with(prefix)) => {}
             _ if value.is_some() => return Ok(false),
@@ -225,15 +230,17 @@ mod tests {
             ("10.0.0.1:/ /mnt -o ro=1", "ro"),
             ("10.0.0.1:/ /mnt -o token", "token"),
             ("10.0.0.1:/ /mnt -o wait=soon", "wait"),
+            ("10.0.0.1:/ /mnt -o metrics=127.0.0.1", "127.0.0.1:7000"),
             ("10.0.0.1:/ /mnt -x", "-x"),
             ("10.0.0.1:/ /mnt --nonsense", "--nonsense"),
             ("10.0.0.1:/ /mnt -o", "-o"),
-            ("10.0.0.1:/", "usage"),
+            ("10.0.0.1:/", "--help"),
             ("10.0.0.1 /mnt", "10.0.0.1"),
             (":/ /mnt", "address"),
         ] {
             let error = format!("{:#}", parse(line).unwrap_err());
             assert!(error.contains(word), "{line}: {error}");
+            assert_eq!(error.lines().count(), 1, "{line}: {error}");
         }
         // What is refused is named without its value, which may be a secret.
         let error = parse("10.0.0.1:/ /mnt -o tokn=by1-77").unwrap_err().to_string();

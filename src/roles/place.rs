@@ -22,6 +22,8 @@ pub struct Kind {
     pub magic: &'static str,
     /// Value of `format`; newer ones are refused.
     pub format: u32,
+    /// What to do when the file is damaged.
+    pub mend: &'static str,
 }
 
 /// Makes a directory, for its owner only, where there is none.
@@ -30,7 +32,7 @@ pub struct Kind {
 /// If it can't be made or is something else.
 pub fn make(dir: &Path) -> Result<()> {
     match fs::metadata(dir) {
-        Ok(meta) if !meta.is_dir() => bail!("{} is not a directory", dir.display()),
+        Ok(meta) if !meta.is_dir() => Err(no_directory(dir)),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => DirBuilder::new()
             .recursive(true)
@@ -38,6 +40,23 @@ pub fn make(dir: &Path) -> Result<()> {
             .create(dir)
             .with_context(|| format!("cannot make the directory {}", dir.display())),
         Err(error) => Err(error).with_context(|| format!("cannot use the directory {}", dir.display())),
+    }
+}
+
+/// The words for a file where a directory is wanted.
+fn no_directory(dir: &Path) -> anyhow::Error {
+    anyhow::anyhow!("{} is not a directory: give a directory, or the name of a new one", dir.display())
+}
+
+/// Refuses what exists and is no directory, before anything in it is looked for.
+///
+/// # Errors
+/// If it is something else.
+pub fn refuse_file(dir: &Path) -> Result<()> {
+    match fs::metadata(dir) {
+        Ok(meta) if !meta.is_dir() => Err(no_directory(dir)),
+        // What else is wrong with it finds its words when it is used.
+        _ => Ok(()),
     }
 }
 
@@ -118,11 +137,11 @@ pub fn read<T: DeserializeOwned>(path: &Path, kind: Kind) -> Result<Option<T>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    let damaged = || format!("{} is damaged", path.display());
+    let damaged = || format!("{} is damaged: {}", path.display(), kind.mend);
     // Magic and format first, so that another format is named as such and not as a syntax error.
     let loose: serde_json::Value = serde_json::from_str(&text).with_context(damaged)?;
     if loose.get("magic").and_then(serde_json::Value::as_str) != Some(kind.magic) {
-        bail!("{} is not that of a {}", path.display(), kind.magic);
+        bail!("{} is not that of a {}: {}", path.display(), kind.magic, kind.mend);
     }
     match loose.get("format").and_then(serde_json::Value::as_u64) {
         Some(format) if format == u64::from(kind.format) => {}
@@ -131,7 +150,7 @@ pub fn read<T: DeserializeOwned>(path: &Path, kind: Kind) -> Result<Option<T>> {
             path.display(),
             kind.format
         ),
-        None => bail!("{}: it has no format number", damaged()),
+        None => bail!("{} (it has no format number)", damaged()),
     }
     serde_json::from_value(loose).with_context(damaged).map(Some)
 }
@@ -174,7 +193,7 @@ mod tests {
 
     use super::*;
 
-    const KIND: Kind = Kind { magic: "brickyard test", format: 1 };
+    const KIND: Kind = Kind { magic: "brickyard test", format: 1, mend: "mend it" };
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Content {
@@ -194,8 +213,10 @@ mod tests {
         for (from, to, word) in [
             ("\"format\": 1", "\"format\": 4711", "4711"),
             ("brickyard test", "something else", "brickyard test"),
-            ("{", "", "damaged"),
-            ("name", "surname", "damaged"),
+            ("brickyard test", "something else", "mend it"),
+            ("{", "", "is damaged: mend it"),
+            ("name", "surname", "is damaged: mend it"),
+            ("\"format\": 1,", "", "is damaged: mend it"),
         ] {
             let changed = text.replacen(from, to, 1);
             assert_ne!(changed, text);

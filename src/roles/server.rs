@@ -24,7 +24,11 @@ use wire::net::pki::random_id;
 
 use super::place::{self, Kind};
 
-const KIND: Kind = Kind { magic: "brickyard brick server", format: 1 };
+const KIND: Kind = Kind {
+    magic: "brickyard brick server",
+    format: 1,
+    mend: "remove it, and say --listen ADDR:PORT (and --host, if it was given) once more",
+};
 
 /// What is remembered of the server beside a brick.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,7 +101,8 @@ impl Place {
     pub fn check_cluster(&self, theirs: ClusterId, what: &str) -> Result<()> {
         if let Some(brick) = self.brick.filter(|brick| brick.cluster != theirs) {
             bail!(
-                "{} belongs to cluster {}, and {what} to cluster {theirs}",
+                "{} belongs to cluster {}, and {what} to cluster {theirs}: give a brick of this cluster, or an empty \
+                 directory",
                 self.dir.display(),
                 brick.cluster
             );

@@ -31,12 +31,19 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::roles::place::{self, Kind};
+use crate::show::counted;
 
 /// Bricks of a new cluster, if nothing else is said.
 pub const DEFAULT_BRICKS: u32 = 6;
+/// Copies of everything in a new cluster, likewise.
+const DEFAULT_REPLICAS: u8 = 2;
 
 /// Of `cluster.json`, and with it of the directory's layout. History: 1 first.
-const KIND: Kind = Kind { magic: "brickyard cluster", format: 1 };
+const KIND: Kind = Kind {
+    magic: "brickyard cluster",
+    format: 1,
+    mend: "put its backup back (without one, 'brickyard salvage --help' tells what the bricks give back)",
+};
 /// All that an interrupted first start leaves.
 const FRESH: [&str; 2] = ["lock", "cluster.json.new"];
 
@@ -83,6 +90,22 @@ pub struct Wanted {
     pub replicas: Option<u8>,
 }
 
+impl Wanted {
+    /// Refuses a new cluster that cannot be.
+    fn check(self) -> Result<()> {
+        let (bricks, replicas) =
+            (self.bricks.unwrap_or(DEFAULT_BRICKS), self.replicas.unwrap_or(DEFAULT_REPLICAS));
+        if bricks < u32::from(replicas) {
+            bail!(
+                "{} cannot hold {}: give --bricks {replicas} or more",
+                counted(bricks, "brick", "bricks"),
+                counted(replicas, "copy", "copies")
+            );
+        }
+        Ok(())
+    }
+}
+
 impl Home {
     /// Takes the directory for this process, and makes it a cluster's if it is empty or missing.
     ///
@@ -91,6 +114,9 @@ impl Home {
     /// is of a newer version, it is not what was asked for, it cannot be written.
     pub fn take(dir: &Path, wanted: Wanted) -> Result<Home> {
         let cluster_file = dir.join("cluster.json");
+        if !cluster_file.exists() {
+            wanted.check()?;
+        }
         place::make(dir).context("give --data another directory, or make it yourself")?;
         if !cluster_file.exists() && place::stranger(dir, &FRESH)?.is_some() {
             bail!(
@@ -109,18 +135,10 @@ impl Home {
                 let identity = Identity {
                     state: State::Creating,
                     cluster: random_id()?,
-                    replicas: wanted.replicas.unwrap_or(2),
+                    replicas: wanted.replicas.unwrap_or(DEFAULT_REPLICAS),
                     bricks: wanted.bricks.unwrap_or(DEFAULT_BRICKS),
                     mount_client: random_id()?,
                 };
-                if identity.bricks < u32::from(identity.replicas) {
-                    bail!(
-                        "{} bricks cannot hold {} copies: give --bricks {} or more",
-                        identity.bricks,
-                        identity.replicas,
-                        identity.replicas
-                    );
-                }
                 place::write(&cluster_file, KIND, &identity)?;
                 identity
             }
@@ -128,6 +146,11 @@ impl Home {
         fs::create_dir_all(dir.join("run")).context("cannot make DIR/run")?;
         place::publish(&dir.join("run/up.pid"), format!("{}\n", std::process::id()).as_bytes())?;
         Ok(Home { dir: dir.to_owned(), identity, _lock: lock })
+    }
+
+    /// The words for an identity that makes no sense.
+    pub fn damaged(&self) -> String {
+        format!("{} is damaged: {}", self.dir.join("cluster.json").display(), KIND.mend)
     }
 
     /// Everything was made.
@@ -186,6 +209,7 @@ impl Drop for Home {
 /// # Errors
 /// If it is no cluster's directory or the cluster does not run.
 pub fn running_endpoints(dir: &Path) -> Result<Vec<String>> {
+    place::refuse_file(dir).context("--data")?;
     if read_identity(&dir.join("cluster.json"))?.is_none() {
         bail!(
             "{} holds no cluster (no cluster.json): give --data the directory `brickyard up` was given",
@@ -208,6 +232,7 @@ pub fn running_endpoints(dir: &Path) -> Result<Vec<String>> {
 /// # Errors
 /// If that cannot be read.
 pub fn bricks_of(dir: &Path) -> Result<Option<u32>> {
+    place::refuse_file(dir).context("--data")?;
     Ok(read_identity(&dir.join("cluster.json"))?.map(|identity| identity.bricks))
 }
 
@@ -240,16 +265,16 @@ fn read_identity(path: &Path) -> Result<Option<Identity>> {
 fn compare(identity: &Identity, wanted: Wanted, dir: &Path) -> Result<()> {
     if let Some(bricks) = wanted.bricks.filter(|b| *b != identity.bricks) {
         bail!(
-            "{} has {} bricks, not {bricks}: leave --bricks away to go on with it",
+            "{} has {}, not {bricks}: leave --bricks away to go on with it",
             dir.display(),
-            identity.bricks
+            counted(identity.bricks, "brick", "bricks")
         );
     }
     if let Some(replicas) = wanted.replicas.filter(|r| *r != identity.replicas) {
         bail!(
-            "{} keeps {} copies, not {replicas}: leave --replicas away to go on with it",
+            "{} keeps {}, not {replicas}: leave --replicas away to go on with it",
             dir.display(),
-            identity.replicas
+            counted(identity.replicas, "copy", "copies")
         );
     }
     Ok(())
@@ -276,6 +301,16 @@ mod tests {
         let error = Home::take(dir.path(), ANY).unwrap_err().to_string();
         assert!(error.contains("not empty"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// What cannot be is refused before anything is made for it.
+    #[test]
+    fn a_cluster_that_cannot_be_leaves_no_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = dir.path().join("new");
+        let error = Home::take(&new, Wanted { bricks: Some(1), replicas: None }).unwrap_err().to_string();
+        assert!(error.contains("1 brick cannot hold 2 copies: give --bricks 2 or more"), "{error}");
+        assert!(!new.exists(), "a directory is left");
     }
 
     /// The second one learns the pid of the first.

@@ -92,6 +92,14 @@ pub fn check_addresses(options: &UpOptions, bricks: u32) -> Result<()> {
         TransportKind::Tls => Endpoint::Tls(options.listen),
         TransportKind::Quic => Endpoint::Quic(options.listen),
     };
+    let last = u32::from(u16::MAX).saturating_sub(bricks);
+    if u32::from(options.listen.port()) > last {
+        bail!(
+            "--listen {}: {bricks} bricks listen on the ports after it, and there are none beyond 65535: give a port \
+             up to {last}",
+            options.listen
+        );
+    }
     check_listen(&namespace)?;
     for number in 0..bricks {
         check_listen(&Endpoint::Tls(brick_address(options.listen, number)?))?;
@@ -150,6 +158,11 @@ mod tests {
         };
         let error = check_addresses(&options, 2).unwrap_err().to_string();
         assert!(error.contains(&port.to_string()) || error.contains(&(port - 1).to_string()), "{error}");
-        assert!(check_addresses(&UpOptions { listen: taken.local_addr().unwrap(), ..options }, 2).is_err());
+        let there = UpOptions { listen: taken.local_addr().unwrap(), ..options.clone() };
+        assert!(check_addresses(&there, 2).is_err());
+        // Ports that do not exist are none to be taken: it is said up to which there are enough.
+        let high = std::net::SocketAddr::from(([127, 0, 0, 1], 65_534));
+        let error = check_addresses(&UpOptions { listen: high, ..options }, 2).unwrap_err().to_string();
+        assert!(error.contains("give a port up to 65533"), "{error}");
     }
 }

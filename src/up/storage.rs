@@ -45,8 +45,8 @@ impl Storage {
     /// # Errors
     /// Why it cannot run, in one line.
     pub async fn start(options: &UpOptions, mut home: Home) -> Result<Storage> {
-        let cluster: ClusterId = home.identity.cluster.parse().context("cluster.json is damaged")?;
-        let mount_client: NodeId = home.identity.mount_client.parse().context("cluster.json is damaged")?;
+        let cluster: ClusterId = home.identity.cluster.parse().with_context(|| home.damaged())?;
+        let mount_client: NodeId = home.identity.mount_client.parse().with_context(|| home.damaged())?;
         let node = NodeId(random_id()?);
         let credentials = Credentials::open(&home, cluster)?;
         let host = control::config::hostname();
@@ -219,11 +219,15 @@ async fn stop_bricks(bricks: Vec<brick_server::Running>) -> Result<()> {
 }
 
 /// Address of brick `number`: the ports after the namespace's, or free ones.
+///
+/// # Errors
+/// If there is no such port; `places::check_addresses` has refused that with better words.
 pub fn brick_address(listen: SocketAddr, number: u32) -> Result<SocketAddr> {
     let mut address = listen;
     if listen.port() != 0 {
         let port = u32::from(listen.port()) + 1 + number;
-        address.set_port(u16::try_from(port).context("--listen: the ports after it go beyond 65535")?);
+        let Ok(port) = u16::try_from(port) else { bail!("--listen {listen}: there is no port {port}") };
+        address.set_port(port);
     }
     Ok(address)
 }

@@ -88,7 +88,11 @@ pub enum DirError {
         found: u32,
     },
     /// It belongs to another cluster.
-    #[error("{dir} belongs to cluster {found}, this is cluster {ours}", dir = dir.display())]
+    #[error(
+        "{dir} belongs to cluster {found}, this is cluster {ours}; put this cluster's brick there, or an empty directory, \
+         which is filled from the copies",
+        dir = dir.display()
+    )]
     OtherCluster {
         /// The directory.
         dir: PathBuf,
@@ -98,7 +102,7 @@ pub enum DirError {
         ours: ClusterId,
     },
     /// It is another brick.
-    #[error("{dir} is brick {found}, not brick {wanted}", dir = dir.display())]
+    #[error("{dir} is brick {found}, not brick {wanted}; put each brick into its own place", dir = dir.display())]
     OtherBrick {
         /// The directory.
         dir: PathBuf,
@@ -116,7 +120,7 @@ pub enum DirError {
         part: String,
     },
     /// Another process serves it.
-    #[error("{dir} is in use by process {holder}", dir = dir.display())]
+    #[error("{dir} is in use by process {holder}; stop that one first", dir = dir.display())]
     InUse {
         /// The directory.
         dir: PathBuf,

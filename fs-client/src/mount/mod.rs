@@ -201,7 +201,7 @@ fn begin(
 ) -> Result<Place, Error> {
     let failed =
         |detail: String| Error::MountPoint { path: path.to_owned(), problem: MountProblem::System(detail) };
-    let session = Session::new(adapter, path, options).map_err(|e| failed(e.to_string()))?;
+    let session = Session::new(adapter, path, options).map_err(|e| failed(refusal(&e)))?;
     // From here on the session unmounts if anything fails: it is dropped then.
     let place = Place::of_mount(path).ok_or_else(|| failed("it is not in the list of mounts".to_owned()))?;
     std::thread::Builder::new()
@@ -214,6 +214,16 @@ fn begin(
         })
         .map_err(|e| failed(e.to_string()))?;
     Ok(place)
+}
+
+/// Why the system does not mount. This is root, so what it has no right to was withheld from its container.
+fn refusal(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => format!(
+            "{error}; in a container it takes --device /dev/fuse --cap-add SYS_ADMIN, and nothing that forbids mount(2)"
+        ),
+        _ => error.to_string(),
+    }
 }
 
 /// A path for system calls that want it so; one with a NUL inside names nothing.

@@ -46,17 +46,42 @@ fn wrong_options_are_refused() -> Result<()> {
         &["surplus"],
     ] {
         let done = up(&data, &mount)?.args(more).run()?;
-        let text = done.error_text();
-        ensure!(!done.status.success() && !text.is_empty(), "{more:?} was accepted");
-        ensure!(text.contains(more[0]) || text.contains("brick"), "{more:?}: {text}");
-        ensure!(!text.contains("panicked"), "{more:?}: {text}");
+        refused(&format!("{more:?}"), &done, &[more.last().copied().unwrap_or_default()])?;
+        ensure!(
+            done.error_text().lines().count() == 1,
+            "{more:?}: more than one line:\n{}",
+            done.error_text()
+        );
         // Nothing was made by a command that was not understood.
-        ensure!(!data.join("bricks").exists(), "{more:?} made a cluster");
+        ensure!(!data.exists(), "{more:?} left {}", data.display());
     }
-    for args in [&["frobnicate"][..], &["status"], &["check", "--data"], &["up"]] {
+    for (args, word) in [
+        (&["frobnicate"][..], "see \"brickyard --help\""),
+        (&["status"], "see \"brickyard status --help\""),
+        (&["check", "--data"], "see \"brickyard check --help\""),
+        (&["up"], "see \"brickyard up --help\""),
+        (&["brick", "drain"], "see \"brickyard brick drain --help\""),
+        (&["mount", "--nonsense"], "see \"mount.brickyard --help\""),
+        (&["mount", "10.0.0.1:/"], "see \"mount.brickyard --help\""),
+        (&["up", "--data", "/d", "--mount", "/m", "--listen", "10.0.0.1"], "10.0.0.1:7000"),
+        (&["up", "--data", "/d", "--mount", "/m", "--listen", "10.0.0.1:99999"], "up to 65535"),
+    ] {
         let done = Run::new(binary()?).args(args).run()?;
-        ensure!(!done.status.success() && !done.error_text().is_empty(), "{args:?} was accepted");
+        refused(&format!("{args:?}"), &done, &[word])?;
+        ensure!(
+            done.error_text().lines().count() == 1,
+            "{args:?}: more than one line:\n{}",
+            done.error_text()
+        );
+        ensure!(
+            done.status.code() == Some(if args[0] == "mount" { 32 } else { 2 }),
+            "{args:?}: {}",
+            done.status
+        );
     }
+    let done = up(&data, &mount)?.args(["--log", "info,=nonsense="]).run()?;
+    refused("a log filter", &done, &["info,=nonsense=", "error, warn, info, debug, trace"])?;
+    ensure!(done.error_text().matches("=nonsense=").count() == 1, "said twice: {}", done.error_text());
     let nothing = workshop.dir("nothing")?;
     for verb in ["status", "check"] {
         let done = Run::new(binary()?).arg(verb).arg("--data").arg(&nothing).run()?;
@@ -131,14 +156,29 @@ fn foreign_data_is_refused_and_left_alone() -> Result<()> {
     untouched("a directory with other files", &somebody, &mount, &["empty"])?;
     let file = workshop.path().join("file");
     std::fs::write(&file, "a file")?;
-    refused("a file as data directory", &up(&file, &mount)?.run()?, &["director"])?;
+    refused(
+        "a file as data directory",
+        &up(&file, &mount)?.run()?,
+        &["--data", "not a directory", "give a directory"],
+    )?;
+    let status = Run::new(binary()?).args(["status", "--data"]).arg(&file).run()?;
+    refused(
+        "a file as data directory of status",
+        &status,
+        &["--data", "not a directory", "give a directory"],
+    )?;
 
     // A brick of the second cluster in the place of one of the first's.
     let (ours, theirs) = (first.data().join("bricks/3"), second.data().join("bricks/3"));
     let aside = workshop.path().join("aside");
     std::fs::rename(&ours, &aside)?;
     Run::new("cp").arg("-a").arg(&theirs).arg(&ours).ok()?;
-    untouched("a brick of another cluster", first.data(), &mount, &["cluster"])?;
+    untouched(
+        "a brick of another cluster",
+        first.data(),
+        &mount,
+        &["belongs to cluster", "an empty directory"],
+    )?;
     std::fs::remove_dir_all(&ours)?;
     std::fs::rename(&aside, &ours)?;
 
@@ -154,8 +194,17 @@ fn foreign_data_is_refused_and_left_alone() -> Result<()> {
         untouched("a newer format", first.data(), &mount, &["4711"])?;
         std::fs::write(&path, text)?;
     }
-    std::fs::write(first.data().join("cluster.json.aside"), "")?;
-    std::fs::remove_file(first.data().join("cluster.json.aside"))?;
+    // And one that was cut short.
+    let identity = first.data().join("cluster.json");
+    let text = std::fs::read_to_string(&identity)?;
+    std::fs::write(&identity, &text[..text.len() / 2])?;
+    untouched(
+        "a damaged identity",
+        first.data(),
+        &mount,
+        &["cluster.json is damaged", "put its backup back"],
+    )?;
+    std::fs::write(&identity, text)?;
 
     // And all of this has harmed nobody.
     for mut cluster in [first, second] {
@@ -219,7 +268,10 @@ fn a_taken_port_is_named() -> Result<()> {
     ensure!(done.error_text().lines().count() == 1, "more than one line:\n{}", done.error_text());
     ensure!(mounts_below(&mount).is_empty() && !data.exists());
     let done = up(&data, &mount)?.args(["--listen", "192.0.2.1:0"]).run()?;
-    refused("somebody else's address", &done, &["192.0.2.1"])?;
+    refused("somebody else's address", &done, &["192.0.2.1", "`ip address` shows"])?;
+    ensure!(done.error_text().lines().count() == 1 && !data.exists(), "{}", done.error_text());
+    let done = up(&data, &mount)?.args(["--listen", "127.0.0.1:65533"]).run()?;
+    refused("too few ports", &done, &["127.0.0.1:65533", "give a port up to 65529"])?;
     ensure!(done.error_text().lines().count() == 1 && !data.exists(), "{}", done.error_text());
     drop((stream, _datagrams));
     // The same directory and port, once it is free.
@@ -249,7 +301,7 @@ fn a_missing_fuse_device_is_named() -> Result<()> {
         .arg(&mount)
         .limit(LIMIT)
         .run()?;
-    refused("no /dev/fuse", &done, &["/dev/fuse", "modprobe"])
+    refused("no /dev/fuse", &done, &["/dev/fuse", "modprobe", "--device /dev/fuse --cap-add SYS_ADMIN"])
 }
 
 /// A user without rights.
@@ -267,7 +319,16 @@ fn without_rights_it_says_so() -> Result<()> {
     let run = Run::as_user(NOBODY, &program).arg("up").arg("--data").arg(&data).arg("--mount").arg(&mount);
     refused("no rights", &run.limit(LIMIT).run()?, &["root"])?;
     ensure!(mounts_below(&mount).is_empty());
-    Ok(())
+    // Asking for the state of somebody else's cluster: of one that runs, and of what is none of ours to see.
+    let cluster = Cluster::start(Options::default())?;
+    for verb in [&["status"][..], &["check"], &["brick", "list"]] {
+        let run = Run::as_user(NOBODY, &program).args(verb).arg("--data").arg(cluster.data());
+        refused("no rights to the data", &run.run()?, &["Permission denied", "as root", "--cred"])?;
+    }
+    let cred = cluster.data().join("admin.cred");
+    let done = Run::as_user(NOBODY, &program).args(["status", "--cred"]).arg(&cred).run()?;
+    refused("no rights to the credential", &done, &["admin.cred", "as root"])?;
+    cluster.finish()
 }
 
 /// A lost namespace is no new cluster: nothing is made in its place, and its backup goes on.

@@ -194,6 +194,22 @@ fn a_member_that_lost_its_state_does_not_start() -> Result<()> {
         ensure!(!dir.join(part).exists(), "{part} was made anew");
         std::fs::rename(&aside, dir.join(part))?;
     }
+    // All of it: an empty place where the disk should be, and none at all.
+    let start =
+        || cluster.namespace.host().run(binary()?).args(["namespace", "--dir"]).arg(&dir).limit(LIMIT).run();
+    std::fs::rename(&dir, &aside)?;
+    refused("a lost directory", &start()?, &["holds no namespace member", "backup", "right disk"])?;
+    ensure!(!dir.exists(), "the directory was made anew");
+    std::fs::create_dir(&dir)?;
+    refused("an empty directory", &start()?, &["holds no namespace member", "backup", "right disk"])?;
+    std::fs::remove_dir(&dir)?;
+    std::fs::rename(&aside, &dir)?;
+    // Who it is can't be read any more.
+    let identity = dir.join("member.json");
+    let text = std::fs::read_to_string(&identity)?;
+    std::fs::write(&identity, &text[..text.len() / 2])?;
+    refused("a damaged identity", &start()?, &["member.json is damaged", "backup", "--join"])?;
+    std::fs::write(&identity, text)?;
     cluster.namespace.start()?;
     cluster.finish()
 }

@@ -344,7 +344,16 @@ fn cannot(listen: &Endpoint, error: &std::io::Error) -> NetError {
     if error.kind() == std::io::ErrorKind::AddrInUse {
         return NetError::AddressInUse { listen: *listen };
     }
-    NetError::Listen { listen: *listen, detail: error.to_string() }
+    let detail = match error.kind() {
+        std::io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address: give one that `ip address` shows".to_owned()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 are for root: choose another port or run it as root".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    NetError::Listen { listen: *listen, detail }
 }
 
 /// What one connection may have in progress: calls, and bytes of their payloads.
