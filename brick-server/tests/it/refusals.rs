@@ -39,12 +39,14 @@ fn other_directories_are_refused() {
     brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap();
     drop(Held::take(&dir, CLUSTER, Some(BrickId(3))).unwrap().open(Limits::default()).unwrap());
     let other = Held::take(&dir, ClusterId([8; 16]), Some(BrickId(3))).unwrap_err();
-    assert_eq!(
-        other.to_string(),
-        format!("{} belongs to cluster {CLUSTER}, this is cluster {}", dir.display(), ClusterId([8; 16]))
+    let says = format!(
+        "{} belongs to cluster {CLUSTER}, this is cluster {}; put",
+        dir.display(),
+        ClusterId([8; 16])
     );
+    assert!(other.to_string().starts_with(&says), "{other}");
     let other = Held::take(&dir, CLUSTER, Some(BrickId(4))).unwrap_err().to_string();
-    assert!(other.ends_with("is brick 3, not brick 4"), "{other}");
+    assert!(other.contains("is brick 3, not brick 4; put"), "{other}");
     let identity = dir.join("brick.json");
     let good = std::fs::read_to_string(&identity).unwrap();
     std::fs::write(&identity, good.replace("\"format\": 2", "\"format\": 3, \"new\": []")).unwrap();
@@ -117,7 +119,10 @@ fn a_second_holder_is_refused_by_name() {
     let dir = root.path().join("brick");
     brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap();
     let first = Held::take(&dir, CLUSTER, None).unwrap();
-    assert_eq!(refusal(&dir), format!("DIR is in use by process {}", std::process::id()));
+    assert_eq!(
+        refusal(&dir),
+        format!("DIR is in use by process {}; stop that one first", std::process::id())
+    );
     drop(first);
     Held::take(&dir, CLUSTER, None).unwrap();
 }
