@@ -8,7 +8,8 @@
 //!    starts the job, and never starts one that has it. `every_job_ends_once_whatever_crashes_where`
 //! 2. A run is accepted only after its assignment is durable, and forgotten only after its absence is.
 //! 3. What is run is what was accepted: the submission's digest must agree. `a_changed_submission_is_not_run`
-//! 4. A run that was started and has neither supervisor nor exit record is reported lost, never started again.
+//! 4. A run that was started and has neither supervisor nor exit record is reported lost, never started again, after what is
+//!    left of it is cleared away. `a_lost_run_leaves_nothing_behind`
 
 pub(crate) mod host;
 pub(crate) mod spool;
@@ -26,6 +27,7 @@ use crate::error::{At, Error, Result};
 use crate::layout::{Layout, exists};
 use crate::plan::record::failed;
 use crate::plan::{Exit, RunKey};
+use crate::shepherd::{family, scratch};
 use crate::stop::Stop;
 use crate::store::disk::{self, Disk};
 use crate::store::message::{
@@ -38,6 +40,10 @@ use spool::{Spool, Work};
 
 /// How often a supervisor that ended before it began is started again.
 const LAUNCHES_MAX: u32 = 3;
+/// Longest time the processes of a lost run may take to die before it is accounted for anyway.
+const ORPHANS_MAX: Duration = Duration::from_secs(1);
+/// Pause between two rounds of killing them.
+const ORPHANS_PAUSE: Duration = Duration::from_millis(5);
 /// Pause before another try after a failure that may pass, as a mount that is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -348,10 +354,11 @@ impl Agent {
             // It may have written its last word between our two looks.
             local.exit = self.spool.exit(key)?;
             if local.exit.is_none() {
-                if self.spool.started(key)?.is_some() {
+                if let Some(started_ms) = self.spool.started(key)? {
                     tracing::warn!(run = %key, "its supervisor vanished: lost");
+                    clear_away(&self.spool.dir(key));
                     let exit = Exit {
-                        started_ms: self.spool.started(key)?,
+                        started_ms: Some(started_ms),
                         ended_ms: now_ms(),
                         failed: failed::NO_STATUS,
                         exit_status: 255,
@@ -409,6 +416,30 @@ impl Agent {
         };
         let dir = self.layout.host(&self.config.hostname);
         self.disk.publish_unsynced(&dir, "status", &sealed::seal_json(HOST, &status)?, 0o644)
+    }
+}
+
+/// What a supervisor does at the end, for one that vanished: ends the processes that are left, removes `TMPDIR`. Done before the end
+/// is on record: until then no other run of the task can be here. What can't be done is told and left, since the
+/// accounting must not wait for it.
+fn clear_away(dir: &Path) {
+    let work = match spool::read_work(dir) {
+        Ok((work, _)) => work,
+        Err(error) => {
+            tracing::warn!(%error, "what the lost run left behind stays");
+            return;
+        }
+    };
+    let begin = Instant::now();
+    while family::kill_orphans(dir, work.person.uid) > 0 {
+        if begin.elapsed() > ORPHANS_MAX {
+            tracing::warn!(run = %work.key, "processes of the lost run are left and can't be killed");
+            break;
+        }
+        std::thread::sleep(ORPHANS_PAUSE);
+    }
+    if let Err(error) = scratch::remove(&work) {
+        tracing::warn!(%error, run = %work.key, "its TMPDIR stays");
     }
 }
 

@@ -4,6 +4,15 @@
 //! a mounted Brickyard filesystem: the one the working directory is in, or the one mounted last. They ask no server: handing in is a rename into `jobs/incoming`, asking is reading the
 //! snapshot and the journal's tail.
 
+//! What they say is what Grid Engine's say, since scripts read it, and so are their exit codes:
+//!
+//! 1. Whatever is refused gives exit code 1, also a command line that isn't understood: `qsub -sync y` has all others for what
+//!    the job says. `wrong_input_is_refused_in_one_clear_line`
+//! 2. A command that does nothing says why in one line on standard error, which begins with its name; only where a job isn't
+//!    taken as it is asked for, these are Grid Engine's two lines, "Unable to run job: ..." and "Exiting.".
+//! 3. What is done about a job or isn't (there is none of this number, it is somebody else's) is the command's answer, on
+//!    standard output, one line a job: the others are done all the same. `answers_about_single_jobs_are_grid_engines`
+
 mod find;
 mod local_time;
 pub mod options;

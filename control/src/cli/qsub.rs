@@ -79,6 +79,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     finish("qsub", qsub(args))
 }
 
+/// The cluster doesn't take the job as it is asked for; what can't even be asked is a plain [`Failure`].
 fn unable(reason: impl std::fmt::Display) -> Failure {
     Failure::new(format!("{UNABLE}{reason}"))
 }
@@ -173,7 +174,7 @@ fn files(layout: &Layout, me: &Person, here: &str) -> Result<Options, Failure> {
 
 fn read_source(word: Option<String>, binary: bool) -> Result<Source, Failure> {
     if binary {
-        let command = word.ok_or_else(|| unable("-b y needs a command"))?;
+        let command = word.ok_or_else(|| Failure::new("-b y needs a command"))?;
         return Ok(Source::Command(command));
     }
     let limit = SUBMISSION_MAX;
@@ -187,15 +188,15 @@ fn read_source(word: Option<String>, binary: bool) -> Result<Source, Failure> {
             std::io::stdin()
                 .take(limit + 1)
                 .read_to_end(&mut bytes)
-                .map_err(|e| unable(format!("can't read the script from standard input: {e}")))?;
+                .map_err(|e| Failure::new(format!("can't read the script from standard input: {e}")))?;
             if bytes.is_empty() {
-                return Err(unable("the script on standard input is empty"));
+                return Err(Failure::new("the script on standard input is empty"));
             }
             check_size(&bytes)?;
             Ok(Source::Script { name: "STDIN".into(), bytes })
         }
         Some(path) => {
-            let cant = |e: &dyn std::fmt::Display| unable(format!("can't read script {path}: {e}"));
+            let cant = |e: &dyn std::fmt::Display| Failure::new(format!("can't read script {path}: {e}"));
             let meta = std::fs::metadata(path).map_err(|e| cant(&e))?;
             if meta.is_dir() {
                 return Err(cant(&"it is a directory"));
@@ -213,7 +214,7 @@ fn read_source(word: Option<String>, binary: bool) -> Result<Source, Failure> {
 
 fn check_size(bytes: &[u8]) -> Result<(), Failure> {
     if bytes.len() as u64 > SUBMISSION_MAX {
-        return Err(unable(format!("the script has more than {} MiB", SUBMISSION_MAX >> 20)));
+        return Err(Failure::new(format!("the script has more than {} MiB", SUBMISSION_MAX >> 20)));
     }
     Ok(())
 }

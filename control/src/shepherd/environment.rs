@@ -8,6 +8,9 @@ use crate::agent::spool::Work;
 /// Where programs are found when the job doesn't say otherwise.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 
+/// Names the run's directory in the agent's spool; by it the processes of a run are known.
+pub(crate) const SPOOL_DIR: &str = "SGE_JOB_SPOOL_DIR";
+
 /// Paths that are known only when the job is about to begin.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Places {
@@ -70,7 +73,7 @@ pub(crate) fn build(work: &Work, places: &Places) -> BTreeMap<String, String> {
     set("SGE_STDIN_PATH", &places.stdin);
     set("SGE_STDOUT_PATH", &places.stdout);
     set("SGE_STDERR_PATH", &places.stderr);
-    set("SGE_JOB_SPOOL_DIR", &places.spool);
+    set(SPOOL_DIR, &places.spool);
     let origin = &spec.origin;
     for (key, value) in [
         ("SGE_O_HOME", &origin.home),

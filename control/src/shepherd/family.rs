@@ -3,7 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use rustix::process::{Pid, Signal, kill_process};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+
+use super::environment::SPOOL_DIR;
 
 /// Parent of a process, from the text of `/proc/PID/stat`.
 fn parent(stat: &str) -> Option<i32> {
@@ -39,6 +44,29 @@ pub(crate) fn kill_all() {
         // Gone meanwhile, or (when not root) another user's: the caller looks again.
         let _looked_at_again = kill_process(pid, Signal::KILL);
     }
+}
+
+/// Kills what a run left behind whose supervisor is gone: processes of its user that have the run's own directory in
+/// their environment. How many there were; zero says that none is left.
+pub(crate) fn kill_orphans(dir: &Path, uid: u32) -> usize {
+    let mark = format!("{SPOOL_DIR}={}", dir.display());
+    let Ok(entries) = std::fs::read_dir("/proc") else { return 0 };
+    let mut found = 0;
+    for entry in entries.flatten() {
+        let number = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok());
+        let Some(pid) = number.and_then(Pid::from_raw) else { continue };
+        // Held before it is looked at, so that nobody else gets the signal should the number be given anew.
+        let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        let theirs = entry.metadata().is_ok_and(|meta| meta.uid() == uid)
+            && environment.split(|b| *b == 0).any(|variable| variable == mark.as_bytes());
+        if theirs {
+            found += 1;
+            // Gone meanwhile: the caller looks again.
+            let _looked_at_again = pidfd_send_signal(held, Signal::KILL);
+        }
+    }
+    found
 }
 
 #[cfg(test)]

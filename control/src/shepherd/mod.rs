@@ -17,6 +17,7 @@ pub(crate) mod environment;
 pub(crate) mod family;
 mod inherited;
 mod mount;
+pub(crate) mod scratch;
 pub(crate) mod starter;
 
 use std::ffi::OsString;
@@ -35,7 +36,7 @@ use rustix::process::{Pid, WaitOptions};
 
 use crate::agent::spool::{self, User, Work};
 use crate::clock::now_ms;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Result};
 use crate::plan::record::failed;
 use crate::plan::{Exit, Usage};
 use crate::stop::Stop;
@@ -98,7 +99,9 @@ fn supervise(dir: &Path) -> Result<()> {
         let at_ms = now_ms();
         spool::write_started(&disk, dir, at_ms)?;
         let exit = run(dir, &work, &script, &signals, &mut watch, at_ms);
-        remove_tmpdir(&work);
+        if let Err(error) = scratch::remove(&work) {
+            eprintln!("shepherd: {error}");
+        }
         exit
     };
     spool::write_exit(&disk, dir, &exit)?;
@@ -160,7 +163,7 @@ fn run(
     watch: &mut Watch<()>,
     started_ms: i64,
 ) -> Exit {
-    let prepared = put_script(dir, work, script).and_then(|()| make_tmpdir(work));
+    let prepared = put_script(dir, work, script).and_then(|()| scratch::make(work));
     if let Err(error) = prepared {
         return over(started_ms, failed::BEFORE_JOB, error.to_string());
     }
@@ -313,57 +316,4 @@ fn own(path: &Path, person: &User) -> Result<()> {
             .at("change the owner of", path)?;
     }
     Ok(())
-}
-
-/// Digits of the cluster's id in the name of a scratch directory.
-const CLUSTER_DIGITS: usize = 8;
-
-/// The job's own scratch directory: Grid Engine's `JOB.TASK.QUEUE` and the beginning of the cluster's id, since every
-/// cluster counts its jobs from 1 and two of them may run jobs on one host.
-pub(crate) fn tmpdir(work: &Work) -> PathBuf {
-    let key = work.key;
-    let mut name = format!("{}.{}.{}", key.job, key.task, work.queue.name);
-    if let Some(cluster) = work.cluster.get(..CLUSTER_DIGITS) {
-        name.push('.');
-        name.push_str(cluster);
-    }
-    Path::new(&work.queue.tmpdir).join(name)
-}
-
-fn make_tmpdir(work: &Work) -> Result<()> {
-    let path = tmpdir(work);
-    let disk = Disk::default();
-    if !disk.make_dir(&path, 0o700)? {
-        // Of a run that a crash ended, or somebody's who guessed the name: its contents are none of this job's.
-        disk.remove(&path).or_else(|_| disk.remove_tree(&path))?;
-        if !disk.make_dir(&path, 0o700)? {
-            return Err(Error::Format { path, reason: "somebody else makes it again and again".into() });
-        }
-    }
-    own(&path, &work.person)
-}
-
-fn remove_tmpdir(work: &Work) {
-    let path = tmpdir(work);
-    if let Err(error) = Disk::default().remove_tree(&path) {
-        eprintln!("shepherd: {error}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The same job number of two clusters on one host: each has its own scratch directory.
-    #[test]
-    fn clusters_on_one_host_share_no_scratch_directory() {
-        let ours = environment::tests::work();
-        let mut theirs = ours.clone();
-        theirs.cluster = "fedcba9876543210fedcba9876543210".into();
-        assert_eq!(tmpdir(&ours), Path::new("/tmp/7.1.all.q.01234567"));
-        assert_eq!(tmpdir(&theirs), Path::new("/tmp/7.1.all.q.fedcba98"));
-        // A run taken over from a release that did not know: where that release made it.
-        theirs.cluster.clear();
-        assert_eq!(tmpdir(&theirs), Path::new("/tmp/7.1.all.q"));
-    }
 }

@@ -133,7 +133,7 @@ fn begin(
         stderr: text(&stderr_path),
         script: script_name,
         spool: text(dir),
-        tmpdir: text(&super::tmpdir(work)),
+        tmpdir: text(&super::scratch::path(work)),
     };
     let error = Command::new(&program)
         .args(args)

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, DEADLINE, eventually};
+use crate::jobs::sleepers;
 
 pub const TESTS: &[(&str, fn())] = &[
     ("crash::jobs_are_accepted_without_a_master", jobs_are_accepted_without_a_master),
@@ -16,6 +17,7 @@ pub const TESTS: &[(&str, fn())] = &[
         killing_master_and_agent_loses_and_doubles_nothing,
     ),
     ("crash::a_vanished_supervisor_means_lost", a_vanished_supervisor_means_lost),
+    ("crash::a_lost_run_leaves_nothing_behind", a_lost_run_leaves_nothing_behind),
     ("crash::a_job_that_finds_the_mount_away_runs_later", a_job_that_finds_the_mount_away_runs_later),
     ("crash::there_is_one_master_and_the_next_takes_over", there_is_one_master_and_the_next_takes_over),
     ("crash::numbers_are_never_given_out_again", numbers_are_never_given_out_again),
@@ -151,6 +153,42 @@ fn a_vanished_supervisor_means_lost() {
     assert!(finished.contains("lost"), "{finished}");
     let said = c.say(&["qacct", "-j", "once"]);
     assert!(said.out.contains("failed       19"), "{said:?}");
+}
+
+/// Its processes and its TMPDIR go when it is accounted as lost, by the agent that saw it or by the next one; what the links in
+/// it lead to, and other runs' directories, stay.
+fn a_lost_run_leaves_nothing_behind() {
+    let mut c = Cluster::running(3);
+    let kept = c.file("kept");
+    std::fs::create_dir(&kept).unwrap();
+    std::fs::write(kept.join("thesis"), "x").unwrap();
+    let neighbour = c.submit(&[], "echo up > neighbour\nsleep 321.7\n");
+    let full = c.submit(&[], "mkdir -p $TMPDIR/a/b && echo x > $TMPDIR/a/b/c && ln -s $PWD/kept $TMPDIR/link\n(setsid sleep 322.7 &)\necho up > full\nsleep 323.7\n");
+    let replaced =
+        c.submit(&[], "rmdir $TMPDIR && ln -s $PWD/kept $TMPDIR\necho up > replaced\nsleep 324.7\n");
+    for name in ["neighbour", "full", "replaced"] {
+        c.wait_text(name, "up\n");
+    }
+    let tmpdir = |id: u64| c.tmpdir_of(&format!("{id}.1.all.q"));
+    let there = |id: u64| std::fs::symlink_metadata(tmpdir(id)).is_ok();
+    assert!(there(full) && there(replaced) && there(neighbour));
+    kill_supervisor(&c, &format!("{full}.1.1"));
+    assert_eq!(c.wait_accounted(full, 1)[0][11], "19");
+    assert!(!there(full), "TMPDIR is left\n{}", c.logs());
+    assert!(sleepers("322").is_empty() && sleepers("323").is_empty(), "its processes live on");
+    // The agent dies first; the next one finds the run lost.
+    let spool = c.spool();
+    let dir = tmpdir(replaced);
+    c.kill_agent();
+    kill_supervisor(&c, &format!("{replaced}.1.1"));
+    c.start_agent();
+    assert_eq!(c.wait_accounted(replaced, 1)[0][11], "19");
+    assert!(std::fs::symlink_metadata(dir).is_err(), "the link is left\n{}", c.logs());
+    assert_eq!(std::fs::read_to_string(kept.join("thesis")).unwrap(), "x", "a link was followed");
+    // The neighbour never noticed.
+    assert!(c.tmpdir_of(&format!("{neighbour}.1.all.q")).is_dir());
+    assert_eq!(sleepers("321").len(), 1);
+    assert!(!spool.join(format!("runs/{neighbour}.1.1/exit")).exists());
 }
 
 /// Writes to a fifo as soon as somebody reads it.
