@@ -2,6 +2,7 @@
 //!
 //! Period: `heartbeat`. What a brick may do without an answer, see [`crate::brick`], 1.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -16,13 +17,15 @@ use crate::store::dir::IDENTITY_FILE;
 
 /// Heartbeats between two questions who the members of the namespace are.
 const LEARN_EVERY: u32 = 4;
+/// Reasons told of one silence.
+const MOST_REASONS: usize = 8;
 
 /// Runs until `stop`.
 pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(brick.config.heartbeat);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut registered = false;
-    let mut silent = false;
+    let mut silence = Silence::default();
     let mut beats = 0u32;
     loop {
         tokio::select! {
@@ -48,10 +51,7 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
         match done {
             Ok(known) => {
                 registered = known;
-                if silent {
-                    tracing::info!(brick = %brick.id, "is in touch with the namespace");
-                }
-                silent = false;
+                silence.end(&brick);
                 if beats.is_multiple_of(LEARN_EVERY)
                     && let Err(error) = brick.namespaces.learn(&brick.net).await
                 {
@@ -60,20 +60,39 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
                 beats = beats.wrapping_add(1);
             }
             Err(error) => {
-                // Once for each silence.
-                if !std::mem::replace(&mut silent, true) {
-                    match error {
-                        CallError::Status(Status::Busy) if !registered => {
-                            tracing::info!(brick = %brick.id, "waits to be let in by the namespace");
-                        }
-                        CallError::Status(Status::Forbidden) if !registered => tracing::warn!(
-                            brick = %brick.id,
-                            "is not let in: it was removed from the cluster; its directory can be emptied and joined anew"
-                        ),
-                        error => tracing::info!(brick = %brick.id, %error, "the namespace does not answer"),
-                    }
-                }
+                silence.tell(&brick, registered, &error);
             }
+        }
+    }
+}
+
+/// What was said since the namespace answered last: each reason once.
+#[derive(Default)]
+struct Silence {
+    told: BTreeSet<String>,
+}
+
+impl Silence {
+    fn tell(&mut self, brick: &Brick, registered: bool, error: &CallError) {
+        let reason = error.to_string();
+        if self.told.len() >= MOST_REASONS || !self.told.insert(reason) {
+            return;
+        }
+        match error {
+            CallError::Status(Status::Busy) if !registered => {
+                tracing::info!(brick = %brick.id, "waits to be let in by the namespace");
+            }
+            CallError::Status(Status::Forbidden) if !registered => tracing::warn!(
+                brick = %brick.id,
+                "is not let in: it was removed from the cluster; its directory can be emptied and joined anew"
+            ),
+            error => tracing::info!(brick = %brick.id, %error, "the namespace does not answer"),
+        }
+    }
+
+    fn end(&mut self, brick: &Brick) {
+        if !std::mem::take(&mut self.told).is_empty() {
+            tracing::info!(brick = %brick.id, "is in touch with the namespace");
         }
     }
 }
