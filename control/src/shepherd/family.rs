@@ -38,6 +38,34 @@ pub(crate) fn descendants() -> Vec<Pid> {
     found
 }
 
+/// All descendants at little cost, however many processes there are on the machine; one that is just being started may be missed.
+pub(crate) fn descendants_seen() -> Vec<Pid> {
+    let me = rustix::process::getpid();
+    let (mut found, mut open) = (Vec::new(), vec![me]);
+    while let Some(pid) = open.pop() {
+        match children(pid) {
+            Some(below) => {
+                found.extend(&below);
+                open.extend(below);
+            }
+            // A kernel without these lists.
+            None if pid == me => return descendants(),
+            None => {}
+        }
+    }
+    found
+}
+
+/// Children of a process, whichever of its threads started them.
+fn children(of: Pid) -> Option<Vec<Pid>> {
+    let mut found = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{}/task", of.as_raw_nonzero())).ok()?.flatten() {
+        let list = std::fs::read_to_string(thread.path().join("children")).ok()?;
+        found.extend(list.split_whitespace().filter_map(|n| n.parse().ok()).filter_map(Pid::from_raw));
+    }
+    Some(found)
+}
+
 /// Sends SIGKILL to all descendants.
 pub(crate) fn kill_all() {
     for pid in descendants() {
@@ -70,8 +98,29 @@ pub(crate) fn kill_orphans(dir: &Path, uid: u32) -> usize {
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_childs_child_is_a_descendant() {
+        let mut shell =
+            std::process::Command::new("sh").args(["-c", "sleep 300; true"]).spawn().expect("a shell");
+        let pid = i32::try_from(shell.id()).ok().and_then(Pid::from_raw).expect("a number");
+        let begin = std::time::Instant::now();
+        let sleeper = loop {
+            if let Some(sleeper) = children(pid).and_then(|c| c.first().copied()) {
+                break sleeper;
+            }
+            assert!(begin.elapsed().as_secs() < 10, "the shell starts nothing");
+            std::thread::yield_now();
+        };
+        for found in [descendants(), descendants_seen()] {
+            assert!(found.contains(&pid) && found.contains(&sleeper), "{found:?}");
+        }
+        shell.kill().and_then(|()| shell.wait()).expect("the shell ends");
+        let _gone_is_fine = kill_process(sleeper, Signal::KILL);
+    }
 
     #[test]
     fn a_hostile_process_name_hides_nothing() {

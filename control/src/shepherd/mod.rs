@@ -16,14 +16,14 @@
 pub(crate) mod environment;
 pub(crate) mod family;
 mod inherited;
+mod memory;
 mod mount;
 pub(crate) mod scratch;
 pub(crate) mod starter;
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -190,27 +190,18 @@ fn run(
             );
         }
     };
+    let words = match memory::Words::new(reader) {
+        Ok(words) => words,
+        Err(error) => {
+            return over(started_ms, failed::BEFORE_JOB, format!("can't read from a pipe: {error}"));
+        }
+    };
     tell(dir, "started");
     let Some(job) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
         return over(started_ms, failed::BEFORE_JOB, "the job has no process number".into());
     };
-    let mut killed = false;
-    let (exit_status, code) = loop {
-        if let Some(status) = reap(job) {
-            break status;
-        }
-        if !killed && dir.join("kill").exists() {
-            killed = true;
-        }
-        if killed {
-            family::kill_all();
-        }
-        let pause = if killed { KILL_PAUSE } else { POLL };
-        watch.wait(pause, &[signals.as_fd()]);
-        // Drained only: what a signal means is found by looking (reap), and requests to end come by file.
-        while let Ok(Some(_)) = signals.read_signal() {}
-    };
-    let refusal = read_refusal(reader);
+    let (exit_status, code, words, looks) = attend(dir, job, words, signals, watch);
+    let refusal = Refusal::parse(&words.refusal());
     let begin = Instant::now();
     loop {
         family::kill_all();
@@ -225,7 +216,9 @@ fn run(
             Err(_) => break,
         }
     }
-    let usage = usage();
+    let mut usage = usage();
+    // Of a job that didn't begin, nothing had any memory.
+    usage.maxrss_kib = if refusal.is_some() { 0 } else { looks.verdict(usage.maxrss_kib, &words) };
     match refusal {
         Some(refusal) if refusal.away => Exit {
             ended_ms: now_ms(),
@@ -248,6 +241,42 @@ fn run(
     }
 }
 
+/// Stays with the job until its first process is over, and kills all of it when that is asked for. Status, `failed` code, what the
+/// first stage said, and what memory was seen.
+fn attend(
+    dir: &Path,
+    job: Pid,
+    mut words: memory::Words,
+    signals: &SignalFd,
+    watch: &mut Watch<()>,
+) -> (i32, u32, memory::Words, memory::Looks) {
+    let mut looks = memory::Looks::new();
+    let mut killed = false;
+    loop {
+        // Before, the processes are ours and not the job's.
+        let begun = words.ended();
+        if begun {
+            looks.look();
+        }
+        if let Some((exit_status, code)) = reap(job) {
+            words.ended();
+            return (exit_status, code, words, looks);
+        }
+        if !killed && dir.join("kill").exists() {
+            killed = true;
+        }
+        if killed {
+            family::kill_all();
+        }
+        let pause = if killed { KILL_PAUSE } else { POLL };
+        let pause = if begun { pause.min(looks.wait()) } else { pause };
+        let fds: Vec<_> = [Some(signals.as_fd()), words.pending()].into_iter().flatten().collect();
+        watch.wait(pause, &fds);
+        // Drained only: what a signal means is found by looking (reap), and requests to end come by file.
+        while let Ok(Some(_)) = signals.read_signal() {}
+    }
+}
+
 /// Waits for all who are over; status and `failed` code of the job's first process if it is among them.
 fn reap(job: Pid) -> Option<(i32, u32)> {
     let mut found = None;
@@ -261,21 +290,6 @@ fn reap(job: Pid) -> Option<(i32, u32)> {
         }
     }
     found
-}
-
-/// What the first stage had to say if it didn't become the job.
-fn read_refusal(reader: OwnedFd) -> Option<Refusal> {
-    let mut text = String::new();
-    // The writing end is closed in all processes by now, or belongs to a leftover that inherited it: don't wait for that one.
-    if let Err(error) = rustix::io::ioctl_fionbio(&reader, true) {
-        eprintln!("shepherd: {error}");
-        return None;
-    }
-    let mut bytes = Vec::new();
-    // A would-block error means that there is no more now.
-    let _no_more = File::from(reader).take(4096).read_to_end(&mut bytes);
-    text.push_str(&String::from_utf8_lossy(&bytes));
-    Refusal::parse(&text)
 }
 
 fn usage() -> Usage {

@@ -64,14 +64,14 @@ impl Refusal {
 pub(super) fn main(dir: &Path) -> ExitCode {
     // Kept aside, as stderr itself becomes the job's.
     let complain = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 3);
-    let Err(refusal) = become_job(dir);
+    let supervisor = complain.map(File::from);
+    let Err(refusal) = become_job(dir, supervisor.as_ref().ok());
     let text = refusal.text();
-    let told =
-        complain.map_err(std::io::Error::from).and_then(|fd| File::from(fd).write_all(text.as_bytes()));
+    let told = supervisor.map_err(std::io::Error::from).and_then(|mut pipe| pipe.write_all(text.as_bytes()));
     if told.is_ok() { ExitCode::FAILURE } else { ExitCode::from(2) }
 }
 
-fn become_job(dir: &Path) -> Result<std::convert::Infallible, Refusal> {
+fn become_job(dir: &Path, supervisor: Option<&File>) -> Result<std::convert::Infallible, Refusal> {
     let before = |reason: String| Refusal::new(failed::BEFORE_JOB, reason);
     let (work, _) = spool::read_work(dir).map_err(|e| before(e.to_string()))?;
     let script = work.spec.command.is_none().then(|| super::script_path(dir));
@@ -91,7 +91,7 @@ fn become_job(dir: &Path) -> Result<std::convert::Infallible, Refusal> {
         .map_err(|e| before(format!("can't be tied to the supervisor: {e}")))?;
 
     let mount = Seen::now(Path::new(&work.root));
-    begin(dir, &work, script.as_deref(), script_file).map_err(|refusal| {
+    begin(dir, &work, script.as_deref(), script_file, supervisor).map_err(|refusal| {
         let away = mount.went_away();
         Refusal { away, ..refusal }
     })
@@ -103,6 +103,7 @@ fn begin(
     work: &Work,
     script: Option<&Path>,
     script_file: Option<File>,
+    supervisor: Option<&File>,
 ) -> Result<std::convert::Infallible, Refusal> {
     let spec = &work.spec;
     let cwd = spec.cwd.clone().unwrap_or_else(|| work.person.home.clone());
@@ -135,14 +136,14 @@ fn begin(
         spool: text(dir),
         tmpdir: text(&super::scratch::path(work)),
     };
-    let error = Command::new(&program)
-        .args(args)
-        .env_clear()
-        .envs(environment::build(work, &places))
-        .stdin(stdin)
-        .stdout(stdout)
-        .stderr(stderr)
-        .exec();
+    let mut command = Command::new(&program);
+    command.args(args).env_clear().envs(environment::build(work, &places));
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
+    if let Some(supervisor) = supervisor {
+        // It only makes the accounting of the job's memory exact.
+        let _told = super::memory::tell_stage(supervisor);
+    }
+    let error = command.exec();
     Err(Refusal::new(failed::SHELL, format!("can't execute {program}: {error}")))
 }
 

@@ -26,6 +26,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("jobs::jobs_run_as_their_owner", jobs_run_as_their_owner),
     ("jobs::listings_have_grid_engines_columns", listings_have_grid_engines_columns),
     ("jobs::accounting_is_shown_as_grid_engine_does", accounting_is_shown_as_grid_engine_does),
+    ("jobs::the_memory_accounted_for_is_the_jobs", the_memory_accounted_for_is_the_jobs),
     ("jobs::wrong_input_is_refused_in_one_clear_line", wrong_input_is_refused_in_one_clear_line),
     ("jobs::answers_about_single_jobs_are_grid_engines", answers_about_single_jobs_are_grid_engines),
     ("jobs::every_command_has_help", every_command_has_help),
@@ -381,14 +382,19 @@ fn deleting_a_running_job_kills_all_its_processes() {
 
 /// Processes `sleep N.7` of these tests whose number begins with `start`.
 pub fn sleepers(start: &str) -> Vec<u32> {
+    let ours = |word: &String| word.starts_with(start) && word.ends_with(".7");
+    processes(|words| words[0].ends_with("sleep") && words.get(1).is_some_and(ours))
+}
+
+/// Processes by the words of their command lines.
+fn processes(wanted: impl Fn(&[String]) -> bool) -> Vec<u32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words: Vec<_> = command.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
-        if words[0].ends_with("sleep")
-            && words.get(1).is_some_and(|w| w.starts_with(start) && w.ends_with(".7"))
-        {
+        let text = String::from_utf8_lossy(&command);
+        let words: Vec<String> = text.trim_end_matches('\0').split('\0').map(str::to_owned).collect();
+        if wanted(&words) {
             found.push(pid);
         }
     }
@@ -644,6 +650,39 @@ fn wrong_input_is_refused_in_one_clear_line() {
     let elsewhere = c.command(&["qstat"]).env("BRICKYARD_ROOT", "/tmp/no/such/mount").output().unwrap();
     assert_eq!(elsewhere.status.code(), Some(1));
     assert!(String::from_utf8(elsewhere.stderr).unwrap().contains("mount it or set the variable right"));
+}
+
+/// `ru_maxrss` is of the job's largest process, not of its supervisor, of which it was forked.
+fn the_memory_accounted_for_is_the_jobs() {
+    let c = Cluster::running(1);
+    let kib = |id: u64| c.wait_accounted(id, 1)[0][16].parse::<f64>().unwrap();
+    let said = c.say(&["qsub", "-terse", "-cwd", "-b", "y", "-shell", "n", "sleep", "0.7"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let sleeper = eventually("it sleeps", || sleepers("0.7").first().copied());
+    let supervisor = ["shepherd", &c.spool().join("runs/1.1.1").to_string_lossy()].map(str::to_owned);
+    let supervisor = processes(|words| words.ends_with(&supervisor))[0];
+    let peak = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+        line.trim().trim_end_matches(" kB").parse::<f64>().ok()
+    };
+    let (mut its, supervisors) = (0.0, peak(supervisor).unwrap());
+    eventually("it ends", || match peak(sleeper) {
+        Some(kib) => {
+            its = kib;
+            None
+        }
+        None => Some(()),
+    });
+    assert!(its < supervisors, "the supervisor is so small ({supervisors} KiB) that nothing is tried here");
+    assert!((0.8 * its..1.2 * its).contains(&kib(1)), "{} KiB for a sleep with {its}", kib(1));
+    // A large one that is gone between two looks, and not the first process of the job.
+    let id = c.submit(&[], "dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null; sleep 0.01\n");
+    assert!((65_536.0..75_000.0).contains(&kib(id)), "{} KiB for a block of 64 MiB", kib(id));
+    // One that didn't begin.
+    let id = c.submit(&["-S", "/no/such/shell"], "true\n");
+    c.wait_state(id, "Eqw");
+    assert_eq!(kib(id), 0.0);
 }
 
 /// What scripts read: exit code 1, and Grid Engine's words on standard output.
