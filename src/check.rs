@@ -7,12 +7,15 @@
 //! 4. all serving members of a chain hold the same chunks, with the same version, length and digest (*differs*);
 //! 5. with `--data-too`: every block matches its checksum, and copies have the same content.
 //!
+//! A block that fails its checksum is put right from another copy by the brick that was asked; the check waits
+//! for that and tells it apart (*repaired*) from one that no copy has any more (*corrupt*).
+//!
 //! The cluster may be in use. What changes while it is looked at is looked at again, a few
 //! times, before it is called a problem.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use serde_json::json;
@@ -30,6 +33,12 @@ use crate::show::counted;
 const ROUNDS: u32 = 6;
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(1500);
+/// Longest wait for a chunk with bad blocks to be put right.
+const REPAIR_LIMIT: Duration = Duration::from_secs(2);
+/// Time between two looks whether it is.
+const REPAIR_PAUSE: Duration = Duration::from_millis(250);
+/// Exit code: consistent now, after something was put right.
+const REPAIRED: u8 = 3;
 /// Files or chunks asked for at a time.
 const PAGE: u32 = 4096;
 /// Problems told.
@@ -44,6 +53,26 @@ struct Findings {
     problems: BTreeSet<String>,
     /// Not wrong, but worth knowing: copies that are missing because a brick is away.
     notes: BTreeSet<String>,
+    /// Chunks with so many bad blocks on a brick that are right again.
+    repaired: BTreeMap<(ChunkKey, BrickId), u32>,
+}
+
+impl Findings {
+    fn repaired_lines(&self) -> Vec<String> {
+        let line = |((key, brick), blocks): (&(ChunkKey, BrickId), &u32)| {
+            let bad = counted(*blocks, "bad block", "bad blocks");
+            format!("chunk {key} on brick {brick} had {bad}, put right from another copy")
+        };
+        self.repaired.iter().map(line).collect()
+    }
+
+    fn exit_code(&self) -> u8 {
+        match (self.problems.is_empty(), self.repaired.is_empty()) {
+            (true, true) => 0,
+            (true, false) => REPAIRED,
+            (false, _) => 1,
+        }
+    }
 }
 
 /// Checks the cluster that runs on a data directory.
@@ -65,26 +94,33 @@ pub fn run(options: &CheckOptions) -> Result<ExitCode> {
     if options.cluster.json {
         let object = json!({
             "inodes": findings.inodes, "entries": findings.entries, "chunks": findings.chunks,
-            "problems": findings.problems, "notes": findings.notes,
+            "problems": findings.problems, "repaired": findings.repaired_lines(), "notes": findings.notes,
         });
         println!("{object:#}");
     } else {
         for note in &findings.notes {
             println!("note: {note}");
         }
+        for repaired in findings.repaired_lines().iter().take(MOST_TOLD) {
+            println!("repaired: {repaired}");
+        }
         for problem in findings.problems.iter().take(MOST_TOLD) {
             println!("problem: {problem}");
         }
         println!(
-            "{}: {}, {}, {} looked at, {}",
+            "{}: {}, {}, {} looked at, {}{}",
             if findings.problems.is_empty() { "consistent" } else { "NOT CONSISTENT" },
             counted(findings.inodes, "inode", "inodes"),
             counted(findings.entries, "name", "names"),
             counted(findings.chunks, "chunk copy", "chunk copies"),
-            counted(findings.problems.len(), "problem", "problems")
+            counted(findings.problems.len(), "problem", "problems"),
+            match findings.repaired.len() {
+                0 => String::new(),
+                n => format!(", {} repaired", counted(n, "chunk copy", "chunk copies")),
+            }
         );
     }
-    Ok(if findings.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(ExitCode::from(findings.exit_code()))
 }
 
 /// Keeps only the problems that two looks in a row agree on.
@@ -98,6 +134,7 @@ async fn look_until_stable(admin: &Admin, data_too: bool) -> Result<Findings> {
         let mut now = look(admin, data_too).await?;
         let stable = now.problems == last.problems;
         now.problems = now.problems.intersection(&last.problems).cloned().collect();
+        now.repaired.append(&mut last.repaired);
         last = now;
         if stable {
             break;
@@ -222,17 +259,7 @@ async fn compare_content(
 ) -> Result<()> {
     let mut first: Option<(BrickId, [u8; 32])> = None;
     for (brick, _) in copies {
-        let BrickReply::Verified { hash, corrupt_blocks } =
-            admin.brick(map, *brick, BrickRequest::Verify { key }).await?
-        else {
-            bail!("brick {brick} answered something else than was asked")
-        };
-        if corrupt_blocks > 0 {
-            findings
-                .problems
-                .insert(format!("corrupt: chunk {key} on brick {brick} has {corrupt_blocks} bad blocks, put right from another copy if there is a good one: check again"));
-            continue;
-        }
+        let Some(hash) = sound(admin, map, key, *brick, findings).await? else { continue };
         match first {
             Some((other, theirs)) if theirs != hash => {
                 findings
@@ -244,6 +271,40 @@ async fn compare_content(
         }
     }
     Ok(())
+}
+
+/// The hash of a copy without bad blocks: bad ones are waited for to be put right. `None`, and a problem, if they
+/// are not.
+async fn sound(
+    admin: &Admin,
+    map: &ClusterMap,
+    key: ChunkKey,
+    brick: BrickId,
+    findings: &mut Findings,
+) -> Result<Option<[u8; 32]>> {
+    let until = Instant::now() + REPAIR_LIMIT;
+    let mut found = 0;
+    loop {
+        let reply = admin.brick(map, brick, BrickRequest::Verify { key }).await?;
+        let BrickReply::Verified { hash, corrupt_blocks } = reply else {
+            bail!("brick {brick} answered something else than was asked")
+        };
+        if corrupt_blocks == 0 {
+            if found > 0 {
+                findings.repaired.insert((key, brick), found);
+            }
+            return Ok(Some(hash));
+        }
+        found = found.max(corrupt_blocks);
+        if Instant::now() > until {
+            let bad = counted(corrupt_blocks, "bad block", "bad blocks");
+            findings.problems.insert(format!(
+                "corrupt: chunk {key} on brick {brick} has {bad} that no other copy could put right"
+            ));
+            return Ok(None);
+        }
+        tokio::time::sleep(REPAIR_PAUSE).await;
+    }
 }
 
 async fn list_chunks(admin: &Admin, map: &ClusterMap, brick: BrickId) -> Result<Vec<ChunkSummary>> {
@@ -322,6 +383,19 @@ mod tests {
         let mut findings = Findings::default();
         judge(&map, &BTreeMap::from([(Ino(2), file)]), copies[0].1.key, copies, &mut findings);
         findings.problems.into_iter().collect()
+    }
+
+    /// What was put right is told, and is neither consistent from the start nor a problem.
+    #[test]
+    fn what_was_repaired_has_its_own_exit_code() {
+        let mut findings = Findings::default();
+        assert_eq!(findings.exit_code(), 0);
+        findings.repaired.insert((ChunkKey { ino: Ino(2), index: 0 }, BrickId(1)), 3);
+        assert_eq!(findings.exit_code(), REPAIRED);
+        let lines = findings.repaired_lines();
+        assert!(lines.len() == 1 && lines[0].contains("brick 1 had 3 bad blocks"), "{lines:?}");
+        findings.problems.insert("leaked".to_owned());
+        assert_eq!(findings.exit_code(), 1);
     }
 
     /// Equal copies of an existing file are fine; each kind of mistake is found under its name.

@@ -77,7 +77,8 @@ enum Command {
     Status(StatusOptions),
     /// Verify the namespace and all bricks of a running cluster against each other
     ///
-    /// Exit code 0: consistent; 1: problems, each listed; 2: it could not be checked.
+    /// Exit code 0: consistent; 1: problems, each listed; 2: it could not be checked; 3: consistent, after
+    /// bad blocks were put right from other copies.
     Check(CheckOptions),
     /// Get plain files off a brick directory, with no cluster
     ///

@@ -14,6 +14,11 @@ use crate::cli::StatusOptions;
 use crate::progress::Progress;
 use crate::show::{Table, bytes, counted};
 
+/// A brick with less than this part of its disk free is called full,
+const FULL_PART: u64 = 100;
+/// or with less than so many bytes.
+const FULL_BYTES: u64 = 16 << 20;
+
 /// Shows the cluster that runs on a data directory.
 ///
 /// # Errors
@@ -57,6 +62,11 @@ fn left_of(status: &ClusterStatus, brick: BrickId) -> usize {
     status.map.chains_of(brick).count()
 }
 
+/// Whether a brick can hardly take anything any more: members that join it wait for room.
+fn is_full(report: &BrickReport) -> bool {
+    report.total_bytes > 0 && report.free_bytes < (report.total_bytes / FULL_PART).max(FULL_BYTES)
+}
+
 /// What else is to be said of a brick.
 fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
     let ms_of = |list: &[(BrickId, u64)]| list.iter().find(|(b, _)| *b == brick.id).map(|(_, ms)| *ms);
@@ -72,6 +82,8 @@ fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
     let report = report_of(status, brick.id);
     if let Some(why) = &report.failed {
         notes.push(why.clone());
+    } else if brick.alive && is_full(&report) {
+        notes.push(format!("its disk is full, {} left: make room", bytes(report.free_bytes)));
     }
     if let Some(held) = ms_of(&status.held_ms) {
         notes.push(format!("keeps dying, kept out for {} s", held.div_ceil(1000)));

@@ -1,4 +1,6 @@
 //! The scheduler's processes: started, watched, started again, ended.
+//!
+//! Files are served whether they run or not: what keeps them from running is said, and tried again.
 
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
@@ -20,9 +22,13 @@ const LOOK_PAUSE: Duration = Duration::from_millis(10);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// Wait before one that ended by itself is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
-/// Ends in a row, each within [`SHORT_LIFE`], before giving up.
+/// Ends in a row, each within [`SHORT_LIFE`], before all are ended and started anew later.
 const MOST_SHORT_LIVES: u32 = 5;
 const SHORT_LIFE: Duration = Duration::from_secs(10);
+/// Wait after a start that failed before the next one.
+const RETRY_PAUSE: Duration = Duration::from_secs(20);
+/// Wait between two looks whether there is room.
+const ROOM_PAUSE: Duration = Duration::from_secs(2);
 
 struct Role {
     name: &'static str,
@@ -32,19 +38,94 @@ struct Role {
     short_lives: u32,
 }
 
+/// What they lack to run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Lack {
+    /// They run, or nobody has tried yet.
+    #[default]
+    Nothing,
+    /// The scheduler needs room for its files, and who has to make it needs the mount.
+    Room,
+    /// The last start failed, or they ended over and over.
+    Start,
+}
+
 /// The processes that use the mount.
 #[derive(Default)]
 pub struct Children {
     roles: Vec<Role>,
+    lack: Lack,
 }
 
 impl Children {
+    /// Starts them, or says why that is not possible now; [`Children::look_after`] tries again.
+    pub async fn try_start(&mut self, options: &UpOptions, log: &LogOptions, storage: &Storage) {
+        let lacked = self.lack;
+        let started = async {
+            let room = storage.has_room().await?;
+            if room {
+                self.start(options, log, storage).await?;
+            }
+            anyhow::Ok(room)
+        };
+        self.lack = match started.await {
+            Ok(true) => {
+                match lacked {
+                    Lack::Nothing => {}
+                    Lack::Room => tracing::info!("there is room again: the scheduler is started"),
+                    Lack::Start => tracing::info!("the scheduler is started"),
+                }
+                Lack::Nothing
+            }
+            Ok(false) => {
+                if lacked != Lack::Room {
+                    tracing::error!(
+                        "the filesystem is full: the scheduler is started when there is room in it"
+                    );
+                }
+                Lack::Room
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the scheduler cannot be started: files are served without it, and it is tried again every \
+                     {} s; what it says is above",
+                    RETRY_PAUSE.as_secs()
+                );
+                self.stop().await;
+                Lack::Start
+            }
+        };
+    }
+
+    /// Keeps them running, for ever.
+    pub async fn look_after(&mut self, options: &UpOptions, log: &LogOptions, storage: &Storage) {
+        loop {
+            match self.lack {
+                Lack::Nothing => {
+                    let error = self.watch().await;
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the scheduler does not run: files are served without it, and it is started again in {} s",
+                        RETRY_PAUSE.as_secs()
+                    );
+                    self.stop().await;
+                    self.lack = Lack::Start;
+                    continue;
+                }
+                Lack::Room => tokio::time::sleep(ROOM_PAUSE).await,
+                Lack::Start => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+            self.try_start(options, log, storage).await;
+        }
+    }
+
     /// Starts the master, which makes the control directory, then the agent; returns once both
     /// have published themselves.
     ///
     /// # Errors
     /// If one cannot be started, ends, or takes longer than [`READY_DEADLINE`].
-    pub async fn start(&mut self, options: &UpOptions, log: &LogOptions, storage: &Storage) -> Result<()> {
+    async fn start(&mut self, options: &UpOptions, log: &LogOptions, storage: &Storage) -> Result<()> {
         let root = options.mount.join(".cluster");
         let mut log_args: Vec<OsString> = vec!["--log".into(), log.log.clone().into()];
         if log.log_format == LogFormat::Json {
@@ -98,21 +179,14 @@ impl Children {
     }
 
     /// Starts again what ends; comes back only when one ends over and over.
-    pub async fn watch(&mut self) -> anyhow::Error {
-        if self.roles.is_empty() {
-            return std::future::pending().await;
-        }
+    async fn watch(&mut self) -> anyhow::Error {
         loop {
             let (at, status) = self.next_end().await;
             let role = &mut self.roles[at];
             role.short_lives = if role.born.elapsed() < SHORT_LIFE { role.short_lives + 1 } else { 1 };
             tracing::error!(role = role.name, ?status, "a process of the scheduler ended; starting it again");
             if role.short_lives >= MOST_SHORT_LIVES {
-                return anyhow::anyhow!(
-                    "the {} ended {} times in a row; its log is above",
-                    role.name,
-                    role.short_lives
-                );
+                return anyhow::anyhow!("the {} ended {} times in a row", role.name, role.short_lives);
             }
             tokio::time::sleep(RESTART_PAUSE).await;
             match spawn(&role.args) {
@@ -191,5 +265,7 @@ fn spawn(args: &[OsString]) -> Result<Child> {
         .stdout(std::process::Stdio::null());
     // They must not see the Ctrl-C of the terminal: they are ended in order, after nobody needs them.
     command.process_group(0);
+    // A start that is given up half-way leaves nobody behind.
+    command.kill_on_drop(true);
     command.spawn().context("cannot start a process")
 }

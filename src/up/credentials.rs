@@ -5,7 +5,7 @@ use wire::id::{ClusterId, NodeId};
 use wire::net::pki::random_id;
 use wire::net::{Authority, Credential, MemoryHub, Net, NetConfig, Role};
 
-use super::home::Home;
+use super::home::{Home, State};
 
 /// The authority, made at the first start.
 pub struct Credentials {
@@ -16,12 +16,28 @@ impl Credentials {
     /// Loads the authority or makes it, and the administrator's credential with it.
     ///
     /// # Errors
-    /// If it is another cluster's, damaged, or cannot be written.
+    /// If it is another cluster's, damaged, lost, or cannot be written.
     pub fn open(home: &Home, cluster: ClusterId) -> Result<Self> {
-        let path = home.join("ca.pem");
+        let (path, admin) = (home.join("ca.pem"), home.join("admin.cred"));
         let authority = if path.exists() {
             Authority::load(&path)?
         } else {
+            if home.identity.state == State::Ready {
+                // Whoever has a credential of the lost one would be shut out without a word.
+                anyhow::ensure!(
+                    !admin.exists(),
+                    "{} is missing: it is the cluster's authority, and every credential comes from it; put its \
+                     backup back and start again (without one, remove {} too: both are then made anew, and every \
+                     credential given out before is void)",
+                    path.display(),
+                    admin.display()
+                );
+                tracing::warn!(
+                    authority = %path.display(),
+                    "the cluster's authority and the administrator's credential are gone: both are made anew, and \
+                     credentials given out before are void"
+                );
+            }
             let made = Authority::create(cluster)?;
             made.save(&path)?;
             made
@@ -32,7 +48,6 @@ impl Credentials {
             path.display(),
             authority.cluster()
         );
-        let admin = home.join("admin.cred");
         if !admin.exists() {
             authority.issue(Role::Admin, NodeId(random_id()?))?.save(&admin)?;
         }

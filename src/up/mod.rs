@@ -75,35 +75,30 @@ async fn serve(options: UpOptions, log: &LogOptions, home: Home) -> Result<ExitC
         }
     }
     let mut children = Children::default();
-    let outcome = async {
-        // The scheduler needs room for its files; who has to make it needs the mount, now.
-        let mut scheduler_waits = !options.no_scheduler && !storage.has_room().await?;
-        if scheduler_waits {
-            tracing::error!("the filesystem is full: the scheduler is started when there is room in it");
-        } else if !options.no_scheduler {
-            children.start(&options, log, &storage).await?;
+    let asked_to_end = async {
+        tokio::select! {
+            _ = interrupt.recv() => tracing::info!("interrupted: stopping"),
+            _ = terminate.recv() => tracing::info!("asked to end: stopping"),
+            () = storage.unmounted() => tracing::info!("unmounted from outside: stopping"),
+        }
+    };
+    let work = async {
+        if !options.no_scheduler {
+            children.try_start(&options, log, &storage).await;
         }
         println!("ready: {}", options.mount.display());
         std::io::stdout().flush()?;
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => tracing::info!("interrupted: stopping"),
-                _ = terminate.recv() => tracing::info!("asked to end: stopping"),
-                () = storage.unmounted() => tracing::info!("unmounted from outside: stopping"),
-                error = children.watch(), if !scheduler_waits => return Err(error),
-                room = storage.wait_for_room(), if scheduler_waits => {
-                    room?;
-                    scheduler_waits = false;
-                    children.start(&options, log, &storage).await?;
-                    tracing::info!("there is room again: the scheduler is started");
-                    continue;
-                }
-            }
-            return Ok(ExitCode::SUCCESS);
+        match options.no_scheduler {
+            true => std::future::pending().await,
+            false => children.look_after(&options, log, &storage).await,
         }
-    }
-    .await;
+        anyhow::Ok(())
+    };
+    let outcome = tokio::select! {
+        () = asked_to_end => Ok(()),
+        failed = work => failed,
+    };
     children.stop().await;
     let stopped = storage.stop().await;
-    outcome.and_then(|code| stopped.map(|()| code))
+    outcome.and(stopped).map(|()| ExitCode::SUCCESS)
 }

@@ -25,8 +25,6 @@ const CHAINS_DEADLINE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Free bytes of the filesystem below which the scheduler is not started.
 const ROOM_BYTES: u64 = 4 << 20;
-/// Wait between two looks whether there is room.
-const ROOM_PAUSE: Duration = Duration::from_secs(2);
 /// Longest wait for one answer of the namespace.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -147,17 +145,6 @@ impl Storage {
     pub async fn has_room(&self) -> Result<bool> {
         let space = self.client.statfs().await.context("cannot tell how full the filesystem is")?;
         Ok(space.free_bytes >= ROOM_BYTES)
-    }
-
-    /// Returns once it has.
-    ///
-    /// # Errors
-    /// If the namespace does not answer.
-    pub async fn wait_for_room(&self) -> Result<()> {
-        while !self.has_room().await? {
-            tokio::time::sleep(ROOM_PAUSE).await;
-        }
-        Ok(())
     }
 
     /// Returns when somebody has unmounted it from outside.

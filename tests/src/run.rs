@@ -54,7 +54,12 @@ impl Done {
 
     /// Fails, with the output in the message, unless the command exited with 0.
     pub fn success(self) -> Result<Self> {
-        if !self.status.success() {
+        self.exited_with(&[0])
+    }
+
+    /// Fails, with the output in the message, unless the command exited with one of these codes.
+    pub fn exited_with(self, codes: &[i32]) -> Result<Self> {
+        if !self.status.code().is_some_and(|code| codes.contains(&code)) {
             bail!(
                 "{}: {}\n-- stdout:\n{}\n-- stderr:\n{}",
                 self.line,

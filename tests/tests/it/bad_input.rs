@@ -348,3 +348,29 @@ fn a_lost_namespace_is_not_replaced_by_an_empty_one() -> Result<()> {
     ensure!(std::fs::read_to_string(cluster.mount().join("file"))? == "kept", "the file changed");
     cluster.finish()
 }
+
+/// A lost authority is not replaced unasked: whoever has a credential of it would be shut out. Its backup goes on; and
+/// who removes the administrator's credential, too, gets both anew and keeps all files.
+#[test]
+fn a_lost_authority_is_not_replaced_unasked() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    std::fs::write(cluster.mount().join("file"), "kept")?;
+    cluster.stop()?;
+    let (authority, admin) = (cluster.data().join("ca.pem"), cluster.data().join("admin.cred"));
+    let backup = cluster.workshop().path().join("backup");
+    std::fs::rename(&authority, &backup)?;
+    let done = up(cluster.data(), cluster.mount())?.run()?;
+    refused("a cluster without its authority", &done, &["ca.pem is missing", "backup", "admin.cred"])?;
+    ensure!(!authority.exists(), "another authority was made in its place");
+    std::fs::rename(&backup, &authority)?;
+    cluster.up()?;
+    ensure!(std::fs::read_to_string(cluster.mount().join("file"))? == "kept", "the file changed");
+    cluster.stop()?;
+    std::fs::remove_file(&authority)?;
+    std::fs::remove_file(&admin)?;
+    cluster.allow_log("authority and the administrator's credential are gone");
+    cluster.up()?;
+    ensure!(std::fs::read_to_string(cluster.mount().join("file"))? == "kept", "the file changed");
+    cluster.check()?;
+    cluster.finish()
+}

@@ -1,12 +1,14 @@
 //! Disks that lie and disks that vanish.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use brickyard_tests::{Cluster, Options, seed, status, tree, wait};
+use brickyard_tests::cluster::binary;
+use brickyard_tests::{Cluster, Options, Run, seed, status, tree, wait};
 
 const HEAL_LIMIT: Duration = Duration::from_secs(120);
 
@@ -85,6 +87,23 @@ fn flip_in(brick: &Path, needle: &[u8]) -> Result<usize> {
     Ok(flipped)
 }
 
+/// Bytes of the big file that no journal has any more: a brick whose journal is damaged does not start.
+fn not_in_journals(cluster: &Cluster) -> Result<Vec<u8>> {
+    let mut journals = Vec::new();
+    for brick in bricks(cluster)? {
+        journals.extend([brick.join("journal.0"), brick.join("journal.1")]);
+    }
+    for at in (0..40).map(|at| at * 1_000_000 + 100_000) {
+        let needle = seed::bytes(99, at, 64);
+        let held = |journal: &PathBuf| find_all(journal, &needle).map(|found| !found.is_empty());
+        let held = journals.iter().map(held).collect::<Result<Vec<_>>>()?;
+        if !held.contains(&true) {
+            return Ok(needle);
+        }
+    }
+    bail!("all of the file is in journals")
+}
+
 /// One bit of one copy, and another bit of the other copy, are flipped on the disks: reads stay
 /// right, the damage is logged and repaired, and the repair is counted.
 #[test]
@@ -118,6 +137,127 @@ fn a_flipped_byte_is_repaired() -> Result<()> {
     );
     ensure!(status::brick_sum(&cluster.status_json()?, "corrupt_blocks")? >= 1, "the damage is not counted");
     verify(&dir)?;
+    cluster.check()?;
+    cluster.finish()
+}
+
+/// A check that reads everything tells which blocks it had put right, and in the end what nobody can put right.
+#[test]
+fn a_check_tells_what_it_put_right() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let dir = cluster.dir("files")?;
+    fill(&dir)?;
+    for words in ["corrupt", "checksum", "repair"] {
+        cluster.allow_log(words);
+    }
+    let check = |cluster: &Cluster| {
+        let run = cluster.command("check")?.arg("--data").arg(cluster.data()).arg("--data-too");
+        run.limit(HEAL_LIMIT).run()
+    };
+    cluster.stop()?;
+    let needle = not_in_journals(&cluster)?;
+    let mut flipped = None;
+    for brick in bricks(&cluster)? {
+        if flip_in(&brick, &needle)? > 0 {
+            flipped = Some(brick);
+            break;
+        }
+    }
+    let flipped = flipped.context("the file's bytes are on no brick's disk")?;
+    let number = flipped.file_name().context("no name")?.to_string_lossy().into_owned();
+    cluster.up()?;
+    let said = check(&cluster)?.exited_with(&[3])?.text();
+    ensure!(
+        said.contains(&format!("on brick {number} had 1 bad block, put right"))
+            && said.contains("consistent: "),
+        "{said}"
+    );
+    let said = check(&cluster)?.exited_with(&[0])?.text();
+    ensure!(!said.contains("repaired"), "{said}");
+    verify(&dir)?;
+
+    // A block on both copies: no copy is left to put it right from.
+    cluster.stop()?;
+    // Not the one before: its repair is in a journal.
+    let needle = not_in_journals(&cluster)?;
+    let mut copies = 0;
+    for brick in bricks(&cluster)? {
+        copies += usize::from(flip_in(&brick, &needle)? > 0);
+    }
+    ensure!(copies == 2, "the file's bytes are on {copies} bricks' disks");
+    cluster.up()?;
+    let said = check(&cluster)?.exited_with(&[1])?.text();
+    ensure!(said.contains("problem: corrupt: chunk") && said.contains("NOT CONSISTENT"), "{said}");
+    cluster.finish()
+}
+
+/// Which bricks have content of which file, as their stopped disks tell it: bricks by inode.
+fn holders(cluster: &Cluster) -> Result<BTreeMap<u64, Vec<PathBuf>>> {
+    let mut holders: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+    for brick in bricks(cluster)? {
+        let out = cluster.workshop().dir("salvaged")?;
+        Run::new(binary()?).arg("salvage").arg(&brick).arg("--out").arg(&out).ok()?;
+        for entry in std::fs::read_dir(&out)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let digits: String =
+                name.trim_start_matches("ino-").chars().take_while(char::is_ascii_digit).collect();
+            let ino = digits.parse().with_context(|| format!("no inode in the name {name}"))?;
+            let bricks = holders.entry(ino).or_default();
+            if bricks.last() != Some(&brick) {
+                bricks.push(brick.clone());
+            }
+        }
+        std::fs::remove_dir_all(&out)?;
+    }
+    Ok(holders)
+}
+
+/// The bricks with what the scheduler needs cannot be read: it cannot run, and is tried again; files on other
+/// chains are served, a stop is a clean one, and with the bricks back everything goes on.
+#[test]
+fn a_lost_chain_keeps_nobody_from_the_rest() -> Result<()> {
+    let mut cluster = Cluster::start(Options::with_scheduler(1))?;
+    // Half of the cluster is in trouble, and says so.
+    cluster.allow_log("");
+    let dir = cluster.dir("files")?;
+    fill(&dir)?;
+    let journal = std::fs::read_dir(cluster.mount().join(".cluster/jobs/journal"))?
+        .next()
+        .context("the master has no journal")??
+        .metadata()?
+        .ino();
+    let inos = (0..60_u64)
+        .map(|number| Ok((number, std::fs::metadata(dir.join(format!("file-{number}")))?.ino())))
+        .collect::<Result<Vec<_>>>()?;
+    cluster.stop()?;
+    let holders = holders(&cluster)?;
+    let lost = holders.get(&journal).context("the journal is on no brick")?;
+    ensure!(lost.len() == 2, "the journal is on {lost:?}");
+    let readable: Vec<u64> = inos
+        .into_iter()
+        .filter(|(_, ino)| holders.get(ino).is_some_and(|bricks| bricks != lost))
+        .map(|(number, _)| number)
+        .collect();
+    ensure!(readable.len() > 10, "only {readable:?} are elsewhere");
+    let aside = |brick: &PathBuf| (brick.join("journal.0"), brick.join("journal.0.aside"));
+    for (journal, aside) in lost.iter().map(aside) {
+        std::fs::rename(journal, aside)?;
+    }
+    cluster.up()?;
+    for number in readable {
+        let content = std::fs::read(dir.join(format!("file-{number}")))?;
+        ensure!(content == seed::bytes(100 + number, 0, 300_000), "file-{number} reads wrong");
+    }
+    ensure!(cluster.log().warned("scheduler cannot be started"), "nothing is said about the scheduler");
+    cluster.stop()?;
+    for (journal, aside) in lost.iter().map(aside) {
+        std::fs::rename(aside, journal)?;
+    }
+    cluster.up()?;
+    verify(&dir)?;
+    let job = cluster.command("qsub")?.args(["-sync", "y", "-b", "y", "-o", "/dev/null", "-j", "y", "true"]);
+    job.limit(HEAL_LIMIT).ok()?;
+    wait_until_whole(&cluster)?;
     cluster.check()?;
     cluster.finish()
 }

@@ -17,6 +17,7 @@ mod hosts_faults;
 mod hosts_members;
 mod hosts_misuse;
 mod hosts_page;
+mod hosts_space;
 mod jobs;
 mod locks;
 mod mapping;

@@ -1,0 +1,91 @@
+//! Bricks with little room: a drain that cannot end, and a substitute that is filled up by somebody else.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use brickyard_tests::disks::{self, Filler};
+use brickyard_tests::{HostCluster, Shape, seed, wait};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(150);
+/// Of each brick's disk.
+const DISK_MIB: u64 = 512;
+/// More than two of the three bricks can hold, with two copies.
+const FILES: u64 = 24;
+const FILE_BYTES: usize = 20_000_000;
+
+fn fill(dir: &Path) -> Result<()> {
+    for number in 0..FILES {
+        let path = dir.join(format!("file-{number}"));
+        std::fs::write(&path, seed::bytes(number, 0, FILE_BYTES))?;
+        File::open(&path)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn verify(dir: &Path) -> Result<()> {
+    for number in 0..FILES {
+        let path = dir.join(format!("file-{number}"));
+        let content = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(content == seed::bytes(number, 0, FILE_BYTES), "{} reads wrong", path.display());
+    }
+    Ok(())
+}
+
+fn brick(cluster: &HostCluster, id: u64) -> Result<Value> {
+    let status = cluster.status()?;
+    let bricks = status["bricks"].as_array().context("no bricks")?;
+    bricks.iter().find(|b| b["id"].as_u64() == Some(id)).cloned().context("no such brick")
+}
+
+/// Three bricks, so full that none can be spared: the drain of one ends with the reason and what to do. A fourth
+/// joins to take its place, and its disk is filled up by somebody else while it is being filled: it says so, nothing
+/// is lost, and when there is room again, the drain comes to its end by itself.
+#[test]
+fn a_substitute_that_fills_up_is_waited_for() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 3, replicas: 2 })?;
+    for number in 0..3 {
+        disks::give(&cluster, number, DISK_MIB)?;
+        cluster.add_brick(number)?;
+    }
+    cluster.start_mount()?;
+    let dir = cluster.mountpoint().join("space");
+    std::fs::create_dir(&dir)?;
+    fill(&dir)?;
+
+    let drain = |cluster: &HostCluster| cluster.admin(&["brick", "drain", "2", "--wait"]);
+    let done = drain(&cluster)?.limit(LIMIT).run()?;
+    let said = done.error_text();
+    ensure!(done.status.code() == Some(1) && said.lines().count() == 1, "{}: {said}", done.status);
+    for words in ["brick 2 is not empty", "no other brick has room", "add a brick", "brick drain 2 --undo"] {
+        ensure!(said.contains(words), "{words:?} is not in {said:?}");
+    }
+
+    disks::give(&cluster, 3, DISK_MIB)?;
+    cluster.add_brick(3)?;
+    wait::until_true("the substitute is being filled", LIMIT, || {
+        Ok(brick(&cluster, 3)?["chunks"].as_u64() > Some(0))
+    })?;
+    let mut filler = Filler::fill(&cluster.brick_dir(3))?;
+    wait::until_true("the substitute says that its disk is full", LIMIT, || {
+        // As fast as it finds any room.
+        filler.take_the_rest()?;
+        Ok(brick(&cluster, 3)?["note"].as_str().is_some_and(|note| note.contains("its disk is full")))
+    })?;
+    verify(&dir)?;
+    filler.remove()?;
+    drain(&cluster)?.limit(LIMIT).ok()?;
+    ensure!(brick(&cluster, 2)?["chains"] == 0, "{}", brick(&cluster, 2)?);
+    cluster.admin(&["brick", "remove", "2"])?.ok()?;
+    cluster.bricks[2].stop()?;
+    cluster.wait_whole(LIMIT)?;
+    verify(&dir)?;
+    cluster.check(true)?;
+    cluster.allow_log("disk is full");
+    cluster.allow_log("says that it can serve no more");
+    cluster.allow_log("no space");
+    cluster.allow_log("it was removed from the cluster");
+    cluster.finish()
+}
