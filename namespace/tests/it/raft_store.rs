@@ -116,6 +116,31 @@ async fn purged_files_are_not_missed() {
     assert_eq!(before.1, Some(Vote::new(1, 3)));
 }
 
+/// The marks at the head of a file say what was purged when it was begun. Entries that were purged later went with
+/// files before it, and are not missed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_may_begin_with_an_older_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open_store(dir.path());
+    for index in 0..9 {
+        store.blocking_append([entry(1, index, 900_000)]).await.unwrap();
+    }
+    store.purge(log_id::<Types>(1, 3, 1)).await.unwrap();
+    for upto in [5, 8, 12] {
+        for index in upto + 4..upto + 7 {
+            let next = store.get_log_state().await.unwrap().last_log_id.map_or(0, |id| id.index + 1);
+            if index >= next {
+                store.blocking_append((next..=index).map(|index| entry(1, index, 900_000))).await.unwrap();
+            }
+        }
+        store.purge(log_id::<Types>(1, 3, upto)).await.unwrap();
+        let before = log_of(&mut store).await;
+        drop(store);
+        store = open_store(dir.path());
+        assert_eq!(log_of(&mut store).await, before, "purged up to {upto}");
+    }
+}
+
 /// Many appends before the first flush is done share flushes: none waits for the one before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn appends_do_not_wait_for_each_other() {

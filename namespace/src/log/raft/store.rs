@@ -85,8 +85,9 @@ impl State {
             ENTRY => {
                 let entry: Entry = unpack(body)?;
                 let id = entry.log_id;
+                // A file may begin with a mark that is older than the entries which went with the file before: whether
+                // the first entry is the one that must be there is known at the end of the log.
                 let follows = self.slots.last_key_value().map(|(last, _)| last + 1);
-                let follows = follows.or(self.purged.map(|purged| purged.index + 1));
                 if self.purged.is_some_and(|purged| id.index <= purged.index) {
                     return Ok(());
                 }
