@@ -377,7 +377,8 @@ async fn order(admin: &Admin, brick: BrickId, request: ClusterRequest) -> Result
     }
 }
 
-fn named(chains: &[ChainId]) -> String {
+/// Chains by their numbers, the first few of them.
+pub fn named(chains: &[ChainId]) -> String {
     const SHOWN: usize = 8;
     let mut text = chains.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if chains.len() > SHOWN {

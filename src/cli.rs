@@ -131,6 +131,10 @@ pub struct UpOptions {
     /// Only the filesystem: no master, no agent
     #[arg(long)]
     pub no_scheduler: bool,
+    /// Make the missing directory of this brick anew though nobody else has all of its data, and give that data up;
+    /// repeat it for several
+    #[arg(long, value_name = "BRICK")]
+    pub replace: Vec<u32>,
     /// Let other machines mount it, too (mount.brickyard); without it this mount has the cluster for
     /// itself and is faster, since its kernel may remember names and data
     #[arg(long)]

@@ -85,6 +85,9 @@ fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
     } else if brick.alive && is_full(&report) {
         notes.push(format!("its disk is full, {} left: make room", bytes(report.free_bytes)));
     }
+    if report.lost_blocks > 0 {
+        notes.push(format!("{} can't be read", counted(report.lost_blocks, "block", "blocks")));
+    }
     if let Some(held) = ms_of(&status.held_ms) {
         notes.push(format!("keeps dying, kept out for {} s", held.div_ceil(1000)));
     }
@@ -210,6 +213,7 @@ pub fn bricks_as_json(status: &ClusterStatus) -> Value {
             "chunks": report.chunks,
             "corrupt_blocks": report.corrupt_blocks,
             "repaired_blocks": report.repaired_blocks,
+            "lost_blocks": report.lost_blocks,
             "sync_done_bytes": report.sync_done_bytes,
             "sync_total_bytes": report.sync_total_bytes,
             "sync_bytes_per_second": sync_of(status, brick).and_then(|sync| sync.rate()),

@@ -24,6 +24,7 @@ use crate::background::progress::Progress;
 use crate::background::scrub::Scrubber;
 use crate::chain::copied::Copied;
 use crate::chain::gates::{Gates, Passage};
+use crate::chain::lost::Lost;
 use crate::chain::marks::Marks;
 use crate::chain::pace::Pace;
 use crate::chain::rules::{self, Standings, Wish};
@@ -56,6 +57,7 @@ pub struct Brick {
     /// When the namespace was told last of a brick that is away.
     suspected: Mutex<Option<Instant>>,
     pub(crate) marks: Mutex<Marks>,
+    pub(crate) lost: Mutex<Lost>,
     pub(crate) syncs: Syncs,
     /// Of copying in the background.
     pub(crate) copying: Pace,
@@ -147,6 +149,7 @@ impl Brick {
             copied: Mutex::default(),
             suspected: Mutex::default(),
             marks: Mutex::default(),
+            lost: Mutex::default(),
             syncs: Syncs::default(),
             copying: Pace::new(parts.config.copy_bytes_per_second),
             staging: Staging::default(),
@@ -458,6 +461,18 @@ impl Brick {
         self.committer.refused_for() >= REFUSED_FOR && !self.is_needed()
     }
 
+    /// Blocks that nobody can read, as far as it is known. Waits for the disk.
+    fn lost_blocks(&self) -> u64 {
+        let chunks = lock(&self.lost).chunks();
+        for (key, version) in chunks {
+            // One that can't be looked at stays as it was.
+            if self.store.chunk(key).is_ok_and(|now| now.is_none_or(|now| now.version != version)) {
+                lock(&self.lost).forget(key, version);
+            }
+        }
+        lock(&self.lost).count()
+    }
+
     /// How it is.
     pub fn report(&self) -> BrickReport {
         let in_the_way = || self.is_in_the_way().then(|| "its disk is full".to_owned());
@@ -470,6 +485,7 @@ impl Brick {
             chunks: usage.chunks,
             corrupt_blocks: self.metrics.corrupt_blocks.get(),
             repaired_blocks: self.metrics.repaired_blocks.get(),
+            lost_blocks: self.lost_blocks(),
             failed: self.store.failure().or_else(in_the_way),
             fence_after_ms: u32::try_from(self.config.fence_after.as_millis()).unwrap_or(u32::MAX),
             sync_total_bytes: sync.total_bytes,

@@ -2,6 +2,7 @@
 
 pub mod copied;
 pub mod gates;
+pub mod lost;
 pub mod marks;
 pub mod pace;
 pub mod pieces;

@@ -131,9 +131,9 @@ async fn dispatch(
         R::Forward { chain, key, writer, base, change } => {
             forward::forward(brick, map, chain, key, writer, base, change, payload).await
         }
-        R::Patch { chain, to, base, offset, covers, first, last } => {
+        R::Patch { chain, to, base, offset, covers, first, last, lost } => {
             let part = patch::Part { to, base, offset, covers, first, last };
-            patch::patch(brick, map, chain, part, payload).await
+            patch::patch(brick, map, chain, part, lost, payload).await
         }
         R::Settled { chain, keys, wait } => settle::settled(brick, map, chain, keys, wait).await,
         R::Level { chain, key, member } => settle::level(brick, map, chain, key, member).await,

@@ -105,6 +105,17 @@ impl Operations {
     }
 }
 
+/// Work for a task of its own that is a part of the operation which runs now: what it waits for, that one does.
+pub(crate) fn part_of_operation<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let current = CURRENT.try_with(Arc::clone).ok();
+    async move {
+        match current {
+            Some(operation) => CURRENT.scope(operation, work).await,
+            None => work.await,
+        }
+    }
+}
+
 /// Notes what the operation that runs now waits for.
 pub(crate) fn waiting_for(what: impl FnOnce() -> String) {
     // Work outside any operation (renewing the session) has nobody to tell.

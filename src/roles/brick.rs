@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use tokio::time::Instant;
-use wire::id::{BrickId, CallSeq, MapEpoch, StoreId};
+use wire::id::{BrickId, CallSeq, ChainId, MapEpoch, StoreId};
+use wire::map::{Chain, MemberState};
 use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaRequest, NewBrick};
 use wire::net::{CallError, Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
 
@@ -44,6 +45,9 @@ pub struct Options {
     /// The new directory takes the place of this brick, whose disk is lost; its content comes from the copies
     #[arg(long, value_name = "BRICK", requires = "join")]
     pub replace: Option<u32>,
+    /// With --replace: also if nobody else has all of that brick's data, which is given up then
+    #[arg(long, requires = "replace")]
+    pub lose_data: bool,
     /// Only join and make the bricks, then exit: what comes before a service is started
     #[arg(long, requires = "join")]
     pub prepare: bool,
@@ -146,7 +150,7 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
     for place in &mut places {
         place.remember(&server, &credential)?;
         if place.brick.is_none() {
-            make_brick(place, &server, &credential, &net, options.replace.map(BrickId)).await?;
+            make_brick(place, &server, &credential, &net, options).await?;
         }
     }
     let mut configs = Vec::new();
@@ -194,13 +198,13 @@ async fn make_brick(
     server: &Server,
     credential: &Credential,
     net: &Net,
-    replace: Option<BrickId>,
+    options: &Options,
 ) -> Result<()> {
     let identity = credential.identity();
     let store = place.store_to_be()?;
     let admin = Admin::over(net.clone(), credential.namespaces().to_vec())?;
-    let brick = match replace {
-        Some(brick) => replaced(&admin, brick).await?,
+    let brick = match options.replace {
+        Some(brick) => replaced(&admin, BrickId(brick), options.lose_data).await?,
         None => added(&admin, store, server, credential).await?,
     };
     let (dir, cluster) = (place.dir.clone(), identity.cluster);
@@ -225,14 +229,27 @@ async fn added(admin: &Admin, store: StoreId, server: &Server, credential: &Cred
     }
 }
 
-/// The number of a brick whose disk is lost: it must be known, and not be alive.
-async fn replaced(admin: &Admin, brick: BrickId) -> Result<BrickId> {
+/// The number of a brick whose disk is lost: it must be known, and not be alive; and unless data is to be lost, somebody
+/// else must have all of its data.
+async fn replaced(admin: &Admin, brick: BrickId, lose_data: bool) -> Result<BrickId> {
     let map = admin.map().await?;
+    let last = |chain: &&Chain| chain.state_of(brick) == Some(MemberState::LastServing);
+    let only: Vec<ChainId> = map.chains.values().filter(last).map(|chain| chain.id).collect();
     match map.bricks.get(&brick) {
         None => bail!("--replace {brick}: the cluster has no brick {brick}; see `brickyard status`"),
         Some(known) if known.alive => {
-            bail!("--replace {brick}: brick {brick} is alive on {} at {}", known.host, known.endpoint)
+            bail!(
+                "--replace {brick}: brick {brick} is alive on {} at {}: stop it first, or leave --replace out to make a \
+                 new brick",
+                known.host,
+                known.endpoint
+            )
         }
+        Some(_) if !only.is_empty() && !lose_data => bail!(
+            "--replace {brick}: nobody else has all data of {}: bring the old disk back (`brickyard salvage` gets files \
+             off it), or add --lose-data to give that data up",
+            brick_admin::named(&only)
+        ),
         Some(_) => Ok(brick),
     }
 }

@@ -25,7 +25,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use brick_server::store::reserve::Reserve;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -219,8 +219,12 @@ pub fn running_endpoints(dir: &Path) -> Result<Vec<String>> {
     let not_running = || {
         format!("no cluster runs on {0}: start it with `brickyard up --data {0} --mount MNT`", dir.display())
     };
-    let text = fs::read_to_string(dir.join("run/endpoints")).with_context(not_running)?;
-    let file = File::open(dir.join("lock")).with_context(not_running)?;
+    let running = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => anyhow!(not_running()),
+        _ => anyhow!(error).context(not_running()),
+    };
+    let text = fs::read_to_string(dir.join("run/endpoints")).map_err(running)?;
+    let file = File::open(dir.join("lock")).map_err(running)?;
     if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
         bail!(not_running());
     }

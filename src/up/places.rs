@@ -155,6 +155,7 @@ mod tests {
             slots: None,
             no_scheduler: true,
             shared: false,
+            replace: Vec::new(),
         };
         let error = check_addresses(&options, 2).unwrap_err().to_string();
         assert!(error.contains(&port.to_string()) || error.contains(&(port - 1).to_string()), "{error}");

@@ -1,5 +1,6 @@
 //! The storage roles of `up`: namespace, bricks, client, mount.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use brick_server::store::dir::{self, DirError};
 use fs_client::{Client, ClientConfig, Mount, MountConfig, Sharing};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use wire::id::{BrickId, CallSeq, ClusterId, NodeId};
+use wire::id::{BrickId, CallSeq, ChainId, ClusterId, NodeId};
+use wire::map::{ClusterMap, Member, MemberState};
 use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
 use wire::net::pki::random_id;
 use wire::net::{Endpoint, Net, Role};
@@ -71,8 +73,21 @@ impl Storage {
         let mut starting = Starting { namespace: Some(namespace), bricks: Vec::new(), client: None };
         let started = async {
             let brick_net = credentials.net(Role::Brick, node)?;
+            let admin = credentials.net(Role::Admin, node)?;
+            let irreplaceable = irreplaceable(&home, &admin, &namespaces[0]).await?;
             for number in 0..home.identity.bricks {
                 let dir = home.brick(number);
+                if let Some(chains) = irreplaceable.get(&BrickId(number))
+                    && !options.replace.contains(&number)
+                {
+                    tracing::error!(
+                        brick = number, dir = %dir.display(), ?chains,
+                        "a brick's directory is gone, and nobody else has all data of these chains: going on without \
+                         them. Look whether its disk is mounted, put the directory back, and start again; \
+                         --replace BRICK makes it anew and gives that data up"
+                    );
+                    continue;
+                }
                 prepare_brick(&home, &dir, cluster, BrickId(number))?;
                 let mut config = brick_server::Config::new(
                     dir,
@@ -90,14 +105,14 @@ impl Storage {
                     Err(error) if is_loss(&error) => {
                         tracing::error!(
                             brick = number, %error,
-                            "a brick is damaged: going on with the copies of its data. Remove its directory and \
-                             start again to have it made anew and refilled"
+                            "a brick is damaged: going on with the copies of its data. Keep its directory while \
+                             `brickyard status` shows a chain that has it as last-serving: `brickyard salvage` gets \
+                             files off it. If there is none, move it away and start again: it is made anew and refilled"
                         );
                     }
                     Err(error) => return Err(error).with_context(|| format!("cannot start brick {number}")),
                 }
             }
-            let admin = credentials.net(Role::Admin, node)?;
             add_bricks(&admin, &namespaces[0], &starting.bricks).await?;
             home.set_ready()?;
             wait_for_chains(&admin, &namespaces[0]).await?;
@@ -219,14 +234,54 @@ pub fn brick_address(listen: SocketAddr, number: u32) -> Result<SocketAddr> {
     Ok(address)
 }
 
+/// Whether nothing is where a brick's directory is to be.
+fn is_gone(path: &Path) -> Result<bool> {
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => Ok(entries.all(|e| e.is_ok_and(|e| e.file_name() == "lost+found"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Bricks whose directory is gone, each with the chains of which nobody that is there has all data.
+async fn irreplaceable(
+    home: &Home,
+    admin: &Net,
+    namespace: &Endpoint,
+) -> Result<BTreeMap<BrickId, Vec<ChainId>>> {
+    let mut gone = BTreeSet::new();
+    for number in 0..home.identity.bricks {
+        if is_gone(&home.brick(number))? {
+            gone.insert(BrickId(number));
+        }
+    }
+    if gone.is_empty() || home.identity.state != State::Ready {
+        return Ok(BTreeMap::new());
+    }
+    let ClusterReply::Status(status) = ask(admin, namespace, ClusterRequest::Status).await? else {
+        bail!("the namespace answered something else than its status");
+    };
+    Ok(only_there(&status.map, &gone))
+}
+
+/// Of these bricks, those that hold all data of a chain which no other does, and those chains.
+fn only_there(map: &ClusterMap, gone: &BTreeSet<BrickId>) -> BTreeMap<BrickId, Vec<ChainId>> {
+    let mut only: BTreeMap<BrickId, Vec<ChainId>> = BTreeMap::new();
+    for chain in map.chains.values() {
+        let has_all = |m: &&Member| matches!(m.state, MemberState::Serving | MemberState::LastServing);
+        let holders: Vec<BrickId> = chain.members.iter().filter(has_all).map(|m| m.brick).collect();
+        if holders.iter().all(|holder| gone.contains(holder)) {
+            for holder in holders {
+                only.entry(holder).or_default().push(chain.id);
+            }
+        }
+    }
+    only
+}
+
 /// Makes the directory of a brick, where there is none.
 fn prepare_brick(home: &Home, path: &Path, cluster: ClusterId, brick: BrickId) -> Result<()> {
-    let empty = match std::fs::read_dir(path) {
-        Ok(mut entries) => entries.all(|e| e.is_ok_and(|e| e.file_name() == "lost+found")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    if !empty {
+    if !is_gone(path)? {
         return Ok(());
     }
     if home.identity.state == State::Ready {
@@ -310,5 +365,36 @@ async fn wait_for_chains(admin: &Net, namespace: &Endpoint) -> Result<()> {
             bail!("the namespace knows no chains; its log says why");
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::id::ChainEpoch;
+    use wire::map::Chain;
+
+    /// A directory that is gone can be made anew only while somebody else has all of its data.
+    #[test]
+    fn the_last_copies_are_told() {
+        use MemberState::{LastServing, Offline, Serving, Syncing};
+        let mut map = ClusterMap::new(ClusterId([1; 16]), 2);
+        for (id, members) in [
+            (1, [(0, Serving), (1, Serving)]),
+            (2, [(1, LastServing), (2, Offline)]),
+            (3, [(2, Serving), (0, Syncing)]),
+        ] {
+            let members = members.map(|(brick, state)| Member { brick: BrickId(brick), state }).to_vec();
+            map.chains.insert(ChainId(id), Chain { id: ChainId(id), epoch: ChainEpoch(1), members });
+        }
+        let only = |gone: &[u32]| -> Vec<(u32, Vec<u32>)> {
+            let only = only_there(&map, &gone.iter().copied().map(BrickId).collect());
+            only.into_iter().map(|(b, chains)| (b.0, chains.iter().map(|chain| chain.0).collect())).collect()
+        };
+        assert_eq!(only(&[]), []);
+        assert_eq!(only(&[0]), []);
+        assert_eq!(only(&[1]), [(1, vec![2])]);
+        assert_eq!(only(&[0, 1]), [(0, vec![1]), (1, vec![1, 2])]);
+        assert_eq!(only(&[2]), [(2, vec![3])]);
     }
 }

@@ -241,6 +241,8 @@ pub enum BrickRequest {
         first: bool,
         /// Last part: switch over.
         last: bool,
+        /// Blocks of this part, in order, that nobody can read any more.
+        lost: Vec<LostBlock>,
     },
     /// How far the scrubber is; with `begin` it starts a round now, unless one is under way.
     /// -> `Scrub`
@@ -248,6 +250,16 @@ pub enum BrickRequest {
         /// Begin now, at the pace of a round that is asked for.
         begin: bool,
     },
+}
+
+/// A block of which only the checksum is left: a copy of it fails that checksum as the original does, and is put
+/// right if ever somebody has bytes that fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostBlock {
+    /// Its number in the chunk.
+    pub block: u32,
+    /// CRC32C of its 4 KiB.
+    pub crc: u32,
 }
 
 /// How far a brick's scrubber is.

@@ -139,10 +139,14 @@ async fn chunk(brick: &Brick, key: ChunkKey, chain: ChainId, pace: &Pace) -> Res
                         Some(place) => repair::blocks(brick, &place, key, version, &blocks).await,
                         None => Err(Status::Corrupt),
                     };
-                    if let Err(status) = repaired {
-                        tracing::error!(brick = %brick.id, chunk = %key, ?blocks, %status,
-                            "the scrubber found blocks that can't be put right");
-                        lost += blocks.len() as u64;
+                    match repaired {
+                        Ok(()) => {}
+                        Err(Status::Corrupt) => lost += left(brick, key, offset, piece).await?,
+                        Err(status) => {
+                            tracing::warn!(brick = %brick.id, chunk = %key, ?blocks, %status,
+                                "bad blocks could not be put right now");
+                            lost += blocks.len() as u64;
+                        }
                     }
                 }
                 Err(error) => return Err(status_of(&error)),
@@ -159,6 +163,12 @@ async fn chunk(brick: &Brick, key: ChunkKey, chain: ChainId, pace: &Pace) -> Res
         report.lost_blocks += lost;
     }
     Ok(())
+}
+
+/// Bad blocks that are left of a piece.
+async fn left(brick: &Brick, key: ChunkKey, offset: u32, len: u32) -> Result<u64, Status> {
+    let (_, lost) = brick.disk(move |store| store.read_what_is_left(key, offset, len)).await?;
+    Ok(lost.len() as u64)
 }
 
 /// The chain of a chunk as it is now.

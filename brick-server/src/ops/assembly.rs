@@ -1,7 +1,9 @@
 //! A chunk's new content put together from what this copy has and what another one sends.
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use wire::brick::{ChunkSummary, Extent};
+use wire::brick::{ChunkSummary, Extent, LostBlock};
 use wire::chunk::{BLOCK_BYTES, MAX_IO_BYTES};
 
 use crate::store::{ChunkStore, Staged, StoreError};
@@ -51,27 +53,54 @@ impl Assembly {
         Ok(())
     }
 
-    /// Takes what was sent for a range; blocks of zeros stay holes.
+    /// Takes what was sent for a range; blocks of zeros stay holes, those that are lost to everybody are lost
+    /// here, too.
     ///
     /// # Errors
     /// As the store.
-    pub fn take(&mut self, store: &dyn ChunkStore, part: Extent, data: &Bytes) -> Result<(), StoreError> {
+    pub fn take(
+        &mut self,
+        store: &dyn ChunkStore,
+        part: Extent,
+        data: &Bytes,
+        lost: &[LostBlock],
+    ) -> Result<(), StoreError> {
+        let mut from = 0;
+        for lost in lost {
+            let at = (u64::from(lost.block) * u64::from(BLOCK_BYTES)).saturating_sub(part.offset.into());
+            let at = usize::try_from(at).unwrap_or(usize::MAX).min(data.len());
+            self.take_run(store, part.offset, data, from..at)?;
+            store.stage_lost(&mut self.staged, *lost)?;
+            from = (at + BLOCK_BYTES as usize).min(data.len());
+        }
+        self.take_run(store, part.offset, data, from..data.len())?;
+        self.next = part.offset + part.len;
+        Ok(())
+    }
+
+    /// Takes a part of what was sent from `offset` on, which begins at a block.
+    fn take_run(
+        &mut self,
+        store: &dyn ChunkStore,
+        offset: u32,
+        data: &Bytes,
+        run: Range<usize>,
+    ) -> Result<(), StoreError> {
         let block = BLOCK_BYTES as usize;
-        let is_hole = |at: usize| data[at..data.len().min(at + block)].iter().all(|byte| *byte == 0);
-        let mut at = 0;
-        while at < data.len() {
+        let is_hole = |at: usize| data[at..run.end.min(at + block)].iter().all(|byte| *byte == 0);
+        let mut at = run.start;
+        while at < run.end {
             let hole = is_hole(at);
             let mut end = at + block;
-            while end < data.len() && is_hole(end) == hole {
+            while end < run.end && is_hole(end) == hole {
                 end += block;
             }
-            let end = end.min(data.len());
+            let end = end.min(run.end);
             if !hole {
-                store.stage(&mut self.staged, part.offset + at as u32, &data.slice(at..end))?;
+                store.stage(&mut self.staged, offset + at as u32, &data.slice(at..end))?;
             }
             at = end;
         }
-        self.next = part.offset + part.len;
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! 2. What was copied was checked against the digest of its source before it is believed.
 
 use bytes::Bytes;
-use wire::brick::{BrickReply, BrickRequest, ChunkSummary, Extent};
+use wire::brick::{BrickReply, BrickRequest, ChunkSummary, Extent, LostBlock};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_IO_BYTES};
 use wire::id::{BootId, BrickId, ChunkVersion, Ino};
 use wire::net::CallError;
@@ -227,7 +227,7 @@ async fn pull_version(
         assembly = brick
             .disk(move |store| {
                 assembly.keep(store, part.offset)?;
-                assembly.take(store, part, &data)?;
+                assembly.take(store, part, &data, &[])?;
                 Ok(assembly)
             })
             .await?;
@@ -260,13 +260,23 @@ async fn push(
     theirs: Option<ChunkSummary>,
 ) -> Result<u64, Status> {
     lock(&brick.copied).mark(key);
-    let (header, digests) = our_pieces(brick, place, key).await?;
+    let mut in_doubt = false;
+    let (header, digests) = match our_pieces(brick, place, key).await {
+        // Something in this copy is beyond repair: the member gets all that is left of it.
+        Err(Status::Corrupt) => {
+            in_doubt = true;
+            let header = brick.chunk(key).await?;
+            let pieces = header.map_or(0, |header| header.len.div_ceil(PIECE_BYTES));
+            (header, unlike(&vec![PieceDigest::zeros().0; pieces as usize]))
+        }
+        found => found?,
+    };
     let Some(header) = header else { return Err(Status::Busy) };
     let mine = inspect::summary(key, &header);
-    let mut in_doubt = false;
     let held = match theirs {
         // It is all sent anyway.
         None => Vec::new(),
+        Some(_) if in_doubt => Vec::new(),
         Some(known) if mine.len <= PIECE_BYTES || known.digest == mine.digest => Vec::new(),
         Some(known) => match their_pieces(brick, place, key, to, Vec::new()).await {
             Ok((Some(now), held)) if (now.version, now.digest) == (known.version, known.digest) => held,
@@ -295,7 +305,7 @@ async fn push(
     let last = parts.len() - 1;
     let mut bytes = 0;
     for (at, part) in parts.into_iter().enumerate() {
-        let data = read_for_copy(brick, place, key, part).await?;
+        let (data, lost) = read_for_copy(brick, place, key, part).await?;
         if data.version != header.version {
             return Err(Status::Busy);
         }
@@ -307,6 +317,7 @@ async fn push(
             covers: part.len,
             first: at == 0,
             last: at == last,
+            lost,
         };
         bytes += data.data.len() as u64;
         if let Err(error) = brick.ask(place, to, request, data.data).await {
@@ -319,19 +330,22 @@ async fn push(
     Ok(bytes)
 }
 
+/// A part of this copy, and the blocks of it that are beyond repair.
 async fn read_for_copy(
     brick: &Brick,
     place: &Place,
     key: ChunkKey,
     part: Extent,
-) -> Result<ReadBytes, Status> {
-    let attempt = || brick.on_disk(move |store| store.read(key, part.offset, part.len));
-    match attempt().await? {
-        Err(StoreError::Corrupt { version, blocks, .. }) => {
-            repair::blocks(brick, place, key, version, &blocks).await?;
-            attempt().await?.map_err(|e| status_of(&e))
-        }
-        other => other.map_err(|e| status_of(&e)),
+) -> Result<(ReadBytes, Vec<LostBlock>), Status> {
+    let attempt = || brick.disk(move |store| store.read_what_is_left(key, part.offset, part.len));
+    let (found, lost) = attempt().await?;
+    if lost.is_empty() {
+        return Ok((found, lost));
+    }
+    let blocks: Vec<u32> = lost.iter().map(|lost| lost.block).collect();
+    match repair::blocks(brick, place, key, found.version, &blocks).await {
+        Ok(()) | Err(Status::Corrupt) => attempt().await,
+        Err(status) => Err(status),
     }
 }
 

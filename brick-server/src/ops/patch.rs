@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wire::brick::{BrickReply, ChainRef, ChunkSummary, Extent};
+use wire::brick::{BrickReply, ChainRef, ChunkSummary, Extent, LostBlock};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MAX_IO_BYTES};
 use wire::id::{ChunkVersion, MapEpoch};
 use wire::map::MemberState;
@@ -79,6 +79,7 @@ pub async fn patch(
     map: MapEpoch,
     chain: ChainRef,
     part: Part,
+    lost: Vec<LostBlock>,
     payload: Bytes,
 ) -> Result<BrickReply, Status> {
     let end = u64::from(part.offset) + u64::from(part.covers);
@@ -86,7 +87,8 @@ pub async fn patch(
         && payload.len() as u64 <= u64::from(part.covers)
         && part.offset.is_multiple_of(BLOCK_BYTES)
         && end <= u64::from(MAX_CHUNK_BYTES)
-        && part.to.len <= MAX_CHUNK_BYTES;
+        && part.to.len <= MAX_CHUNK_BYTES
+        && are_in_order(&lost, part.offset, payload.len());
     if !fits {
         return Err(Status::Malformed);
     }
@@ -121,7 +123,7 @@ pub async fn patch(
             let mut copy = copy;
             copy.assembly.keep(store, part.offset)?;
             let range = Extent { offset: part.offset, len: part.covers };
-            copy.assembly.take(store, range, &payload)?;
+            copy.assembly.take(store, range, &payload, &lost)?;
             if last {
                 copy.assembly.keep(store, part.to.len)?;
             }
@@ -143,6 +145,14 @@ pub async fn patch(
     let (to, staged) = copy.assembly.done();
     brick.disk(move |store| store.switch(key, chain.id, to.version, to.len, staged)).await?;
     Ok(BrickReply::Done)
+}
+
+/// Whether these are blocks of the part, one after the other.
+fn are_in_order(lost: &[LostBlock], offset: u32, len: usize) -> bool {
+    let first = offset / BLOCK_BYTES;
+    let end = u64::from(first) + len.div_ceil(BLOCK_BYTES as usize) as u64;
+    lost.iter().all(|lost| lost.block >= first && u64::from(lost.block) < end)
+        && lost.windows(2).all(|two| two[0].block < two[1].block)
 }
 
 /// Removes a chunk that the head does not have, unless it is newer.

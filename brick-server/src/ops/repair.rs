@@ -1,5 +1,6 @@
 //! Putting blocks right that fail their checksum: the same bytes are at another member, and
-//! the checksum tells whether they are.
+//! the checksum tells whether they are. What nobody can put right is told once
+//! ([`crate::chain::lost`]).
 
 use bytes::Bytes;
 use wire::brick::{BrickReply, BrickRequest};
@@ -8,7 +9,7 @@ use wire::id::{BrickId, ChunkVersion};
 use wire::map::MemberState;
 use wire::status::Status;
 
-use crate::brick::{Brick, Place};
+use crate::brick::{Brick, Place, lock};
 
 /// Most blocks fetched in one call: 1 MiB.
 const BLOCKS_A_CALL: u32 = 256;
@@ -16,7 +17,7 @@ const BLOCKS_A_CALL: u32 = 256;
 /// Puts `blocks` right, which were found bad at `version`.
 ///
 /// # Errors
-/// [`Status::Corrupt`] if no other member has them.
+/// [`Status::Corrupt`] if no other member has one of them; the others are right then.
 pub async fn blocks(
     brick: &Brick,
     place: &Place,
@@ -24,15 +25,23 @@ pub async fn blocks(
     version: ChunkVersion,
     blocks: &[u32],
 ) -> Result<(), Status> {
-    brick.metrics.corrupt_blocks.add(blocks.len() as u64);
-    let mut at = 0;
+    brick.metrics.corrupt_blocks.add(lock(&brick.lost).unknown(key, version, blocks).len() as u64);
+    let (mut at, mut outcome) = (0, Ok(()));
     while at < blocks.len() {
         let first = blocks[at];
         let n = (first..first + BLOCKS_A_CALL).zip(&blocks[at..]).take_while(|(a, b)| a == *b).count();
-        run_of(brick, place, key, version, first, n as u32).await?;
+        match run_of(brick, place, key, version, first, n as u32).await {
+            // One block may be lost where the next is not.
+            Err(Status::Corrupt) if n > 1 => {
+                for block in first..first + n as u32 {
+                    outcome = outcome.and(run_of(brick, place, key, version, block, 1).await);
+                }
+            }
+            done => outcome = outcome.and(done),
+        }
         at += n;
     }
-    Ok(())
+    outcome
 }
 
 async fn run_of(
@@ -55,7 +64,7 @@ async fn run_of(
             Ok((BrickReply::Read { version: theirs }, data)) if theirs == version || !serves => data,
             Ok(_) => continue,
             Err(error) => {
-                tracing::info!(brick = %brick.id, chunk = %key, %from, %error, "no copy for a repair");
+                tracing::debug!(brick = %brick.id, chunk = %key, %from, %error, "no copy for a repair");
                 continue;
             }
         };
@@ -69,12 +78,18 @@ async fn run_of(
             })
             .await?;
         if whole {
+            lock(&brick.lost).found(key, first..first + count);
             brick.metrics.repaired_blocks.add(u64::from(count));
             tracing::warn!(brick = %brick.id, chunk = %key, first, count, %from, "repaired blocks");
             return Ok(());
         }
     }
-    tracing::warn!(brick = %brick.id, chunk = %key, first, count, "corrupt blocks can't be repaired");
+    if count == 1 && !lock(&brick.lost).unknown(key, version, &[first]).is_empty() {
+        tracing::error!(brick = %brick.id, chunk = %key, block = first,
+            "a block is corrupt, and no member has a copy that could put it right: reading it fails until it is \
+             written again");
+        lock(&brick.lost).note(key, version, [first]);
+    }
     Err(Status::Corrupt)
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use wire::brick::{Change, Extent, WriterId};
+use wire::brick::{Change, Extent, LostBlock, WriterId};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES};
 use wire::id::{ChainId, ChunkVersion, Ino};
 
@@ -154,6 +154,16 @@ impl ChunkStore for SimStore {
         Ok(ReadBytes { version: chunk.header.version, data: data.into() })
     }
 
+    fn read_what_is_left(
+        &self,
+        key: ChunkKey,
+        offset: u32,
+        len: u32,
+    ) -> Result<(ReadBytes, Vec<LostBlock>), StoreError> {
+        // No block of this disk rots.
+        self.read(key, offset, len).map(|found| (found, Vec::new()))
+    }
+
     fn prepare(
         &self,
         key: ChunkKey,
@@ -241,6 +251,10 @@ impl ChunkStore for SimStore {
         }
         staged.put(digest(&parts), parts);
         Ok(())
+    }
+
+    fn stage_lost(&self, _: &mut Staged, _: LostBlock) -> Result<(), StoreError> {
+        Err(StoreError::Range)
     }
 
     fn switch(

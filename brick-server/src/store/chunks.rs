@@ -1,7 +1,7 @@
 //! The engine as a [`ChunkStore`]: one call of it after the other.
 
 use bytes::Bytes;
-use wire::brick::{Change, Extent, WriterId};
+use wire::brick::{Change, Extent, LostBlock, WriterId};
 use wire::chunk::{ChunkKey, MAX_CHUNK_BYTES};
 use wire::id::{ChainId, ChunkVersion, Ino};
 
@@ -17,6 +17,52 @@ use super::{ChunkStore, Prepared, Pressure, ReadBytes, Shrunk, Staged, StoreCoun
 
 const BLOCK_U32: u32 = BLOCK as u32;
 
+impl<D: Disk, I: Index> Engine<D, I> {
+    /// What is there, with zeros in place of blocks that fail their checksum, and those blocks.
+    fn read_and_judge(
+        &self,
+        key: ChunkKey,
+        offset: u32,
+        len: u32,
+    ) -> Result<(ReadBytes, Vec<LostBlock>), StoreError> {
+        self.check()?;
+        // While the lock is held no block of the chunk can become free.
+        let _shared = self.read_lock(key);
+        let Some(header) = self.header_of(key)? else {
+            return Ok((ReadBytes { version: ChunkVersion(0), data: Bytes::new() }, Vec::new()));
+        };
+        let version = header.version;
+        let end = offset.saturating_add(len).min(header.len);
+        if offset >= end {
+            return Ok((ReadBytes { version, data: Bytes::new() }, Vec::new()));
+        }
+        let (first, last) = (offset / BLOCK_U32, (end - 1) / BLOCK_U32);
+        let slots = self.slots(key, first, last)?;
+        let mut bytes = Aligned::any(slots.len() * BLOCK);
+        let mut lost = Vec::new();
+        for at in self.read_slots(&slots, &mut bytes)? {
+            bytes[at * BLOCK..(at + 1) * BLOCK].fill(0);
+            lost.extend(slots[at].map(|slot| LostBlock { block: first + at as u32, crc: slot.crc }));
+        }
+        let start = first * BLOCK_U32;
+        let data = Bytes::from_owner(bytes).slice((offset - start) as usize..(end - start) as usize);
+        Ok((ReadBytes { version, data }, lost))
+    }
+
+    /// Adds to what was staged.
+    fn stage_more(
+        &self,
+        staged: &mut Staged,
+        more: impl FnOnce(&mut Parts) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.check()?;
+        let mut parts: Parts = staged.take()?;
+        let done = more(&mut parts);
+        staged.put(parts.digest(), parts);
+        done
+    }
+}
+
 impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
     fn chunk(&self, key: ChunkKey) -> Result<Option<Header>, StoreError> {
         self.check()?;
@@ -25,30 +71,21 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
     }
 
     fn read(&self, key: ChunkKey, offset: u32, len: u32) -> Result<ReadBytes, StoreError> {
-        self.check()?;
-        // While the lock is held no block of the chunk can become free.
-        let _shared = self.read_lock(key);
-        let Some(header) = self.header_of(key)? else {
-            return Ok(ReadBytes { version: ChunkVersion(0), data: Bytes::new() });
-        };
-        let version = header.version;
-        let end = offset.saturating_add(len).min(header.len);
-        if offset >= end {
-            return Ok(ReadBytes { version, data: Bytes::new() });
+        let (found, lost) = self.read_and_judge(key, offset, len)?;
+        if lost.is_empty() {
+            return Ok(found);
         }
-        let (first, last) = (offset / BLOCK_U32, (end - 1) / BLOCK_U32);
-        let slots = self.slots(key, first, last)?;
-        let mut bytes = Aligned::any(slots.len() * BLOCK);
-        let bad = self.read_slots(&slots, &mut bytes)?;
-        if !bad.is_empty() {
-            let blocks = bad.into_iter().map(|at| first + at as u32).collect();
-            return Err(StoreError::Corrupt { key, version, blocks });
-        }
-        let start = first * BLOCK_U32;
-        Ok(ReadBytes {
-            version,
-            data: Bytes::from_owner(bytes).slice((offset - start) as usize..(end - start) as usize),
-        })
+        let blocks = lost.iter().map(|lost| lost.block).collect();
+        Err(StoreError::Corrupt { key, version: found.version, blocks })
+    }
+
+    fn read_what_is_left(
+        &self,
+        key: ChunkKey,
+        offset: u32,
+        len: u32,
+    ) -> Result<(ReadBytes, Vec<LostBlock>), StoreError> {
+        self.read_and_judge(key, offset, len)
     }
 
     fn prepare(
@@ -90,11 +127,11 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
     }
 
     fn stage(&self, staged: &mut Staged, offset: u32, data: &Bytes) -> Result<(), StoreError> {
-        self.check()?;
-        let mut parts: Parts = staged.take()?;
-        let done = self.stage_part(&mut parts, offset, data);
-        staged.put(parts.digest(), parts);
-        done
+        self.stage_more(staged, |parts| self.stage_part(parts, offset, data))
+    }
+
+    fn stage_lost(&self, staged: &mut Staged, lost: LostBlock) -> Result<(), StoreError> {
+        self.stage_more(staged, |parts| self.stage_lost_block(parts, lost))
     }
 
     fn switch(

@@ -4,6 +4,8 @@
 //!    refused with one line, and nothing in it is changed (`other_directories_are_refused`).
 //! 2. Two processes never serve one directory (`a_second_holder_is_refused_by_name`).
 //! 3. Formatting never touches data that is there (`formatting_spares_what_is_there`).
+//! 4. Whose it is, is written twice, so that one damaged file does not make data nobody's
+//!    (`a_damaged_identity_is_mended_from_its_copy`).
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -36,6 +38,8 @@ use super::rocks::RocksIndex;
 pub const FORMAT_VERSION: u32 = 2;
 /// The file that says what the directory is.
 pub const IDENTITY_FILE: &str = "brick.json";
+/// The same again.
+const IDENTITY_COPY: &str = "brick.json.copy";
 /// What the server of the brick keeps beside it; not this module's.
 pub const NODE_DIR: &str = "node";
 const LOCK_FILE: &str = "lock";
@@ -64,7 +68,10 @@ pub enum DirError {
         dir: PathBuf,
     },
     /// What `brick.json` says makes no sense.
-    #[error("{file} is damaged: {detail}", file = file.display())]
+    #[error(
+        "{file} is damaged, and there is no good copy of it: {detail}; put its backup back, or get the files off the \
+         directory with `brickyard salvage`", file = file.display()
+    )]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -259,23 +266,45 @@ pub fn format_as(dir: &Path, cluster: ClusterId, brick: BrickId, store: StoreId)
         store: store.to_string(),
     };
     let file = dir.join(IDENTITY_FILE);
-    let new = dir.join("brick.json.new");
-    let text = serde_json::to_string_pretty(&identity)
+    let mut text = serde_json::to_string_pretty(&identity)
         .map_err(|e| DirError::Damaged { file: file.clone(), detail: e.to_string() })?;
+    text.push('\n');
+    write_identity(dir, IDENTITY_COPY, &text)?;
+    write_identity(dir, IDENTITY_FILE, &text)?;
+    // The directory itself, in the one above it.
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => File::open(parent).and_then(|parent| parent.sync_all()).map_err(at(parent)),
+        None => Ok(()),
+    }
+}
+
+/// Writes one of the two files that say whose the directory is: whole, or not at all.
+fn write_identity(dir: &Path, name: &str, text: &str) -> Result<(), DirError> {
+    let (file, new) = (dir.join(name), dir.join("brick.json.new"));
     let write = || {
         let mut out = File::create(&new)?;
         out.write_all(text.as_bytes())?;
-        out.write_all(b"\n")?;
         out.sync_all()?;
         fs::rename(&new, &file)?;
-        File::open(dir)?.sync_all()?;
-        // The directory itself, in the one above it.
-        match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
+        File::open(dir)?.sync_all()
     };
     write().map_err(at(&file))
+}
+
+/// Writes the file or its copy anew from the other, where one is missing or damaged.
+fn mend_identity(dir: &Path) -> Result<(), DirError> {
+    let is_bad =
+        |name| matches!(read_identity(dir, name), Err(DirError::NoBrick { .. } | DirError::Damaged { .. }));
+    for (name, other) in [(IDENTITY_FILE, IDENTITY_COPY), (IDENTITY_COPY, IDENTITY_FILE)] {
+        if is_bad(name) {
+            let text = fs::read_to_string(dir.join(other)).map_err(at(&dir.join(other)))?;
+            write_identity(dir, name, &text)?;
+            if name == IDENTITY_FILE {
+                tracing::warn!(file = %dir.join(name).display(), "was missing or damaged: written anew from its copy");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a file that is called like a segment of a journal is one, or holds nothing yet.
@@ -301,11 +330,23 @@ pub fn store_number(store: StoreId) -> u64 {
 /// [`DirError::NoBrick`], [`DirError::Damaged`], [`DirError::NewerFormat`],
 /// [`DirError::OlderFormat`], [`DirError::Io`].
 pub fn identify(dir: &Path) -> Result<Identity, DirError> {
-    let file = dir.join(IDENTITY_FILE);
+    match read_identity(dir, IDENTITY_FILE) {
+        Err(error @ (DirError::NoBrick { .. } | DirError::Damaged { .. })) => {
+            read_identity(dir, IDENTITY_COPY).map_err(|_| error)
+        }
+        found => found,
+    }
+}
+
+fn read_identity(dir: &Path, name: &str) -> Result<Identity, DirError> {
+    let file = dir.join(name);
     let text = match fs::read_to_string(&file) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(DirError::NoBrick { dir: dir.to_owned() });
+        }
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+            return Err(DirError::Damaged { file, detail: e.to_string() });
         }
         Err(e) => return Err(at(&file)(e)),
     };
@@ -420,6 +461,7 @@ impl Held {
             }
         }
         let lock = hold(dir)?;
+        mend_identity(dir)?;
         Ok(Held { identity, dir: dir.to_owned(), _lock: lock, sharing: Sharing::join(device) })
     }
 

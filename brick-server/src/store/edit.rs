@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use wire::brick::Change;
+use wire::brick::{Change, LostBlock};
 use wire::chunk::{ChunkKey, MAX_CHUNK_BYTES};
 use wire::id::ChunkVersion;
 
@@ -217,6 +217,16 @@ impl<D: Disk, I: Index> Engine<D, I> {
         match &mut staged.lease {
             Some(all) => all.join(lease),
             none => *none = Some(lease),
+        }
+        Ok(())
+    }
+
+    /// See [`super::ChunkStore::stage_lost`]. Zeros take its place, under a checksum that they fail.
+    pub(super) fn stage_lost_block(&self, staged: &mut Parts, lost: LostBlock) -> Result<(), StoreError> {
+        let offset = lost.block.checked_mul(BLOCK_U32).ok_or(StoreError::Range)?;
+        self.stage_part(staged, offset, &Bytes::from_static(&[0; BLOCK]))?;
+        if let Some(slot) = staged.blocks.get_mut(&lost.block) {
+            slot.crc = lost.crc;
         }
         Ok(())
     }

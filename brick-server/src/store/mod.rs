@@ -79,7 +79,7 @@ mod verify;
 use std::any::Any;
 
 use bytes::Bytes;
-use wire::brick::{Change, Extent, WriterId};
+use wire::brick::{Change, Extent, LostBlock, WriterId};
 use wire::chunk::ChunkKey;
 use wire::id::{ChainId, ChunkVersion, Ino};
 
@@ -230,6 +230,17 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// [`StoreError::Corrupt`], [`StoreError::Failed`].
     fn read(&self, key: ChunkKey, offset: u32, len: u32) -> Result<ReadBytes, StoreError>;
 
+    /// [`ChunkStore::read`] where blocks that fail their checksum read as zeros, and are named with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    fn read_what_is_left(
+        &self,
+        key: ChunkKey,
+        offset: u32,
+        len: u32,
+    ) -> Result<(ReadBytes, Vec<LostBlock>), StoreError>;
+
     /// Does all of a change that can fail, without anyone seeing it. `base` is the version it
     /// builds on.
     ///
@@ -259,6 +270,13 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::NoSpace`], [`StoreError::Range`], [`StoreError::Failed`].
     fn stage(&self, staged: &mut Staged, offset: u32, data: &Bytes) -> Result<(), StoreError>;
+
+    /// Stages a block that nobody can read any more: reading it fails here, too, until it is written or put
+    /// right.
+    ///
+    /// # Errors
+    /// As [`ChunkStore::stage`].
+    fn stage_lost(&self, staged: &mut Staged, lost: LostBlock) -> Result<(), StoreError>;
 
     /// Makes what was staged the whole content of a chunk.
     ///

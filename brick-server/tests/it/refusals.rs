@@ -30,7 +30,7 @@ fn refusal(dir: &Path) -> String {
     refused.replace(&dir.display().to_string(), "DIR")
 }
 
-/// Another cluster's, another brick's, a newer, a damaged or an incomplete directory.
+/// Another cluster's, another brick's, a newer or an incomplete directory.
 #[test]
 fn other_directories_are_refused() {
     let root = tempfile::tempdir().unwrap();
@@ -57,8 +57,6 @@ fn other_directories_are_refused() {
         "DIR has format 1, this program knows 2 and can't convert it; read it with the brickyard that \
          wrote it, or make the brick anew in an empty directory"
     );
-    std::fs::write(&identity, &good[..20]).unwrap();
-    assert!(refusal(&dir).starts_with("DIR/brick.json is damaged"));
     std::fs::write(&identity, &good).unwrap();
     for part in ["data.0", "journal.0", "journal.1", "owners.0", "index"] {
         let aside = root.path().join("aside");
@@ -112,6 +110,45 @@ fn a_foreign_journal_is_refused() {
     held.open(Limits::default()).unwrap();
 }
 
+/// What says whose the directory is may be lost or damaged once: its copy counts, and both are whole again after the
+/// next start. Of both, nothing is left to go by.
+#[test]
+fn a_damaged_identity_is_mended_from_its_copy() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("brick");
+    let store = brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap();
+    let files = [dir.join("brick.json"), dir.join("brick.json.copy")];
+    let good = std::fs::read(&files[0]).unwrap();
+    for file in &files {
+        for damage in
+            [None, Some(&b""[..]), Some(&good[..good.len() / 2]), Some(&b"{}"[..]), Some(&[0xff; 99][..])]
+        {
+            match damage {
+                None => std::fs::remove_file(file).unwrap(),
+                Some(bytes) => std::fs::write(file, bytes).unwrap(),
+            }
+            let held = Held::take(&dir, CLUSTER, Some(BrickId(3))).unwrap();
+            assert_eq!(held.identity.store, store);
+            assert!(held.is_there());
+            drop(held);
+            assert!(files.iter().all(|file| std::fs::read(file).unwrap() == good), "{damage:?}");
+        }
+    }
+    for file in &files {
+        std::fs::write(file, &good[..good.len() / 2]).unwrap();
+    }
+    let refused = refusal(&dir);
+    for words in ["DIR/brick.json is damaged, and there is no good copy of it", "backup", "brickyard salvage"]
+    {
+        assert!(refused.contains(words), "{words}: {refused}");
+    }
+    // A newer program's word stands, whatever an older copy says.
+    let newer = String::from_utf8(good.clone()).unwrap().replace("\"format\": 2", "\"format\": 99");
+    std::fs::write(&files[0], newer).unwrap();
+    std::fs::write(&files[1], &good).unwrap();
+    assert!(refusal(&dir).contains("has format 99"));
+}
+
 /// The second one learns who has it; afterwards it is free.
 #[test]
 fn a_second_holder_is_refused_by_name() {
@@ -135,11 +172,15 @@ fn formatting_spares_what_is_there() {
     let dir = root.path().join("brick");
     let first = brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap();
     let again = brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap_err().to_string();
-    assert!(again.ends_with("can't be formatted: it holds brick.json"), "{again}");
-    std::fs::remove_file(dir.join("brick.json")).unwrap();
+    assert!(again.contains("can't be formatted: it holds brick.json"), "{again}");
+    let forget = || {
+        std::fs::remove_file(dir.join("brick.json")).unwrap();
+        std::fs::remove_file(dir.join("brick.json.copy")).unwrap();
+    };
+    forget();
     let second = brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap();
     assert_ne!(first, second);
-    std::fs::remove_file(dir.join("brick.json")).unwrap();
+    forget();
     std::fs::write(dir.join("data.0"), b"bytes of somebody").unwrap();
     let spared = brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap_err().to_string();
     assert!(spared.ends_with("can't be formatted: it holds data.0"), "{spared}");

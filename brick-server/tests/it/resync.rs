@@ -114,6 +114,7 @@ async fn late_parts_change_nothing() {
         covers: 5,
         first: true,
         last: true,
+        lost: Vec::new(),
     };
     let net = cluster.net(Role::Brick);
     let epoch = cluster.namespace.map().epoch;

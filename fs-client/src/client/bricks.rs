@@ -19,7 +19,7 @@ use wire::brick::{
 use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, CallSeq, Ino};
 use wire::layout::{FileLayout, Piece};
-use wire::map::{Chain, ClusterMap};
+use wire::map::{Chain, ClusterMap, MemberState};
 use wire::net::typed::CallError;
 use wire::net::{Delivery, NetError};
 use wire::status::{Advice, Status};
@@ -231,8 +231,11 @@ impl Shared {
                         (Advice::GiveUp | Advice::Retry, _) => {}
                     }
                 }
-                // A member that is away may have it whole, and come back.
-                if damaged > 0 && damaged == asked && asked == chain.members.len() {
+                // A member that is away may have it whole, and come back; one that is being brought up to date was asked
+                // for it by those who serve.
+                let away =
+                    |state: MemberState| matches!(state, MemberState::Offline | MemberState::LastServing);
+                if damaged > 0 && damaged == asked && !chain.members.iter().any(|m| away(m.state)) {
                     damaged_rounds += 1;
                     if damaged_rounds == DAMAGED_ROUNDS {
                         return Err(Error::Corrupt { key });

@@ -22,6 +22,7 @@ use super::table::User;
 use super::{Client, Shared};
 use crate::error::Error;
 use crate::locked;
+use crate::stuck::part_of_operation;
 
 /// A part of a listing.
 #[derive(Debug, Clone, Default)]
@@ -87,7 +88,7 @@ impl Shared {
         // Goes on when the caller does not wait: what it cuts here and there belongs together.
         let shared = self.clone();
         let work = async move { shared.set_attr_in_order(&inode, &changes).await };
-        self.runtime.spawn(work).await.map_err(|_| Error::Stopping)?
+        self.runtime.spawn(part_of_operation(work)).await.map_err(|_| Error::Stopping)?
     }
 
     async fn set_attr_in_order(

@@ -24,6 +24,7 @@ use super::{Client, Shared};
 use crate::error::Error;
 use crate::locked;
 use crate::metrics::add;
+use crate::stuck::part_of_operation;
 
 /// Longest read, in bytes.
 const MOST_BYTES: u64 = 16 << 20;
@@ -221,7 +222,9 @@ impl Shared {
                 let plan = Arc::new(PlanFacts { layout: plan.layout, version: plan.version });
                 for (at, piece) in many.iter().copied() {
                     let (shared, file, plan) = (self.clone(), file.clone(), plan.clone());
-                    reads.spawn(async move { (at, shared.one_piece_of(&file, &plan, at, piece, age).await) });
+                    reads.spawn(part_of_operation(async move {
+                        (at, shared.one_piece_of(&file, &plan, at, piece, age).await)
+                    }));
                 }
                 let mut parts = Vec::with_capacity(many.len());
                 while let Some(done) = reads.join_next().await {

@@ -15,6 +15,7 @@ use wire::layout::FileLayout;
 
 use super::Shared;
 use crate::error::Error;
+use crate::stuck::part_of_operation;
 
 /// Chunks asked of a chain at first: most questions are answered by the next one.
 const FIRST_PAGE: u32 = 16;
@@ -156,7 +157,9 @@ impl Survey {
             let mut calls = JoinSet::new();
             for (lane, from) in wanted {
                 let (shared, ino, layout, page) = (self.shared.clone(), self.ino, self.layout, self.page);
-                calls.spawn(async move { (lane, shared.file_chunks(ino, &layout, lane, from, page).await) });
+                calls.spawn(part_of_operation(async move {
+                    (lane, shared.file_chunks(ino, &layout, lane, from, page).await)
+                }));
             }
             while let Some(done) = calls.join_next().await {
                 let (lane, answer) = done.map_err(|_| Error::Stopping)?;

@@ -29,6 +29,7 @@ use super::{Client, Shared};
 use crate::error::Error;
 use crate::locked;
 use crate::metrics::{add, subtract};
+use crate::stuck::waiting_for;
 
 /// Gathered bytes of one file beyond which they are sent though no piece is whole.
 const GATHER_BYTES: u64 = 8 << 20;
@@ -348,6 +349,10 @@ impl Shared {
             if !locked(&inode.state).unacknowledged(generation) {
                 return;
             }
+            waiting_for(|| {
+                "what was written to the file before to reach the bricks; its write-behind says why"
+                    .to_owned()
+            });
             changed.await;
         }
     }

@@ -191,6 +191,108 @@ fn a_check_tells_what_it_put_right() -> Result<()> {
     cluster.finish()
 }
 
+/// A block that is bad on the only copy left: the other brick is refilled all the same, and what cannot be read is
+/// named, fails at once and on both copies, and is healed by being written again. Everything else is right.
+#[test]
+fn a_bad_block_on_the_last_copy_stops_nothing_else() -> Result<()> {
+    let mut cluster = Cluster::start(Options { bricks: Some(2), ..Options::default() })?;
+    for words in
+        ["corrupt", "brick's directory is gone", "chain", "not heard in time", "reading from another copy"]
+    {
+        cluster.allow_log(words);
+    }
+    let dir = cluster.dir("files")?;
+    fill(&dir)?;
+    cluster.stop()?;
+    let needle = not_in_journals(&cluster)?;
+    let at = (0..40_u64).map(|at| at * 1_000_000 + 100_000).find(|at| seed::bytes(99, *at, 64) == needle);
+    let at = at.context("the needle is nowhere")?;
+    let all = bricks(&cluster)?;
+    let [left, lost] = all.as_slice() else { bail!("{all:?} are not two bricks") };
+    ensure!(flip_in(left, &needle)? > 0, "the file's bytes are not on {}", left.display());
+    std::fs::remove_dir_all(lost)?;
+    cluster.up()?;
+    wait_until_whole(&cluster)?;
+
+    // All but that block reads right, past the kernel's memory; the block does not, and says so soon.
+    let path = dir.join("big");
+    let file = File::options().read(true).write(true).open(&path)?;
+    let block = at / 4096 * 4096;
+    let begun = std::time::Instant::now();
+    let mut bytes = vec![0; 4096];
+    let failed = file.read_exact_at(&mut bytes, block).err().and_then(|error| error.raw_os_error());
+    ensure!(failed == Some(rustix::io::Errno::IO.raw_os_error()), "reading the bad block: {failed:?}");
+    ensure!(begun.elapsed() < Duration::from_secs(10), "it took {:?} to say so", begun.elapsed());
+    for offset in (0..40_000_000_u64).step_by(4096).filter(|offset| *offset != block) {
+        let len = 4096.min(40_000_000 - offset) as usize;
+        file.read_exact_at(&mut bytes[..len], offset).with_context(|| format!("block at {offset}"))?;
+        ensure!(bytes[..len] == seed::bytes(99, offset, len), "the block at {offset} reads wrong");
+    }
+    let status = cluster.status_json()?;
+    ensure!(status::brick_sum(&status, "lost_blocks")? == 2, "the lost block is not counted: {status}");
+    let check = |cluster: &Cluster| {
+        let run = cluster.command("check")?.arg("--data").arg(cluster.data()).arg("--data-too");
+        run.limit(HEAL_LIMIT).run()
+    };
+    let said = check(&cluster)?.exited_with(&[1])?.text();
+    ensure!(said.matches("problem: corrupt: chunk").count() == 2, "{said}");
+    let told = |cluster: &Cluster| {
+        let lines = cluster.log().lines();
+        lines.iter().filter(|line| line.contains("a block is corrupt, and no member")).count()
+    };
+    ensure!(told(&cluster) == 2, "the lost block is told {} times, not once a brick", told(&cluster));
+
+    // Written again, it is as any other.
+    file.write_all_at(&seed::bytes(99, block, 4096), block)?;
+    file.sync_all()?;
+    drop(file);
+    verify(&dir)?;
+    check(&cluster)?.success()?;
+    wait::until_true("nothing is lost any more", HEAL_LIMIT, || {
+        Ok(status::brick_sum(&cluster.status_json()?, "lost_blocks")? == 0)
+    })?;
+    cluster.finish()
+}
+
+/// A directory with the last copy of something is not made anew unasked: its disk may only not be mounted. The other
+/// chains are served meanwhile.
+#[test]
+fn the_last_copy_is_not_made_anew_unasked() -> Result<()> {
+    let mut cluster = Cluster::start(Options { bricks: Some(3), ..Options::default() })?;
+    cluster.allow_log("");
+    let dir = cluster.dir("files")?;
+    fill(&dir)?;
+    cluster.stop()?;
+    let all = bricks(&cluster)?;
+    let holders = holders(&cluster)?;
+    let aside = |brick: &PathBuf| brick.with_extension("aside");
+    for brick in &all[..2] {
+        std::fs::rename(brick, aside(brick))?;
+    }
+    cluster.up()?;
+    ensure!(cluster.log().warned("directory is gone, and nobody else has all data"), "it was not said");
+    ensure!(all[..2].iter().all(|brick| !brick.exists()), "a directory was made anew");
+    for number in 0..60_u64 {
+        let path = dir.join(format!("file-{number}"));
+        let ino = std::fs::metadata(&path)?.ino();
+        if holders.get(&ino).is_some_and(|bricks| bricks.contains(&all[2])) {
+            ensure!(
+                std::fs::read(&path)? == seed::bytes(100 + number, 0, 300_000),
+                "file-{number} reads wrong"
+            );
+        }
+    }
+    cluster.stop()?;
+    for brick in &all[..2] {
+        std::fs::rename(aside(brick), brick)?;
+    }
+    cluster.up()?;
+    verify(&dir)?;
+    wait_until_whole(&cluster)?;
+    cluster.check()?;
+    cluster.finish()
+}
+
 /// Which bricks have content of which file, as their stopped disks tell it: bricks by inode.
 fn holders(cluster: &Cluster) -> Result<BTreeMap<u64, Vec<PathBuf>>> {
     let mut holders: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();

@@ -41,6 +41,8 @@ pub struct BrickReport {
     pub corrupt_blocks: u64,
     /// Blocks put right from another member since it came up.
     pub repaired_blocks: u64,
+    /// Blocks that were found bad, and that no member could put right.
+    pub lost_blocks: u64,
     /// Why it serves no more, for people, if so: it can't read or write its disk, or has no room to.
     pub failed: Option<String>,
     /// It stops serving this long after it sent the last heartbeat that was answered, in

@@ -65,6 +65,14 @@ pub enum CredentialError {
         /// What is missing or wrong.
         detail: String,
     },
+    /// What a file holds can't be used.
+    #[error("{}: {source}; put its backup back, or use another one", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<CredentialError>,
+    },
     /// The file was written by another version of the program.
     #[error("the {what} is in format {found:?}, and this program reads {ours:?}")]
     OtherFormat {
@@ -78,6 +86,13 @@ pub enum CredentialError {
     /// The cryptographic library refused.
     #[error("can't make or use a certificate: {0}")]
     Crypto(String),
+}
+
+impl CredentialError {
+    /// The same, of what a file holds.
+    fn in_file(self, path: &Path) -> CredentialError {
+        CredentialError::Content { path: path.to_owned(), source: Box::new(self) }
+    }
 }
 
 fn crypto(error: impl fmt::Display) -> CredentialError {
@@ -266,7 +281,7 @@ impl Authority {
 
     /// Reads it from a file.
     pub fn load(path: &Path) -> Result<Authority, CredentialError> {
-        Authority::from_pem(&read_text(path)?)
+        Authority::from_pem(&read_text(path)?).map_err(|error| error.in_file(path))
     }
 
     /// Writes it to a file, whole or not at all, readable by its owner only.
@@ -473,7 +488,7 @@ impl Credential {
 
     /// Reads it from a file.
     pub fn load(path: &Path) -> Result<Credential, CredentialError> {
-        Credential::from_pem(&read_text(path)?)
+        Credential::from_pem(&read_text(path)?).map_err(|error| error.in_file(path))
     }
 
     /// Writes it to a file, whole or not at all, readable by its owner only.

@@ -38,6 +38,46 @@ fn flipped_bits_are_found() {
     }
 }
 
+/// A block that nobody can read goes to another store as its checksum: the copy has the digest of the original,
+/// reads fail there as they do here, all other bytes are right, and the right bytes put it right.
+#[test]
+fn a_lost_block_is_copied_as_lost() {
+    let (machine, other) = (machine(), machine());
+    let (from, to) = (open(&machine), open(&other));
+    let bytes = Random(7).bytes(100_000);
+    let header = write(&from, key(0), 0, &bytes).unwrap();
+    from.commit().unwrap();
+    let bad = 3;
+    machine.data.flip(machine.index.positions()[bad as usize], 5);
+    let (found, lost) = from.read_what_is_left(key(0), 0, 100_000).unwrap();
+    assert_eq!(found.version, header.version);
+    assert_eq!(lost.iter().map(|lost| lost.block).collect::<Vec<_>>(), [bad]);
+    let hole = (bad * BLOCK_BYTES) as usize..((bad + 1) * BLOCK_BYTES) as usize;
+    let mut left = bytes.clone();
+    left[hole.clone()].fill(0);
+    assert_eq!(found.data, left);
+
+    let mut staged = Staged::new();
+    to.stage(&mut staged, 0, &found.data.slice(..hole.start)).unwrap();
+    to.stage_lost(&mut staged, lost[0]).unwrap();
+    to.stage(&mut staged, hole.end as u32, &found.data.slice(hole.end..)).unwrap();
+    assert_eq!(staged.digest(), header.digest);
+    to.switch(key(0), header.chain, header.version, header.len, staged).unwrap();
+    to.commit().unwrap();
+    drop(to);
+    let to = open(&other);
+    let corrupt = StoreError::Corrupt { key: key(0), version: header.version, blocks: vec![bad] };
+    assert_eq!(to.read(key(0), 0, 100_000), Err(corrupt.clone()));
+    assert_eq!(to.pieces(key(0)), Err(corrupt));
+    assert_eq!(to.verify(key(0)).unwrap().1, 1);
+    assert_eq!(to.read(key(0), 0, hole.start as u32).unwrap().data, bytes[..hole.start]);
+    assert!(!to.repair(key(0), header.version, bad, &[0; 4096]).unwrap());
+    assert!(to.repair(key(0), header.version, bad, &bytes[hole]).unwrap());
+    assert_eq!(content(&to, key(0)).unwrap().unwrap(), (header.version.0, bytes));
+    to.commit().unwrap();
+    nothing_leaks(&to, &other.index);
+}
+
 /// A full disk takes no new data, and everything else: reads, deletes, holes, commits. What
 /// was freed can be used again.
 #[test]
