@@ -29,6 +29,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("jobs::the_memory_accounted_for_is_the_jobs", the_memory_accounted_for_is_the_jobs),
     ("jobs::wrong_input_is_refused_in_one_clear_line", wrong_input_is_refused_in_one_clear_line),
     ("jobs::answers_about_single_jobs_are_grid_engines", answers_about_single_jobs_are_grid_engines),
+    ("jobs::the_users_page_is_true", the_users_page_is_true),
     ("jobs::every_command_has_help", every_command_has_help),
 ];
 
@@ -705,6 +706,77 @@ fn answers_about_single_jobs_are_grid_engines() {
     assert_eq!(said.code, 1);
     assert_eq!(said.out, format!("denied: job \"99\" does not exist\n{me} has deleted job 1\n"));
     eventually("it is gone", || c.states(1).is_empty().then_some(()));
+}
+
+/// What `docs/user.md` and `qsub --help` promise and nothing above tries.
+fn the_users_page_is_true() {
+    let mut c = Cluster::new(1);
+    let dir = c.work().to_string_lossy().into_owned();
+    // A number is given without a master; -verify gives none and hands nothing in.
+    let said = c.say(&["qsub", "-verify", "-N", "looked_at", "-b", "y", "true"]);
+    assert!(said.code == 0 && said.out.contains("looked_at"), "{said:?}");
+    assert_eq!(std::fs::read_dir(c.root().join("jobs/incoming")).unwrap().count(), 0);
+    // Without -cwd in the home directory; outputs by absolute paths, one directory for both.
+    let said = c.say(&["qsub", "-terse", "-N", "home", "-o", &dir, "-e", &dir, "-b", "y", "pwd; echo $HOME"]);
+    assert_eq!((said.code, said.out.as_str()), (0, "1\n"), "{said:?}");
+    // Higher priorities first, whatever came first; options also from a file, and a queue by name.
+    c.script("options", "# of a project\n-p -10 -cwd\n");
+    let order = "echo $JOB_NAME >> order\n";
+    let script = c.script("order.sh", order);
+    assert_eq!(c.say(&["qsub", "-@", "options", "-N", "low", &script]).code, 0);
+    c.submit(&["-N", "middle", "-q", "all.q"], order);
+    // Deleted while it waits: one task of two, by its number.
+    let id = c.submit(&["-N", "two", "-t", "7-8", "-p", "-20"], order);
+    let said = c.say(&["qdel", &format!("{id}.7")]);
+    assert!(
+        said.code == 0 && said.out.ends_with(&format!("has deleted job-array task {id}.7\n")),
+        "{said:?}"
+    );
+    // Held and released by name, before any master saw it.
+    c.submit(&["-N", "held", "-p", "-5"], order);
+    assert_eq!(c.say(&["qhold", "held"]).code, 0);
+    c.start_master();
+    eventually("the master has taken all in", || {
+        std::fs::read_dir(c.root().join("jobs/incoming")).unwrap().next().is_none().then_some(())
+    });
+    c.start_agent();
+    c.wait_accounted(id, 1);
+    c.wait_text("order", "middle\nlow\ntwo\n");
+    assert_eq!(c.accounting(id)[0][35], "8", "the task that was left");
+    assert_eq!(c.say(&["qrls", "held"]).code, 0);
+    c.wait_text("order", "middle\nlow\ntwo\nheld\n");
+    let home = c.text("home.o1").unwrap();
+    let lines: Vec<&str> = home.lines().collect();
+    assert!(lines.len() == 2 && lines[0] == lines[1], "{home:?}");
+    // An array by the short form of its outputs, and a clean environment.
+    let mut clean = c.command(&[
+        "qsub",
+        "-sync",
+        "y",
+        "-cwd",
+        "-N",
+        "clean",
+        "-t",
+        "2",
+        "-b",
+        "y",
+        "echo ${ONLY_HERE:-unset}",
+    ]);
+    assert!(
+        clean.env("ONLY_HERE", "x").stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+    );
+    assert_eq!(c.text(&format!("clean.o{}.2", id + 2)).unwrap(), "unset\n");
+    // An error state can be looked at, cleared, and deleted.
+    let id = c.submit(&["-N", "bad"], "exit 100\n");
+    c.wait_state(id, "Eqw");
+    let said = c.say(&["qstat", "-j", "bad"]);
+    assert!(said.code == 0 && said.out.contains("exit status 100"), "{said:?}");
+    let said = c.say(&["qmod", "-cj", "bad"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    c.wait_accounted(id, 2);
+    c.wait_state(id, "Eqw");
+    assert_eq!(c.say(&["qdel", "bad"]).code, 0);
+    eventually("it is gone", || c.states(id).is_empty().then_some(()));
 }
 
 fn every_command_has_help() {
