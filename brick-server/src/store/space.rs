@@ -78,7 +78,10 @@ impl<D: Disk, I: Index> Engine<D, I> {
     pub(super) fn usage_now(&self) -> Usage {
         let growable = self.disk.space().map_or(0, |space| {
             let min_free = space.total_bytes / 100 * self.limits.min_free_percent;
-            space.available_bytes.saturating_sub(min_free) / self.sharers.load(Ordering::Relaxed).max(1)
+            // Less than a step can't be taken.
+            let step = self.limits.grow_bytes.max(BLOCK as u64);
+            let steps = space.available_bytes.saturating_sub(min_free) / step;
+            steps * step / self.sharers.load(Ordering::Relaxed).max(1)
         });
         let blocks = lock(&self.blocks);
         let block = BLOCK as u64;

@@ -7,4 +7,5 @@ pub mod fs;
 pub mod join;
 pub mod members;
 pub mod reads;
+pub mod room;
 pub mod session;

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::machine::looks::look;
 use crate::machine::txn::{Do, Fail};
 use crate::namespace::{Namespace, lock};
+use crate::ops::room;
 
 impl Namespace {
     /// A verb that only looks.
@@ -45,7 +46,7 @@ impl Namespace {
         };
         Ok(FsReply::StatFs(StatFs {
             total_bytes: sum(|r| r.total_bytes),
-            free_bytes: sum(|r| r.free_bytes),
+            free_bytes: room::free_bytes(&map, &reports),
             inodes: self.counters()?.inodes,
         }))
     }

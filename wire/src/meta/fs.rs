@@ -108,12 +108,13 @@ pub struct DirEntry {
     pub attr: Option<Attr>,
 }
 
-/// Space and inodes of the whole filesystem; space of one copy (raw space by replicas).
+/// Space and inodes of the whole filesystem; space of one copy (raw space by replicas). Bricks of one process that share a disk
+/// count it once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StatFs {
     /// Size of the filesystem in bytes.
     pub total_bytes: u64,
-    /// Bytes left.
+    /// Bytes left where data can go.
     pub free_bytes: u64,
     /// Inodes in use.
     pub inodes: u64,

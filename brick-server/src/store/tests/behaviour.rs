@@ -112,6 +112,23 @@ fn a_full_disk_refuses_new_data_only() {
     nothing_leaks(&store, index);
 }
 
+/// A full store says that it is full, though its disk has room left: less than what it grows by.
+#[test]
+fn room_that_cannot_be_taken_is_not_told() {
+    let machine = Machine::new((4 << 20) + LIMITS.grow_bytes / 2, SEGMENT);
+    let store = open(&machine);
+    let piece = vec![7; 100_000];
+    let told = store.usage().free_bytes;
+    let mut written = 0u64;
+    while write(&store, ChunkKey { ino: Ino(1), index: written }, 0, &piece).is_ok() {
+        written += 1;
+    }
+    let left = store.usage().free_bytes;
+    assert!(left < 102_400, "{left} bytes are told to be free, and 100,000 are refused");
+    let taken = told - left;
+    assert!(taken <= written * 102_400 + (256 << 10), "{told} were told, {written} times 100,000 taken");
+}
+
 /// A disk that fails to write, flush or read is not used any more, and what was committed before
 /// is there after a restart.
 #[test]
