@@ -389,6 +389,12 @@ fn fight(
     without: &[String],
 ) -> Result<()> {
     let mut rng = Rng::new(seed);
+    // Faults that hit nothing show nothing.
+    wait::until_true("every program has come round once", HEAL_LIMIT, || {
+        let done =
+            |program: &Program| program.rounds.load(Ordering::Relaxed) > 0 || program.thread.is_finished();
+        Ok(programs.iter().all(done))
+    })?;
     let begun = Instant::now();
     // Blocks are flipped on one brick only: the same block on both copies would be lost rightly.
     let rotten = rng.below(BRICKS as u64) as usize;
