@@ -25,6 +25,7 @@ impl Error {
             Error::Refused { .. }
             | Error::Net(_)
             | Error::Deadline { .. }
+            | Error::Unwritten { .. }
             | Error::Corrupt { .. }
             | Error::Protocol { .. }
             | Error::Stopping => Errno::IO,

@@ -34,6 +34,16 @@ pub enum Error {
         /// The last failure.
         last: String,
     },
+    /// The client ended before everything was written.
+    #[error("{bytes} bytes of {files} file(s) are not written: {why}")]
+    Unwritten {
+        /// Bytes that are not known to be durable.
+        bytes: u64,
+        /// Files they belong to.
+        files: usize,
+        /// What was waited for last.
+        why: String,
+    },
     /// Every copy of a chunk fails its checksum.
     #[error("every copy of chunk {key} is damaged")]
     Corrupt {

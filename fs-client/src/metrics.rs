@@ -61,6 +61,8 @@ metrics! {
     resends,
     /// Pieces that could not be written; their data is lost and programs were told.
     lost_pieces,
+    /// Their bytes.
+    lost_bytes,
     /// fsync calls.
     fsyncs,
     /// Bytes acknowledged and not yet durable at this moment.

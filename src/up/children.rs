@@ -18,8 +18,8 @@ use crate::cli::{LogFormat, LogOptions, UpOptions};
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 /// Wait between two looks whether it is.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
-/// Longest wait for one to end when asked to, before it is killed.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest wait for one to end when asked to, before it is killed. It takes milliseconds, unless the mount does not answer.
+const STOP_DEADLINE: Duration = Duration::from_secs(3);
 /// Wait before one that ended by itself is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// Ends in a row, each within [`SHORT_LIFE`], before all are ended and started anew later.

@@ -28,6 +28,11 @@ use children::Children;
 use home::{Home, Wanted};
 use storage::Storage;
 
+/// Longest time stopping may take, whatever hangs: well below the 60 s of the service in `docs/admin.md`.
+const STOP_LIMIT: Duration = Duration::from_secs(25);
+/// How long threads that hang are waited for after that.
+const LINGER: Duration = Duration::from_secs(3);
+
 /// Runs the cluster until a signal or an unmount from outside.
 ///
 /// # Errors
@@ -49,7 +54,7 @@ pub fn run(mut options: UpOptions, log: &LogOptions) -> Result<ExitCode> {
         .context("cannot start threads")?;
     let code = runtime.block_on(serve(options, log, home));
     // A disk that hangs must not keep the process from ending after everything was stopped.
-    runtime.shutdown_timeout(Duration::from_secs(5));
+    runtime.shutdown_timeout(LINGER);
     code
 }
 
@@ -98,7 +103,13 @@ async fn serve(options: UpOptions, log: &LogOptions, home: Home) -> Result<ExitC
         () = asked_to_end => Ok(()),
         failed = work => failed,
     };
-    children.stop().await;
-    let stopped = storage.stop().await;
+    let stop = async {
+        children.stop().await;
+        storage.stop().await
+    };
+    let stopped = tokio::time::timeout(STOP_LIMIT, stop).await.unwrap_or_else(|_| {
+        let limit = STOP_LIMIT.as_secs();
+        Err(anyhow::anyhow!("not stopped after {limit} s, so cut off: what was not synced may be lost"))
+    });
     outcome.and(stopped).map(|()| ExitCode::SUCCESS)
 }

@@ -371,6 +371,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// SIGTERM where a clean stop can't be: how it ended.
+    pub fn stop_somehow(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        self.wait_end(limit)
+    }
+
     /// Clean stop and start on the same data.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;

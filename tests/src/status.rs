@@ -17,6 +17,11 @@ pub fn number(status: &Value, field: &str) -> Result<u64> {
     status[field].as_u64().with_context(|| format!("no number {field} in {status}"))
 }
 
+/// The state of the whole in a word.
+pub fn health(status: &Value) -> Result<&str> {
+    status["health"].as_str().with_context(|| format!("no `health` in {status}"))
+}
+
 /// Whether every chain has all its copies in service.
 pub fn all_whole(status: &Value) -> Result<bool> {
     let chains = status["chains"].as_array().with_context(|| format!("no chains in {status}"))?;

@@ -159,6 +159,39 @@ impl Shared {
         result
     }
 
+    /// Commit and report of the files of which the bricks have everything, where others wait in vain.
+    pub(crate) async fn sync_acknowledged(self: &Arc<Self>) -> Result<(), Error> {
+        let mut targets = Vec::new();
+        for inode in self.dirty_inodes() {
+            if locked(&inode.state).is_written() {
+                let generation = self.flush_inode(&inode).await;
+                targets.push((inode, generation));
+            }
+        }
+        let deadline = Instant::now() + self.outside.config.deadline;
+        let reports = async {
+            let mut result = Ok(());
+            for (inode, _) in &targets {
+                result = result.and(self.report(inode).await);
+            }
+            result
+        };
+        let (committed, reported) = tokio::join!(self.commit(&targets, deadline), reports);
+        committed.and(reported)
+    }
+
+    /// How many bytes of how many files are not known to be durable.
+    pub(crate) fn unwritten(&self) -> (u64, usize) {
+        let (mut bytes, mut files) = (0, 0);
+        for inode in self.dirty_inodes() {
+            let state = locked(&inode.state);
+            let held: u64 = state.held.iter().map(|(_, held)| held.content.len()).sum();
+            bytes += state.dirty_bytes() + held;
+            files += usize::from(!state.is_clean());
+        }
+        (bytes, files)
+    }
+
     /// Commits what every target holds up to its generation.
     pub(crate) async fn commit(
         self: &Arc<Self>,

@@ -29,7 +29,7 @@ mod table;
 mod ticker;
 mod write;
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -146,15 +146,40 @@ impl Client {
     /// # Errors
     /// The first failure; the client is ended all the same.
     pub async fn shutdown(&self) -> Result<(), Error> {
+        self.shutdown_within(self.shared.outside.config.deadline * 2).await
+    }
+
+    /// As [`Client::shutdown`], for those who can't wait that long: what is not written after `patience` is
+    /// given up, once all files that can be brought to their end have been (in a quarter of that time more).
+    ///
+    /// # Errors
+    /// The first failure; [`Error::Unwritten`] says how much was given up, and why.
+    pub async fn shutdown_within(&self, patience: Duration) -> Result<(), Error> {
         let shared = &self.shared;
-        let patience = shared.outside.config.deadline * 2;
-        let synced = self.bounded_sync(patience).await;
+        let lost = &shared.outside.metrics.lost_bytes;
+        let lost_before = lost.load(Ordering::Relaxed);
+        let mut synced = self.bounded_sync(patience).await;
+        if matches!(synced, Err(Error::Unwritten { .. }))
+            && let Ok(Err(error)) = timeout(patience / 4, shared.sync_acknowledged()).await
+        {
+            tracing::warn!(%error, "a file that the bricks have could not be brought to its end");
+        }
         if shared.stopping.send_replace(true) {
             return Ok(());
         }
-        // What was written while the first pass ran.
-        let synced = synced.and(self.bounded_sync(patience).await);
-        let closed = shared.close_session().await;
+        if synced.is_ok() {
+            // What was written while the first pass ran.
+            synced = self.bounded_sync(patience).await;
+        }
+        let lost_now = lost.load(Ordering::Relaxed) - lost_before;
+        if synced.is_ok() && lost_now > 0 {
+            synced = Err(Error::Unwritten {
+                bytes: lost_now,
+                files: 1,
+                why: "it was given up while the rest was written".to_owned(),
+            });
+        }
+        let closed = timeout(patience, shared.close_session()).await.unwrap_or(Err(Error::Stopping));
         let tasks = std::mem::take(&mut *locked(&shared.tasks));
         for mut task in tasks {
             if timeout(STOP, &mut task).await.is_err() {
@@ -167,11 +192,13 @@ impl Client {
     async fn bounded_sync(&self, patience: Duration) -> Result<(), Error> {
         match timeout(patience, self.sync_all()).await {
             Ok(result) => result,
-            Err(_) => Err(Error::Deadline {
-                what: "written data to become durable".to_owned(),
-                waited_ms: patience.as_millis() as u64,
-                last: "the bricks do not answer".to_owned(),
-            }),
+            Err(_) => {
+                let (bytes, files) = self.shared.unwritten();
+                let waits = self.stuck().into_iter().map(|stuck| stuck.waiting_for);
+                let why = waits.into_iter().find(|what| !what.is_empty());
+                let why = why.unwrap_or_else(|| "the bricks do not answer".to_owned());
+                Err(Error::Unwritten { bytes, files, why })
+            }
         }
     }
 

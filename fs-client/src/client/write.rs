@@ -303,6 +303,7 @@ impl Shared {
                 tracing::error!(inode = %inode.ino, offset, bytes = content.len(), %error,
                     "written data is lost; its writers will be told");
                 add(&self.outside.metrics.lost_pieces, 1);
+                add(&self.outside.metrics.lost_bytes, content.len());
                 state.fail(error);
             }
         }

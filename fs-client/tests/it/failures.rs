@@ -74,6 +74,32 @@ async fn no_room_to_commit_is_told_and_loses_nothing() {
     client.shutdown().await.unwrap();
 }
 
+/// One chain waits for a brick that is away: who can't wait gives up what belongs there, is told how much, and has all else
+/// written, sizes included.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_cannot_wait_writes_what_can_be_written() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let stuck = client.create_path(b"stuck", 0o600, read_write()).await.unwrap();
+    let whole = client.create_path(b"whole", 0o600, read_write()).await.unwrap();
+    let away = stuck.ino();
+    let is_of =
+        move |request: &BrickRequest| matches!(request, BrickRequest::Change { key, .. } if key.ino == away);
+    cluster.world.fault(move |_, r| is_of(r).then_some(Fault::Refuse(Status::Busy)));
+    let (a, b) = (pattern(1, 100_000), pattern(2, 50_000));
+    client.write_at(&stuck, 0, &a).await.unwrap();
+    client.write_at(&whole, 0, &b).await.unwrap();
+    let begun = Instant::now();
+    let error = client.shutdown_within(Duration::from_secs(2)).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    let Error::Unwritten { bytes, files, ref why } = error else { panic!("{error}") };
+    assert!((100_000..=150_000).contains(&bytes) && (1..=2).contains(&files) && !why.is_empty(), "{error}");
+    cluster.world.heal();
+    let attr = cluster.namespace.attr_of(whole.ino());
+    assert_eq!(attr.size, 50_000, "its size was not told");
+    assert_eq!(cluster.world.durable_file(whole.ino(), &attr.layout, attr.size), b);
+}
+
 /// What a restarted brick lost is sent again before fsync returns.
 #[tokio::test(flavor = "multi_thread")]
 async fn data_lost_by_a_restarted_brick_is_sent_again() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use brickyard_tests::cluster::binary;
@@ -435,6 +435,52 @@ fn a_brick_that_vanishes_while_running_disturbs_nobody() -> Result<()> {
     ensure!(std::fs::read(&more)? == seed::bytes(56, 0, 30_000_000));
     wait_until_whole(&cluster)?;
     verify(&dir)?;
+    cluster.check()?;
+    cluster.finish()
+}
+
+/// A chain lost both its disks, and data waits for it: SIGTERM gives that up in time for any service manager, says how much it was,
+/// and has written all else. When the disks are back, what was synced is there.
+#[test]
+fn a_stop_waits_for_an_unavailable_chain_only_so_long() -> Result<()> {
+    const STOP_MAX: Duration = Duration::from_secs(30);
+    let mut cluster = Cluster::start(Options::default())?;
+    for words in ["brick", "chain", "hangs", "unreachable", "lease", "lost", "commit", "still in use"] {
+        cluster.allow_log(words);
+    }
+    let dir = cluster.dir("files")?;
+    fill(&dir)?;
+    for entry in std::fs::read_dir(&dir)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    let away: Vec<(PathBuf, PathBuf)> = bricks(&cluster)?
+        .into_iter()
+        .take(2)
+        .map(|brick| (brick.clone(), brick.with_extension("away")))
+        .collect();
+    for (brick, aside) in &away {
+        std::fs::rename(brick, aside)?;
+    }
+    wait::until_true("a chain is unavailable", Duration::from_secs(60), || {
+        Ok(status::health(&cluster.status_json()?)? == "unavailable")
+    })?;
+    // A chunk and more for every chain; of the one that is away that is less than makes writers wait.
+    // It stays open: closing would wait for it.
+    let late = File::create(dir.join("late"))?;
+    late.write_all_at(&seed::bytes(57, 0, 80_000_000), 0)?;
+    let begun = Instant::now();
+    let ended = cluster.stop_somehow(STOP_MAX)?;
+    println!("stopped after {:?}", begun.elapsed());
+    drop(late);
+    ensure!(ended.code() == Some(1), "{ended}:\n{}", cluster.log().tail(40));
+    let tail = cluster.log().tail(3);
+    ensure!(tail.lines().any(|l| l.starts_with("brickyard: ") && l.contains("are not written")), "{tail}");
+    for (brick, aside) in &away {
+        std::fs::rename(aside, brick)?;
+    }
+    cluster.up()?;
+    verify(&dir)?;
+    wait_until_whole(&cluster)?;
     cluster.check()?;
     cluster.finish()
 }
