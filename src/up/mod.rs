@@ -28,8 +28,8 @@ use children::Children;
 use home::{Home, Wanted};
 use storage::Storage;
 
-/// Longest time stopping may take, whatever hangs: well below the 60 s of the service in `docs/admin.md`.
-const STOP_LIMIT: Duration = Duration::from_secs(25);
+/// Longest time stopping may take, however slow the disks are: below the 60 s of the service in `docs/admin.md`.
+const STOP_LIMIT: Duration = Duration::from_secs(50);
 /// How long threads that hang are waited for after that.
 const LINGER: Duration = Duration::from_secs(3);
 

@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const ROOM_BYTES: u64 = 4 << 20;
 /// How long the mount waits for what its kernel holds to be written, and for each step of unmounting.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);
-/// How long what is written and not yet with the bricks is waited for after that.
+/// How long what is written and not yet with the bricks is waited for after that, while nothing gets on.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(6);
 /// Longest wait for one answer of the namespace.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);

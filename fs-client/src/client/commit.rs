@@ -180,6 +180,17 @@ impl Shared {
         committed.and(reported)
     }
 
+    /// How much is left to be done until everything is durable: a number that falls with every step, bytes that have to
+    /// go to the bricks counting twice as much as those that have to be committed there.
+    pub(crate) fn left_to_write(&self) -> u64 {
+        let left = |inode: &Arc<OpenInode>| {
+            let state = locked(&inode.state);
+            let held: u64 = state.held.iter().map(|(_, held)| held.content.len()).sum();
+            2 * state.dirty_bytes() + held + u64::from(state.is_untold())
+        };
+        self.dirty_inodes().iter().map(left).sum()
+    }
+
     /// How many bytes of how many files are not known to be durable.
     pub(crate) fn unwritten(&self) -> (u64, usize) {
         let (mut bytes, mut files) = (0, 0);

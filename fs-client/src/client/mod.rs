@@ -140,8 +140,8 @@ impl Client {
         Ok(Client { shared })
     }
 
-    /// Makes everything written durable, ends the session and all background work. Bounded
-    /// by the deadline of the configuration. A second call does nothing.
+    /// Makes everything written durable, ends the session and all background work. Gives up when nothing gets on for
+    /// twice the deadline of the configuration. A second call does nothing.
     ///
     /// # Errors
     /// The first failure; the client is ended all the same.
@@ -149,8 +149,9 @@ impl Client {
         self.shutdown_within(self.shared.outside.config.deadline * 2).await
     }
 
-    /// As [`Client::shutdown`], for those who can't wait that long: what is not written after `patience` is
-    /// given up, once all files that can be brought to their end have been (in a quarter of that time more).
+    /// As [`Client::shutdown`], for those who can't wait that long: what is not written when nothing got on for
+    /// `patience` is given up, once all files that can be brought to their end have been (in a quarter of that time
+    /// more). A slow disk is waited for as long as it writes.
     ///
     /// # Errors
     /// The first failure; [`Error::Unwritten`] says how much was given up, and why.
@@ -190,16 +191,23 @@ impl Client {
     }
 
     async fn bounded_sync(&self, patience: Duration) -> Result<(), Error> {
-        match timeout(patience, self.sync_all()).await {
-            Ok(result) => result,
-            Err(_) => {
-                let (bytes, files) = self.shared.unwritten();
-                let waits = self.stuck().into_iter().map(|stuck| stuck.waiting_for);
-                let why = waits.into_iter().find(|what| !what.is_empty());
-                let why = why.unwrap_or_else(|| "the bricks do not answer".to_owned());
-                Err(Error::Unwritten { bytes, files, why })
+        let mut sync = std::pin::pin!(self.sync_all());
+        let mut left = self.shared.left_to_write();
+        loop {
+            if let Ok(result) = timeout(patience, &mut sync).await {
+                return result;
             }
+            let now = self.shared.left_to_write();
+            if now >= left {
+                break;
+            }
+            left = now;
         }
+        let (bytes, files) = self.shared.unwritten();
+        let waits = self.stuck().into_iter().map(|stuck| stuck.waiting_for);
+        let why = waits.into_iter().find(|what| !what.is_empty());
+        let why = why.unwrap_or_else(|| "the bricks do not answer".to_owned());
+        Err(Error::Unwritten { bytes, files, why })
     }
 
     /// What it has done so far.

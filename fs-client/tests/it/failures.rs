@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use brickyard_fs_client::{Error, OpenOptions};
+use brickyard_fs_client::{ClientConfig, Error, OpenOptions};
 use rustix::io::Errno;
 use wire::brick::BrickRequest;
 use wire::id::{BrickId, Ino};
@@ -98,6 +98,30 @@ async fn an_end_that_cannot_wait_writes_what_can_be_written() {
     let attr = cluster.namespace.attr_of(whole.ino());
     assert_eq!(attr.size, 50_000, "its size was not told");
     assert_eq!(cluster.world.durable_file(whole.ino(), &attr.layout, attr.size), b);
+}
+
+/// Bricks that are slow, and get on: nothing is given up, however long it takes all in all.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_waits_for_who_gets_on() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client_with(ClientConfig { flights: 1, ..cluster.config() }).await;
+    let slow = |request: &BrickRequest| matches!(request, BrickRequest::Change { .. });
+    cluster.world.fault(move |_, r| slow(r).then_some(Fault::Slow(Duration::from_millis(400))));
+    let mut files = Vec::new();
+    for number in 0..8 {
+        let path = format!("file-{number}");
+        let file = client.create_path(path.as_bytes(), 0o600, read_write()).await.unwrap();
+        client.write_at(&file, 0, &pattern(number, 50_000)).await.unwrap();
+        files.push(file);
+    }
+    let (begun, patience) = (Instant::now(), Duration::from_millis(1_200));
+    client.shutdown_within(patience).await.unwrap();
+    assert!(begun.elapsed() > 2 * patience, "{:?}: nothing was slow", begun.elapsed());
+    for (number, file) in files.iter().enumerate() {
+        let attr = cluster.namespace.attr_of(file.ino());
+        let durable = cluster.world.durable_file(file.ino(), &attr.layout, attr.size);
+        assert!(durable == pattern(number as u64, 50_000), "file {number} is not whole");
+    }
 }
 
 /// What a restarted brick lost is sent again before fsync returns.
