@@ -159,6 +159,7 @@ impl Admin {
         let call = MetaCall { session: None, seq: CallSeq(0), answered_below: CallSeq(0), request };
         let begun = Instant::now();
         let deadline = begun + CALL_DEADLINE;
+        let mut answered = None;
         loop {
             let Some(namespace) = self.namespaces.to_ask() else {
                 bail!("there is no address of the namespace");
@@ -176,9 +177,16 @@ impl Admin {
             self.namespaces.failed(namespace, &failed);
             // One that is alone is asked once; of several, one leads or will in a moment.
             let alone = self.namespaces.count() == 1 && failed.status().is_none();
-            if alone || !Members::is_elsewhere(&failed) || begun.elapsed() > PATIENCE {
-                return Err(anyhow::Error::from(failed)
-                    .context(format!("the namespace at {namespace} does not answer")));
+            let over = alone || !Members::is_elsewhere(&failed) || begun.elapsed() > PATIENCE;
+            let is_answer = failed.status().is_some();
+            let error =
+                anyhow::Error::from(failed).context(format!("the namespace at {namespace} does not answer"));
+            match (over, is_answer) {
+                (true, true) => return Err(error),
+                // What one says tells more than that another can't be reached.
+                (true, false) => return Err(answered.unwrap_or(error)),
+                (false, true) => answered = Some(error),
+                (false, false) => {}
             }
             tokio::time::sleep(PAUSE).await;
         }
