@@ -2,7 +2,7 @@
 //!
 //! - [`id`], [`chunk`], [`layout`], [`map`]: names of things and where bytes are
 //! - [`meta`]: calls to the namespace; [`brick`]: calls to a brick; [`status`]: what went wrong
-//!   and what to do about it
+//!   and what to do about it; [`durability`]: what commits say of a change
 //! - [`frame`], [`handshake`], [`net`]: how a call travels, over QUIC, TLS or memory; [`join`]:
 //!   how a machine gets its certificate
 //!
@@ -13,6 +13,7 @@
 
 pub mod brick;
 pub mod chunk;
+pub mod durability;
 pub mod ended;
 pub mod frame;
 pub mod handshake;

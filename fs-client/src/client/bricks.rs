@@ -17,6 +17,7 @@ use wire::brick::{
     BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, ChunkSummary, Extent, WriterId,
 };
 use wire::chunk::ChunkKey;
+use wire::durability::Holders;
 use wire::id::{BootId, BrickId, CallSeq, Ino};
 use wire::layout::{FileLayout, Piece};
 use wire::map::{Chain, ClusterMap, MemberState};
@@ -25,7 +26,7 @@ use wire::net::{Delivery, NetError};
 use wire::status::{Advice, Status};
 
 use super::Shared;
-use super::held::{Content, Holders};
+use super::held::Content;
 use super::retry::Retry;
 use crate::error::Error;
 use crate::locked;
@@ -344,7 +345,8 @@ impl Shared {
                     Ok((BrickReply::Changed { allocated_delta_bytes, members, .. }, _))
                         if !members.is_empty() =>
                     {
-                        return Ok(Changed { holders: members.into(), allocated_delta_bytes });
+                        let holders = Holders { epoch: chain.epoch, members: members.into() };
+                        return Ok(Changed { holders, allocated_delta_bytes });
                     }
                     Ok(_) => return Err(Error::unexpected(format!("brick {head}"), "who has the change")),
                     Err(error) => error,

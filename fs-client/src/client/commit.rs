@@ -2,7 +2,8 @@
 //! which it acknowledged; what was lost with another life is sent again.
 //!
 //! 1. fsync returns success only when every brick in sync of every chain that has data of the
-//!    file has committed it (`data_lost_by_a_restarted_brick_is_sent_again`).
+//!    file has committed it (`data_lost_by_a_restarted_brick_is_sent_again`), and none of them can
+//!    have lost it again meanwhile (see [`wire::durability`]).
 //! 2. Data is kept until then, within twice
 //!    [`ClientConfig::uncommitted_bytes`](crate::ClientConfig).
 
@@ -12,8 +13,9 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use wire::durability::Verdict;
 use wire::id::{BootId, BrickId};
-use wire::map::{ClusterMap, MemberState};
+use wire::map::ClusterMap;
 use wire::meta::FsRequest;
 use wire::status::FsError;
 
@@ -25,16 +27,6 @@ use super::{Client, Shared};
 use crate::error::Error;
 use crate::locked;
 use crate::metrics::{add, subtract};
-
-/// What became of one held change.
-enum Verdict {
-    /// Durable.
-    Done,
-    /// A holder did not answer.
-    Unknown,
-    /// Lost somewhere.
-    Again,
-}
 
 /// What one round of commits came to.
 enum Round {
@@ -56,33 +48,12 @@ struct Doubt {
 
 type Outcomes = BTreeMap<BrickId, Result<BootId, Error>>;
 
+/// What the commits say of one held change.
 fn judge(map: &ClusterMap, state: &State, offset: u64, held: &Held, outcomes: &Outcomes) -> Verdict {
     let layout = &state.attr.layout;
     let chain =
         layout.chain(map, offset / u64::from(layout.chunk_bytes.max(1))).and_then(|id| map.chains.get(&id));
-    let mut durable = 0;
-    let mut unknown = false;
-    for (brick, boot) in held.holders.iter() {
-        let in_sync = chain.is_some_and(|chain| {
-            // The last one to serve comes back as it is, and the others follow it.
-            matches!(
-                chain.state_of(*brick),
-                Some(MemberState::Serving | MemberState::Syncing | MemberState::LastServing)
-            )
-        });
-        match outcomes.get(brick) {
-            Some(Ok(now)) if now == boot => durable += 1,
-            // A member that left the chain is brought up to date before it serves again.
-            _ if !in_sync => {}
-            Some(Ok(_)) => return Verdict::Again,
-            Some(Err(_)) | None => unknown = true,
-        }
-    }
-    match (unknown, durable) {
-        (true, _) => Verdict::Unknown,
-        (false, 0) => Verdict::Again,
-        (false, _) => Verdict::Done,
-    }
+    held.holders.judge(chain, |brick| outcomes.get(&brick).and_then(|outcome| outcome.as_ref().ok().copied()))
 }
 
 impl Client {
@@ -246,7 +217,7 @@ impl Shared {
         for (inode, generation) in targets {
             let state = locked(&inode.state);
             for (_, held) in state.held.iter().filter(|(_, h)| h.generation <= *generation) {
-                bricks.extend(held.holders.iter().map(|(brick, _)| *brick));
+                bricks.extend(held.holders.members.iter().map(|(brick, _)| *brick));
             }
         }
         if bricks.is_empty() {
@@ -306,7 +277,7 @@ impl Shared {
             // Younger generations that this commit covers are let go of, too.
             for (offset, held) in state.held.iter().filter(|(_, held)| held.stamp <= stamp) {
                 match judge(map, &state, offset, held, outcomes) {
-                    Verdict::Done => done.push(offset),
+                    Verdict::Durable => done.push(offset),
                     Verdict::Again if held.generation <= generation => again.push(offset),
                     Verdict::Unknown if held.generation <= generation => unknown = true,
                     Verdict::Again | Verdict::Unknown => {}
@@ -328,7 +299,7 @@ impl Shared {
             return Ok(unknown);
         }
         tracing::warn!(inode = %inode.ino, pieces = again.len(),
-            "a brick restarted before it committed; sending data again");
+            "a brick restarted or was replaced before it committed; sending data again");
         let mut state = locked(&inode.state);
         let kept = state.held.cost();
         for offset in again {
@@ -413,7 +384,7 @@ impl Shared {
             let map = changes.borrow_and_update().clone();
             let lost = self.dirty_inodes().iter().any(|inode| {
                 locked(&inode.state).held.iter().any(|(_, held)| {
-                    held.holders.iter().any(|(brick, boot)| {
+                    held.holders.members.iter().any(|(brick, boot)| {
                         map.bricks.get(brick).is_some_and(|info| info.boot.0 != 0 && info.boot != *boot)
                     })
                 })

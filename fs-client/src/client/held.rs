@@ -5,11 +5,10 @@
 //!    ones, so sending again can never bring old bytes back (`newer_changes_cut_older_ones`).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wire::id::{BootId, BrickId};
+use wire::durability::Holders;
 
 /// What a change puts into the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +45,6 @@ impl Content {
     }
 }
 
-/// Who has a change in memory, and in which life.
-pub(crate) type Holders = Arc<[(BrickId, BootId)]>;
-
 /// One acknowledged change.
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
@@ -57,6 +53,7 @@ pub(crate) struct Held {
     pub(crate) generation: u64,
     /// Number of the acknowledgement.
     pub(crate) stamp: u64,
+    /// Who has it in memory.
     pub(crate) holders: Holders,
     pub(crate) since: Instant,
 }
@@ -136,6 +133,10 @@ impl HeldMap {
 mod tests {
     use proptest::prelude::*;
 
+    use std::sync::Arc;
+
+    use wire::id::ChainEpoch;
+
     use super::*;
 
     proptest! {
@@ -162,7 +163,7 @@ mod tests {
                     content,
                     generation: 0,
                     stamp: stamp as u64,
-                    holders: Arc::new([]),
+                    holders: Holders { epoch: ChainEpoch(1), members: Arc::new([]) },
                     since: Instant::now(),
                 });
             }

@@ -1,0 +1,128 @@
+//! Whether an acknowledged change is durable, judged from what its holders say when they commit.
+//!
+//! A change is acknowledged when every serving member of its chain has it in memory. A member
+//! that commits in the same life has it on disk then, provided that nothing took it away again
+//! meanwhile: a member that left its chain is brought up to date before it serves again, also by
+//! one that itself has lost the change with its memory. So the same life is not enough
+//! (`a_member_that_was_brought_up_to_date_does_not_vouch`). What is enough:
+//!
+//! 1. *All* who took the change commit in the lives in which they took it: nobody lost memory,
+//!    so nobody without the change could ever serve.
+//! 2. Or one of them commits so and serves in the epoch of the acknowledgement or the next one,
+//!    by a map in which all others who took it and are in sync commit so, too: it has served
+//!    without a break until there, and whoever serves later has it from those.
+//!
+//! Everything else is sent again, which is never wrong.
+
+use std::sync::Arc;
+
+use crate::id::{BootId, BrickId, ChainEpoch};
+use crate::map::{Chain, MemberState};
+
+/// Who acknowledged a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holders {
+    /// Epoch of the chain in which it was.
+    pub epoch: ChainEpoch,
+    /// The members that took it over, and in which life.
+    pub members: Arc<[(BrickId, BootId)]>,
+}
+
+/// What a round of commits says of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is durable.
+    Durable,
+    /// A member that has to be heard did not answer.
+    Unknown,
+    /// It may be lost: it has to be sent again.
+    Again,
+}
+
+impl Holders {
+    /// Judges by `chain`, of a map not older than the acknowledgement, and by the life in which
+    /// each holder said that it has committed; `None` of one that did not say so.
+    pub fn judge(&self, chain: Option<&Chain>, committed: impl Fn(BrickId) -> Option<BootId>) -> Verdict {
+        let unbroken = chain.is_some_and(|chain| chain.epoch.0 <= self.epoch.0 + 1);
+        let (mut witnesses, mut absent, mut unknown) = (0, 0, false);
+        for &(brick, boot) in self.members.iter() {
+            let state = chain.and_then(|chain| chain.state_of(brick));
+            // The last one to serve comes back as it is, and the others follow it.
+            let in_sync =
+                matches!(state, Some(MemberState::Serving | MemberState::Syncing | MemberState::LastServing));
+            match committed(brick) {
+                Some(now) if now == boot => {
+                    witnesses += usize::from(unbroken && state == Some(MemberState::Serving));
+                }
+                _ if !in_sync => absent += 1,
+                Some(_) => return Verdict::Again,
+                None => unknown = true,
+            }
+        }
+        match (unknown, witnesses) {
+            (true, _) => Verdict::Unknown,
+            (false, 0) if absent > 0 || self.members.is_empty() => Verdict::Again,
+            (false, _) => Verdict::Durable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ChainId;
+    use crate::map::Member;
+    use MemberState::{LastServing, Offline, Serving, Syncing, Waiting};
+
+    const A: BrickId = BrickId(1);
+    const B: BrickId = BrickId(2);
+    const C: BrickId = BrickId(3);
+
+    fn chain(epoch: u64, members: &[(BrickId, MemberState)]) -> Chain {
+        let members = members.iter().map(|&(brick, state)| Member { brick, state }).collect();
+        Chain { id: ChainId(1), epoch: ChainEpoch(epoch), members }
+    }
+
+    /// Taken over in epoch 5 by A and B, in their lives 10 and 20; what a later chain and later
+    /// commits say.
+    fn judge(later: &Chain, committed: &[(BrickId, u64)]) -> Verdict {
+        let holders = Holders { epoch: ChainEpoch(5), members: Arc::new([(A, BootId(10)), (B, BootId(20))]) };
+        let of = |brick| committed.iter().find(|(b, _)| *b == brick).map(|(_, boot)| BootId(*boot));
+        holders.judge(Some(later), of)
+    }
+
+    /// Both committed, or one did while the other is away.
+    #[test]
+    fn who_served_on_vouches() {
+        let both = chain(5, &[(A, Serving), (B, Serving)]);
+        assert_eq!(judge(&both, &[(A, 10), (B, 20)]), Verdict::Durable);
+        assert_eq!(judge(&both, &[(B, 20)]), Verdict::Unknown);
+        assert_eq!(judge(&both, &[(A, 11), (B, 20)]), Verdict::Again);
+        let one = chain(6, &[(B, Serving), (A, Offline)]);
+        assert_eq!(judge(&one, &[(B, 20)]), Verdict::Durable);
+        assert_eq!(judge(&one, &[]), Verdict::Unknown);
+        assert_eq!(judge(&one, &[(A, 11), (B, 21)]), Verdict::Again);
+        let last = chain(7, &[(B, LastServing), (A, Offline)]);
+        assert_eq!(judge(&last, &[]), Verdict::Unknown);
+        // All are as they were, wherever they stand by now.
+        assert_eq!(judge(&chain(9, &[(C, Serving)]), &[(A, 10), (B, 20)]), Verdict::Durable);
+        let nobody = Holders { epoch: ChainEpoch(5), members: Arc::new([]) };
+        assert_eq!(nobody.judge(Some(&both), |_| None), Verdict::Again);
+    }
+
+    /// A had the change in memory only and lost it; it came back as the one that serves; B, which
+    /// was away a moment, was given what A was left with; then A went. B lives on as it did when
+    /// it took the change over, and does not have it.
+    #[test]
+    fn a_member_that_was_brought_up_to_date_does_not_vouch() {
+        let after = chain(9, &[(B, Serving), (A, Offline)]);
+        assert_eq!(judge(&after, &[(B, 20)]), Verdict::Again);
+        let replaced = chain(9, &[(C, Serving), (B, Serving)]);
+        assert_eq!(judge(&replaced, &[(B, 20)]), Verdict::Again);
+        // Nor while it is being brought up to date.
+        for state in [Syncing, Waiting] {
+            let meanwhile = chain(6, &[(C, Serving), (B, state), (A, Offline)]);
+            assert_eq!(judge(&meanwhile, &[(B, 20)]), Verdict::Again);
+        }
+    }
+}
