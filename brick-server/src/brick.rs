@@ -4,6 +4,7 @@
 //!    `fence_after` (`a_brick_cut_off_fences_itself`), nor when its disk failed.
 //! 2. It never goes back to an older map.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::background::heal::Pending;
 use crate::background::progress::Progress;
 use crate::background::scrub::Scrubber;
 use crate::chain::copied::Copied;
+use crate::chain::flights::Flights;
 use crate::chain::gates::{Gates, Passage};
 use crate::chain::lost::Lost;
 use crate::chain::marks::Marks;
@@ -57,6 +59,9 @@ pub struct Brick {
     /// When the namespace was told last of a brick that is away.
     suspected: Mutex<Option<Instant>>,
     pub(crate) marks: Mutex<Marks>,
+    pub(crate) flights: Flights,
+    /// By which epoch of the map the head of a chain had nothing left of blocked sessions.
+    pub(crate) cleared: Mutex<BTreeMap<ChainId, MapEpoch>>,
     pub(crate) lost: Mutex<Lost>,
     pub(crate) syncs: Syncs,
     /// Of copying in the background.
@@ -75,7 +80,7 @@ pub struct Brick {
     /// Its directory; none in a simulation.
     held: Option<Held>,
     endpoint: Endpoint,
-    view: RwLock<View>,
+    view: Arc<RwLock<View>>,
     map_epoch: watch::Sender<MapEpoch>,
     map_changed: Notify,
     fetching: tokio::sync::Mutex<()>,
@@ -149,6 +154,8 @@ impl Brick {
             copied: Mutex::default(),
             suspected: Mutex::default(),
             marks: Mutex::default(),
+            flights: Flights::default(),
+            cleared: Mutex::default(),
             lost: Mutex::default(),
             syncs: Syncs::default(),
             copying: Pace::new(parts.config.copy_bytes_per_second),
@@ -163,7 +170,7 @@ impl Brick {
             store_id: parts.store_id,
             held: parts.held,
             endpoint: parts.endpoint,
-            view: RwLock::new(View { map: Arc::new(map), standings: Standings::new() }),
+            view: Arc::new(RwLock::new(View { map: Arc::new(map), standings: Standings::new() })),
             map_epoch: watch::Sender::new(MapEpoch(0)),
             map_changed: Notify::new(),
             fetching: tokio::sync::Mutex::default(),
@@ -203,6 +210,32 @@ impl Brick {
         job: impl FnOnce(&dyn ChunkStore) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Status> {
         self.on_disk(job).await?.map_err(|e| status_of(&e))
+    }
+
+    /// [`Brick::disk`] if the chain is at its epoch and `session` is not blocked, neither of which
+    /// can change while the job runs. So what becomes visible in one epoch is there before anything is
+    /// compared in the next one, and nothing of a session becomes visible once its end is known here.
+    ///
+    /// # Errors
+    /// As a status; the job did not run, or failed.
+    pub(crate) async fn disk_in<T: Send + 'static>(
+        &self,
+        chain: ChainRef,
+        session: Option<SessionId>,
+        job: impl FnOnce(&dyn ChunkStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let view = self.view.clone();
+        self.disk(move |store| {
+            let view = view.read().unwrap_or_else(PoisonError::into_inner);
+            if let Err(status) = rules::find(&view.map, chain) {
+                return Ok(Err(status));
+            }
+            if session.is_some_and(|session| view.map.blocked.contains_key(&session)) {
+                return Ok(Err(Status::SessionGone));
+            }
+            job(store).map(Ok)
+        })
+        .await?
     }
 
     /// What this brick has of a chunk.

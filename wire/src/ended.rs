@@ -43,6 +43,11 @@ impl EndedSessions {
         self.find(session).map(|until| until.since)
     }
 
+    /// The latest epoch from which on a session is over.
+    pub fn newest(&self) -> Option<MapEpoch> {
+        self.ranges.values().map(|until| until.since).max()
+    }
+
     /// The session is over from this map epoch on.
     pub fn insert(&mut self, session: SessionId, epoch: MapEpoch) {
         if self.contains_key(&session) {

@@ -50,6 +50,12 @@ impl Pending {
         self.note(brick, key, note);
     }
 
+    /// The copies of a chunk that are equal may have different numbers.
+    pub(crate) fn add_uneven(&self, brick: &Brick, key: ChunkKey, chain: ChainId) {
+        let note = Note { chain, trimmed: None, sessions: BTreeSet::new(), since: Instant::now() };
+        self.note(brick, key, note);
+    }
+
     /// Whether the copies of a chunk may differ.
     pub(crate) fn has(&self, key: ChunkKey) -> bool {
         lock(&self.notes).contains_key(&key)
@@ -58,6 +64,12 @@ impl Pending {
     /// Whether a change of one of these sessions may be on some copies of a chunk.
     pub(crate) fn has_of(&self, key: ChunkKey, blocked: impl Fn(&SessionId) -> bool) -> bool {
         lock(&self.notes).get(&key).is_some_and(|note| note.sessions.iter().any(blocked))
+    }
+
+    /// Whether a change of one of these sessions may be on some copies in a chain.
+    pub(crate) fn has_in(&self, chain: ChainId, blocked: impl Fn(&SessionId) -> bool) -> bool {
+        let notes = lock(&self.notes);
+        notes.values().any(|note| note.chain == chain && note.sessions.iter().any(&blocked))
     }
 
     /// A chunk was trimmed here after it was copied.

@@ -2,9 +2,10 @@
 //! chain before it serves them (see [`crate::chain::rules`], 3).
 //!
 //! The head compares with every other serving member, the higher version wins; then the other
-//! members compare with the head, whose copies count. Who is not sure yet answers "busy", so
-//! nobody reads what may be old. A member that can't be reached is waited for, until it can
-//! or the map says that it does not serve.
+//! members compare with the head, whose copies count. With several others it does so until nothing
+//! differs any more, and what was levelled is durable before it is sure. Who is not sure yet answers
+//! "busy", so nobody reads what may be old. A member that can't be reached is waited for, until it
+//! can or the map says that it does not serve.
 //!
 //! Period: at every change of the map, and every 200 ms while something is to be done.
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use wire::brick::{BrickRequest, ChainRef};
+use wire::brick::{BrickReply, BrickRequest, ChainRef};
 use wire::chunk::ChunkKey;
 use wire::id::{BrickId, Ino};
 use wire::status::Status;
@@ -78,16 +79,41 @@ async fn one(brick: &Brick, chain: ChainRef) -> Result<(), Status> {
         ask_whether_sure(brick, &place, head).await?;
         (vec![head], Rule::Theirs)
     };
-    for other in others {
-        let done = compare(brick, &place, other, rule, |_| {}).await?;
-        if done.different > 0 {
-            tracing::info!(brick = %brick.id, chain = %chain.id, %other, chunks = done.chunks,
-                different = done.different, "levelled copies");
-        }
-    }
+    // What is taken from a later one the earlier ones have to be given, too.
+    let several = others.len() > 1;
+    while pass(brick, &place, &others, rule).await? && several {}
     brick.set_sure(chain);
     tracing::debug!(brick = %brick.id, chain = %chain.id, "copies are those of the chain");
     Ok(())
+}
+
+/// Compares with each of `others` once. Whether anything differed.
+async fn pass(brick: &Brick, place: &Place, others: &[BrickId], rule: Rule) -> Result<bool, Status> {
+    let mut differed = false;
+    for &other in others {
+        let done = compare(brick, place, other, rule, |_| {}).await?;
+        if done.different > 0 {
+            differed = true;
+            if rule == Rule::Higher {
+                make_durable(brick, place, other).await?;
+            }
+            tracing::info!(brick = %brick.id, chain = %place.chain.id, %other, chunks = done.chunks,
+                different = done.different, "levelled copies");
+        }
+    }
+    Ok(differed)
+}
+
+/// A copy may have given way that is newer and does not count (see
+/// [`compare`](crate::background::compare)): whoever looked for it and did not find it must never
+/// see it, so it must not come back when a member loses its memory.
+async fn make_durable(brick: &Brick, place: &Place, other: BrickId) -> Result<(), Status> {
+    brick.commit().await?;
+    match brick.ask(place, other, BrickRequest::Commit, Bytes::new()).await {
+        Ok((BrickReply::Committed { .. }, _)) => Ok(()),
+        Ok(_) => Err(Status::Busy),
+        Err(error) => Err(status_of_call(&error)),
+    }
 }
 
 /// A head answers reads only when it is sure itself.

@@ -23,11 +23,12 @@ use wire::net::{CallError, Delivery};
 use wire::status::{FsError, Status};
 
 use crate::brick::{Brick, Place, lock, version_of};
+use crate::chain::flights::Flight;
 use crate::chain::rules::Wish;
 use crate::chain::writers::Answer;
 use crate::error::status_of;
 use crate::ops::{copy, repair};
-use crate::store::{Header, Prepared, StoreError};
+use crate::store::{ChunkStore, Header, Prepared, StoreError};
 
 /// What became of a change at one member.
 enum Ack {
@@ -117,8 +118,40 @@ pub async fn change(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) ->
     brick.admit(map, chain, Wish::Change).await?;
     brick.make_room().await?;
     let _gate = brick.alone(key).await?;
+    let mut under_way = UnderWay::begin(brick, &call);
     let place = brick.admit_now(chain, Wish::Change)?;
     brick.check_session(&place, writer.session)?;
+    let done = carry_out(brick, &place, call, payload).await;
+    under_way.over = true;
+    done
+}
+
+/// A change under way. Should its caller be gone before it is through, its chunk is noted.
+struct UnderWay<'a> {
+    brick: &'a Brick,
+    call: Call,
+    over: bool,
+    _flight: Flight,
+}
+
+impl UnderWay<'_> {
+    fn begin<'a>(brick: &'a Brick, call: &Call) -> UnderWay<'a> {
+        let _flight = brick.flights.begin(call.chain.id, call.writer.session);
+        UnderWay { brick, call: *call, over: false, _flight }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            let Call { chain, key, writer, .. } = self.call;
+            self.brick.pending.add(self.brick, key, chain.id, writer.session);
+        }
+    }
+}
+
+async fn carry_out(brick: &Brick, place: &Place, call: Call, payload: Bytes) -> Result<BrickReply, Status> {
+    let Call { chain, key, writer, change, .. } = call;
     if !lock(&brick.writers).is_wanted(writer, call.answered_below) {
         // It comes so late that its caller has long had the answer of a repetition.
         return Err(Status::Malformed);
@@ -129,14 +162,14 @@ pub async fn change(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) ->
             return Ok(reply(answer));
         }
         // It was done in another epoch, or under another head, and perhaps not by all.
-        let members = level_all(brick, &place, key).await?;
+        let members = level_all(brick, place, key).await?;
         return Ok(finish(brick, &call, answer.version, answer.allocated_delta_bytes, members, 0));
     }
     let header = brick.chunk(key).await?;
     let base = version_of(header.as_ref());
     if let Some(header) = header.filter(|h| h.writer == Some(writer)) {
         // It was done before, but perhaps not by all.
-        let members = level_all(brick, &place, key).await?;
+        let members = level_all(brick, place, key).await?;
         return Ok(finish(brick, &call, header.version, delta_of(&header), members, 0));
     }
     if let Change::Punch { offset, len } = change
@@ -149,12 +182,12 @@ pub async fn change(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) ->
     let others = place.others(brick.id)?;
     let (prepared, acks) = if bytes >= brick.config.parallel_bytes && brick.store.has_room(4 * bytes as u64) {
         tokio::join!(
-            prepare_with_repair(brick, &place, key, base, change, &payload),
-            forward_all(brick, &place, &others, key, writer, base, change, &payload),
+            prepare_with_repair(brick, place, key, base, change, &payload),
+            forward_all(brick, place, &others, key, writer, base, change, &payload),
         )
     } else {
-        let prepared = prepare_with_repair(brick, &place, key, base, change, &payload).await?;
-        let acks = forward_all(brick, &place, &others, key, writer, base, change, &payload).await;
+        let prepared = prepare_with_repair(brick, place, key, base, change, &payload).await?;
+        let acks = forward_all(brick, place, &others, key, writer, base, change, &payload).await;
         (Ok(prepared), acks)
     };
     // A member that does not serve yet is not waited for: it will be brought up to date.
@@ -172,28 +205,28 @@ pub async fn change(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) ->
         .collect();
     if !acks.iter().all(|(_, ack)| ack.is_taken()) {
         let status = refusal(&acks);
-        return Err(undo(brick, &place, &call, &acks, status).await);
+        return Err(undo(brick, place, &call, &acks, status).await);
     }
     // The members may have taken long: the map may have blocked the session meanwhile, or this
     // process may have stood still until others took over.
     if let Err(status) =
         brick.admit_now(chain, Wish::Change).and_then(|now| brick.check_session(&now, writer.session))
     {
-        return Err(undo(brick, &place, &call, &acks, status).await);
+        return Err(undo(brick, place, &call, &acks, status).await);
     }
     let prepared = match prepared {
         Ok(prepared) => prepared,
-        Err(status) => return take_over(brick, &place, &call, header.as_ref(), &acks, status).await,
+        Err(status) => return take_over(brick, place, &call, header.as_ref(), &acks, status).await,
     };
-    let published = brick.disk(move |store| store.publish(prepared, chain.id, Some(writer))).await;
-    let header = match published {
+    let publish = move |store: &dyn ChunkStore| store.publish(prepared, chain.id, Some(writer));
+    let header = match brick.disk_in(chain, Some(writer.session), publish).await {
         Ok(header) => header,
         Err(status) => {
             brick.pending.add(brick, key, chain.id, writer.session);
             return Err(status);
         }
     };
-    let (header, members) = complete(brick, &place, &call, header, acks).await?;
+    let (header, members) = complete(brick, place, &call, header, acks).await?;
     drop(missed);
     Ok(finish(brick, &call, header.version, delta_of(&header), members, bytes))
 }

@@ -16,7 +16,7 @@ use crate::chain::pieces::{self, Digest};
 use crate::error::status_of;
 use crate::ops::assembly::Assembly;
 use crate::ops::{inspect, patch, repair};
-use crate::store::{Header, PIECE_BYTES, PieceDigest, ReadBytes, StoreError};
+use crate::store::{ChunkStore, Header, PIECE_BYTES, PieceDigest, ReadBytes, StoreError};
 
 /// Blocks of a piece.
 const BLOCKS_A_PIECE: u32 = PIECE_BYTES / BLOCK_BYTES;
@@ -186,7 +186,7 @@ pub async fn pull(
         let (summary, digests) = their_pieces(brick, place, key, from, Vec::new()).await?;
         lock(&brick.writers).forget(key);
         let Some(summary) = summary else {
-            brick.disk(move |store| store.remove(key, ChunkVersion(u64::MAX))).await?;
+            brick.disk_in(place.chain, None, move |store| store.remove(key, ChunkVersion(u64::MAX))).await?;
             brick.metrics.dropped_chunks.add(1);
             return Ok(None);
         };
@@ -244,7 +244,8 @@ async fn pull_version(
     }
     let (to, staged) = assembly.done();
     let chain = place.chain.id;
-    brick.disk(move |store| store.switch(key, chain, to.version, to.len, staged)).await?;
+    let switch = move |store: &dyn ChunkStore| store.switch(key, chain, to.version, to.len, staged);
+    brick.disk_in(place.chain, None, switch).await?;
     brick.chunk(key).await
 }
 
@@ -385,7 +386,11 @@ pub async fn equalise(brick: &Brick, place: &Place, key: ChunkKey, to: BrickId) 
         (None, Some(other)) => drop_there(brick, place, key, to, other.version).await.map(|()| 0),
         (Some(mine), Some(other)) if other.version >= mine.version => {
             let (chain, next) = (place.chain.id, ChunkVersion(other.version.0 + 1));
-            brick.disk(move |store| store.set_version(key, chain, next)).await?;
+            brick.disk_in(place.chain, None, move |store| store.set_version(key, chain, next)).await?;
+            // Members that were equal are behind by a number now.
+            if place.others(brick.id)?.len() > 1 {
+                brick.pending.add_uneven(brick, key, chain);
+            }
             push(brick, place, key, to, Some(other)).await
         }
         (Some(_), other) => push(brick, place, key, to, other).await,

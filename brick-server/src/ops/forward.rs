@@ -10,8 +10,8 @@ use wire::status::Status;
 use crate::brick::{Brick, lock, version_of};
 use crate::chain::rules::Wish;
 use crate::chain::writers::Answer;
-use crate::error::status_of;
 use crate::ops::change::{check_range, prepare_with_repair};
+use crate::store::ChunkStore;
 
 /// Applies the change if this copy is at `base`; a repeated one is known again.
 ///
@@ -59,8 +59,8 @@ pub async fn forward(
     if serving {
         brick.mark(key, chain, ChunkVersion(base.0 + 1));
     }
-    let published = brick.on_disk(move |store| store.publish(prepared, chain.id, Some(writer))).await?;
-    let header = published.map_err(|e| status_of(&e))?;
+    let publish = move |store: &dyn ChunkStore| store.publish(prepared, chain.id, Some(writer));
+    let header = brick.disk_in(chain, Some(writer.session), publish).await?;
     brick.metrics.forwards.add(1);
     let answer = Answer {
         epoch: chain.epoch,

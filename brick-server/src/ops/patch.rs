@@ -19,6 +19,7 @@ use crate::brick::{Brick, lock, version_of};
 use crate::chain::rules::Wish;
 use crate::config::{STAGED_CHUNKS, STAGED_FOR};
 use crate::ops::assembly::Assembly;
+use crate::store::ChunkStore;
 
 /// Copies of which not all parts have come.
 #[derive(Debug, Default)]
@@ -106,7 +107,7 @@ pub async fn patch(
     if part.first && part.last && part.covers == 0 && now.1 == part.to.digest && len == part.to.len {
         // Only the number differs: that takes no space, which a full brick does not have.
         let version = part.to.version;
-        brick.disk(move |store| store.set_version(key, chain.id, version)).await?;
+        brick.disk_in(chain, None, move |store| store.set_version(key, chain.id, version)).await?;
         lock(&brick.writers).forget(key);
         return Ok(BrickReply::Done);
     }
@@ -143,7 +144,8 @@ pub async fn patch(
         brick.mark(key, chain, part.to.version);
     }
     let (to, staged) = copy.assembly.done();
-    brick.disk(move |store| store.switch(key, chain.id, to.version, to.len, staged)).await?;
+    let switch = move |store: &dyn ChunkStore| store.switch(key, chain.id, to.version, to.len, staged);
+    brick.disk_in(chain, None, switch).await?;
     Ok(BrickReply::Done)
 }
 
@@ -170,7 +172,7 @@ pub async fn drop_chunk(
     let _gate = brick.alone(key).await?;
     brick.admit_now(chain, Wish::Look)?;
     lock(&brick.writers).forget(key);
-    if brick.disk(move |store| store.remove(key, version)).await?.is_some() {
+    if brick.disk_in(chain, None, move |store| store.remove(key, version)).await?.is_some() {
         brick.metrics.dropped_chunks.add(1);
     }
     Ok(BrickReply::Done)

@@ -66,7 +66,10 @@ pub async fn clean(brick: &Brick, chain: ChainRef, key: ChunkKey) -> Result<(Pas
             }
             return Ok((gate, place));
         }
-        let Some(mark) = lock(&brick.marks).find(key) else { return Ok((gate, place)) };
+        let Some(mark) = lock(&brick.marks).find(key) else {
+            settle::clear_blocked(brick, &place).await?;
+            return Ok((gate, place));
+        };
         // The head may want to change the chunk here before it answers.
         drop(gate);
         if settle::resolve(brick, &place, &[(key, mark)], true).await? > 0 {

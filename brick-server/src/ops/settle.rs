@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use wire::brick::{BrickReply, BrickRequest, ChainRef};
 use wire::chunk::ChunkKey;
-use wire::id::{BrickId, ChunkVersion, MapEpoch};
+use wire::id::{BrickId, ChunkVersion, MapEpoch, SessionId};
 use wire::status::Status;
 
 use crate::brick::{Brick, Place, lock, version_of};
@@ -30,7 +30,13 @@ pub async fn settled(
     if keys.len() > MARKS_A_CALL {
         return Err(Status::Malformed);
     }
-    brick.admit(map, chain, Wish::Change).await?;
+    let place = brick.admit(map, chain, Wish::Change).await?;
+    let over = |session: &SessionId| place.map.blocked.contains_key(session);
+    // A change of a blocked session may be on one member and not on another: until that is put
+    // right only this copy shows the chain.
+    if brick.flights.has_of(chain.id, over) || brick.pending.has_in(chain.id, over) {
+        return Err(Status::Busy);
+    }
     let mut versions = Vec::with_capacity(keys.len());
     for key in keys {
         let gate = if wait { Some(brick.shared(key).await?) } else { brick.gates.try_shared(key) };
@@ -43,6 +49,26 @@ pub async fn settled(
     // Had the chain changed meanwhile, somebody else would speak for it.
     brick.admit_now(chain, Wish::Change)?;
     Ok(BrickReply::Settled { versions })
+}
+
+/// Makes sure that nothing of the sessions that are blocked by now is left on some members only:
+/// who looks for it here and does not find it must not find it elsewhere later.
+///
+/// # Errors
+/// [`Status::Busy`] if there is: the head is to be asked then.
+pub async fn clear_blocked(brick: &Brick, place: &Place) -> Result<(), Status> {
+    let (chain, now) = (place.chain.id, place.map.epoch);
+    let known = lock(&brick.cleared).get(&chain).copied().unwrap_or(MapEpoch(0));
+    if known >= now {
+        return Ok(());
+    }
+    if place.map.blocked.newest().is_some_and(|newest| newest >= known) {
+        resolve(brick, place, &[], true).await?;
+    }
+    let mut cleared = lock(&brick.cleared);
+    let known = cleared.entry(chain).or_insert(now);
+    *known = (*known).max(now);
+    Ok(())
 }
 
 /// The head makes a member's copy equal to its own.

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, WriterId};
 use wire::chunk::ChunkKey;
+use wire::durability::{Holders, Verdict};
 use wire::id::{BootId, BrickId, CallSeq, Ino, SessionId};
-use wire::map::{ClusterMap, MemberState};
+use wire::map::ClusterMap;
 use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
 use wire::net::{CallError, Endpoint, Net};
 use wire::status::{FsError, Status};
@@ -125,7 +126,8 @@ impl Client {
                 };
                 match self.call(head, request, payload.clone()).await {
                     Ok((BrickReply::Changed { members, .. }, _)) => {
-                        self.oracle().acked(cell, value, members);
+                        let holders = Holders { epoch: self.chain().epoch, members: members.into() };
+                        self.oracle().acked(cell, value, holders);
                         return Wrote::Done;
                     }
                     Ok(other) => panic!("{other:?}"),
@@ -167,8 +169,15 @@ impl Client {
         if found < value {
             self.oracle().forbid(cell, value, "blocked");
         } else {
-            // It is there, though nobody was told so: the new session makes it its own.
-            Box::pin(self.put(cell, value, true)).await;
+            // It is there, though nobody was told so: the new session makes it its own. Were it
+            // given up for want of room, an older one might be sent again over what was seen.
+            loop {
+                match self.write_value(cell, value).await {
+                    Wrote::Done => return,
+                    Wrote::No => self.pause().await,
+                    Wrote::SessionGone => return Box::pin(self.begin_anew(cell, value)).await,
+                }
+            }
         }
     }
 
@@ -206,7 +215,7 @@ impl Client {
             .collect();
         let mut bricks: BTreeMap<BrickId, Option<BootId>> = BTreeMap::new();
         for (_, acked) in &held {
-            bricks.extend(acked.holders.iter().map(|(brick, _)| (*brick, None)));
+            bricks.extend(acked.holders.members.iter().map(|(brick, _)| (*brick, None)));
         }
         for (brick, outcome) in &mut bricks {
             if let Ok((BrickReply::Committed { boot }, _)) =
@@ -217,31 +226,20 @@ impl Client {
         }
         let mut all = true;
         for (cell, acked) in held {
-            let (mut durable, mut unknown, mut again) = (0, false, false);
-            for (brick, boot) in &acked.holders {
-                let state = self.map.chains[&CHAIN].state_of(*brick);
-                let in_sync = matches!(
-                    state,
-                    Some(MemberState::Serving | MemberState::Syncing | MemberState::LastServing)
-                );
-                match bricks.get(brick).copied().flatten() {
-                    Some(now) if now == *boot => durable += 1,
-                    _ if !in_sync => {}
-                    Some(_) => again = true,
-                    None => unknown = true,
+            match acked
+                .holders
+                .judge(self.map.chains.get(&CHAIN), |brick| bricks.get(&brick).copied().flatten())
+            {
+                Verdict::Durable => self.oracle().committed(cell, acked.value),
+                Verdict::Unknown => all = false,
+                Verdict::Again => {
+                    all = false;
+                    // A later one may have been refused for good: then this is still what is to be there.
+                    let newest = self.oracle().uncommitted(cell).iter().map(|a| a.value).max();
+                    if newest == Some(acked.value) {
+                        self.put(cell, acked.value, true).await;
+                    }
                 }
-            }
-            if again || (durable == 0 && !unknown) {
-                all = false;
-                // A later one may have been refused for good: then this is still what is to be there.
-                let newest = self.oracle().uncommitted(cell).iter().map(|a| a.value).max();
-                if newest == Some(acked.value) {
-                    self.put(cell, acked.value, true).await;
-                }
-            } else if unknown {
-                all = false;
-            } else {
-                self.oracle().committed(cell, acked.value);
             }
         }
         if !all {

@@ -49,9 +49,8 @@ impl SimNamespace {
         if let Err(wrong) = map.verify() {
             panic!("{wrong}");
         }
-        let all: Vec<BrickId> = map.bricks.keys().copied().collect();
         let serving: Vec<BrickId> = map.chains.get(&CHAIN).map_or(vec![], |chain| chain.serving().collect());
-        self.world.serving(&all, &serving);
+        self.world.serving(&serving);
         self.world.note(map.epoch.0);
         tracing::info!(epoch = %map.epoch, chain = ?map.chains.get(&CHAIN), "map");
     }
@@ -142,6 +141,7 @@ impl SimNamespace {
             alive: true,
         };
         lock(&self.heard).insert(id, Instant::now());
+        let before_boot = before.as_ref().map(|info| info.boot);
         let known = before.as_ref() == Some(&info);
         let stayed = self.stayed(id);
         if !known {
@@ -161,6 +161,12 @@ impl SimNamespace {
                 }
             }),
             Some(_) => {}
+        }
+        let began_anew = before_boot.is_some_and(|before| before != boot);
+        if began_anew
+            && lock(&self.map).chains.get(&CHAIN).and_then(|c| c.state_of(id)) == Some(MemberState::Serving)
+        {
+            self.world.loss_shows();
         }
         ClusterReply::Map(self.map())
     }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 use wire::chunk::ChunkKey;
-use wire::id::{BootId, BrickId};
+use wire::durability::Holders;
+use wire::id::BrickId;
 
 use crate::brick::lock;
 use crate::sim::world::World;
@@ -17,7 +18,7 @@ pub type CellId = (ChunkKey, u32);
 pub struct Acked {
     pub value: u64,
     at: Instant,
-    pub holders: Vec<(BrickId, BootId)>,
+    pub holders: Holders,
     committed: bool,
 }
 
@@ -64,7 +65,7 @@ impl Oracle {
         })
     }
 
-    pub fn acked(&self, cell: CellId, value: u64, holders: Vec<(BrickId, BootId)>) {
+    pub fn acked(&self, cell: CellId, value: u64, holders: Holders) {
         tracing::info!(?cell, value, ?holders, "acknowledged");
         self.with(cell, |cell| {
             // Earlier ones that are not committed are overwritten.
@@ -98,7 +99,7 @@ impl Oracle {
     }
 
     fn is_kept(&self, acked: &Acked) -> bool {
-        acked.committed || acked.holders.iter().any(|(b, boot)| self.world.kept(*b, *boot, acked.at))
+        acked.committed || acked.holders.members.iter().any(|(b, boot)| self.world.kept(*b, *boot, acked.at))
     }
 
     pub fn begin_read(&self, cell: CellId) -> Floor {

@@ -128,9 +128,9 @@ pub struct World {
     slow: Mutex<BTreeSet<BrickId>>,
     addresses: Mutex<BTreeMap<u64, NodeId>>,
     lives: Mutex<BTreeMap<BrickId, Life>>,
-    /// When each brick last did not serve in the chain.
-    unserved: Mutex<BTreeMap<BrickId, Instant>>,
-    /// How often a brick lost its memory.
+    /// Who serves in the chain, and since when.
+    serving: Mutex<BTreeMap<BrickId, Instant>>,
+    /// How often a brick lost its memory, or served again without it.
     pub crashes: AtomicU64,
 }
 
@@ -145,7 +145,7 @@ impl World {
             slow: Mutex::default(),
             addresses: Mutex::default(),
             lives: Mutex::default(),
-            unserved: Mutex::default(),
+            serving: Mutex::default(),
             crashes: AtomicU64::new(0),
         })
     }
@@ -223,22 +223,28 @@ impl World {
         self.crashes.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A brick that lost its memory serves what it is left with: what was lost is seen to be.
+    pub fn loss_shows(&self) {
+        self.crashes.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn life(&self, brick: BrickId) -> Option<Life> {
         lock(&self.lives).get(&brick).copied()
     }
 
     /// The map says who serves now.
-    pub fn serving(&self, all: &[BrickId], serving: &[BrickId]) {
-        let mut unserved = lock(&self.unserved);
-        for brick in all.iter().filter(|b| !serving.contains(b)) {
-            unserved.insert(*brick, Instant::now());
+    pub fn serving(&self, now: &[BrickId]) {
+        let mut serving = lock(&self.serving);
+        serving.retain(|brick, _| now.contains(brick));
+        for brick in now {
+            serving.entry(*brick).or_insert_with(Instant::now);
         }
     }
 
     /// Whether a brick lives in that life and has served without a break since `since`.
     pub fn kept(&self, brick: BrickId, boot: BootId, since: Instant) -> bool {
         let same = self.life(brick).is_some_and(|life| life.alive && life.boot == boot);
-        same && lock(&self.unserved).get(&brick).is_none_or(|at| *at < since)
+        same && lock(&self.serving).get(&brick).is_some_and(|at| *at <= since)
     }
 
     /// How long a piece of work of a brick's store takes.
