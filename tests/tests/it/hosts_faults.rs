@@ -143,6 +143,7 @@ fn resynced(cluster: &HostCluster) -> Result<u64> {
 fn a_member_that_was_away_gets_what_changed() -> Result<()> {
     const STEP: usize = 64 << 10;
     const STEPS: u64 = 2048;
+    const AWAY: Duration = Duration::from_secs(60);
     let mut cluster = HostCluster::prepare_with_bricks(Shape { bricks: 2, replicas: 2 })?;
     for number in 0..2 {
         let dir = cluster.brick_dir(number);
@@ -179,7 +180,7 @@ fn a_member_that_was_away_gets_what_changed() -> Result<()> {
     cluster.bricks[1].host().cut()?;
     let begun = Instant::now();
     let mut changed = BTreeSet::new();
-    while begun.elapsed() < Duration::from_secs(20) {
+    while begun.elapsed() < AWAY {
         changed.insert(some(&mut versions)?);
     }
     cluster.bricks[1].host().heal()?;
@@ -188,7 +189,7 @@ fn a_member_that_was_away_gets_what_changed() -> Result<()> {
         status::all_whole(&cluster.status()?)
     })?;
     let (moved, changed) = (resynced(&cluster)? - before, changed.len() as u64 * STEP as u64);
-    eprintln!("{changed} bytes changed in 20 s, {moved} bytes moved");
+    eprintln!("{changed} bytes changed in {} s, {moved} bytes moved", AWAY.as_secs());
     ensure!(moved > 0 && moved <= 2 * changed, "{changed} bytes changed, {moved} bytes moved");
     drop(file);
     let content = std::fs::read(&path)?;
