@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest};
+use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, Extent};
 use wire::id::BrickId;
 use wire::meta::BrickReport;
 use wire::net::{BoxFuture, Peer, Role, TypedHandler};
@@ -65,6 +65,7 @@ fn permitted(role: Role, request: &BrickRequest) -> bool {
         | R::Patch { .. }
         | R::Drop { .. }
         | R::ReadCopy { .. }
+        | R::ReadLeft { .. }
         | R::Pieces { .. }
         | R::Settled { .. }
         | R::Level { .. } => role == Role::Brick,
@@ -118,6 +119,9 @@ async fn dispatch(
         R::Read { chain, key, offset, len } => return read::read(brick, map, chain, key, offset, len).await,
         R::ReadCopy { chain, key, offset, len } => {
             return read::read_copy(brick, map, chain, key, offset, len).await;
+        }
+        R::ReadLeft { chain, key, offset, len } => {
+            return read::read_left(brick, map, chain, key, Extent { offset, len }).await;
         }
         R::Change { chain, key, writer, answered_below, change } => {
             let call = change::Call { chain, key, writer, answered_below, change };

@@ -250,6 +250,17 @@ pub enum BrickRequest {
         /// Begin now, at the pace of a round that is asked for.
         begin: bool,
     },
+    /// As [`BrickRequest::ReadCopy`], of a copy with blocks that nobody can read. -> `Left`
+    ReadLeft {
+        /// The chain.
+        chain: ChainRef,
+        /// The chunk.
+        key: ChunkKey,
+        /// In bytes, a multiple of a block.
+        offset: u32,
+        /// In bytes.
+        len: u32,
+    },
 }
 
 /// A block of which only the checksum is left: a copy of it fails that checksum as the original does, and is put
@@ -344,6 +355,13 @@ pub enum BrickReply {
     },
     /// The scrubber.
     Scrub(ScrubReport),
+    /// The payload is what is left of the data, with zeros where it is lost.
+    Left {
+        /// Version it was read at.
+        version: ChunkVersion,
+        /// Blocks that nobody can read, in order.
+        lost: Vec<LostBlock>,
+    },
 }
 
 /// The bricks' protocol.

@@ -167,6 +167,16 @@ fn differing(from: &[Digest], to: &[Digest], len: u32) -> Vec<Extent> {
     pieces::differing(from, to, PieceDigest::zeros().0, PIECE_BYTES, len, MAX_IO_BYTES)
 }
 
+/// All of a chunk of `len` bytes.
+fn everything(len: u32) -> Vec<Extent> {
+    differing(&all_unlike(len), &[], len)
+}
+
+/// Digests of a chunk of `len` bytes that nobody has.
+fn all_unlike(len: u32) -> Vec<Digest> {
+    unlike(&vec![PieceDigest::zeros().0; len.div_ceil(PIECE_BYTES) as usize])
+}
+
 /// Digests that no piece has: everything differs.
 fn unlike(digests: &[Digest]) -> Vec<Digest> {
     digests.iter().map(|digest| digest.map(|byte| !byte)).collect()
@@ -183,14 +193,18 @@ pub async fn pull(
     from: BrickId,
 ) -> Result<Option<Header>, Status> {
     for _ in 0..ATTEMPTS {
-        let (summary, digests) = their_pieces(brick, place, key, from, Vec::new()).await?;
+        let (summary, digests) = match their_pieces(brick, place, key, from, Vec::new()).await {
+            // Something in that copy is beyond repair: all that is left of it is taken.
+            Err(Status::Corrupt) => (theirs(brick, place, key, from).await?, None),
+            found => found.map(|(summary, digests)| (summary, Some(digests)))?,
+        };
         lock(&brick.writers).forget(key);
         let Some(summary) = summary else {
             brick.disk_in(place.chain, None, move |store| store.remove(key, ChunkVersion(u64::MAX))).await?;
             brick.metrics.dropped_chunks.add(1);
             return Ok(None);
         };
-        if let Some(header) = pull_version(brick, place, key, from, &summary, &digests).await? {
+        if let Some(header) = pull_version(brick, place, key, from, &summary, digests.as_deref()).await? {
             brick.metrics.pulled_chunks.add(1);
             return Ok(Some(header));
         }
@@ -198,36 +212,66 @@ pub async fn pull(
     Err(Status::Busy)
 }
 
-/// `None`: it changed meanwhile.
+/// A part of a member's copy, and what of it nobody can read; `None`: it is another version by now.
+async fn fetch(
+    brick: &Brick,
+    place: &Place,
+    from: BrickId,
+    summary: &ChunkSummary,
+    part: Extent,
+    in_doubt: bool,
+) -> Result<Option<(Bytes, Vec<LostBlock>)>, Status> {
+    let (chain, key, Extent { offset, len }) = (place.chain, summary.key, part);
+    let request = match in_doubt {
+        true => BrickRequest::ReadLeft { chain, key, offset, len },
+        false => BrickRequest::ReadCopy { chain, key, offset, len },
+    };
+    match brick.ask(place, from, request, Bytes::new()).await {
+        Ok((BrickReply::Read { version }, data)) if version == summary.version => {
+            Ok(Some((data, Vec::new())))
+        }
+        Ok((BrickReply::Left { version, lost }, data))
+            if version == summary.version && patch::are_in_order(&lost, offset, data.len()) =>
+        {
+            Ok(Some((data, lost)))
+        }
+        Ok(_) => Ok(None),
+        Err(error) => Err(status_of_call(&error)),
+    }
+}
+
+/// `None`: it changed meanwhile. Without digests the whole of it is taken, as far as it can be read.
 async fn pull_version(
     brick: &Brick,
     place: &Place,
     key: ChunkKey,
     from: BrickId,
     summary: &ChunkSummary,
-    digests: &[Digest],
+    digests: Option<&[Digest]>,
 ) -> Result<Option<Header>, Status> {
     lock(&brick.copied).mark(key);
     brick.make_room().await?;
-    // A copy with blocks beyond repair is taken whole.
-    let ours = brick.on_disk(move |store| store.pieces(key)).await?;
-    let ours = match ours {
-        Ok((_, digests)) => digests.into_iter().map(|digest| digest.0).collect(),
-        Err(_) => unlike(digests),
+    let parts = match digests {
+        Some(digests) => {
+            // Of a copy here with blocks beyond repair nothing is kept.
+            let ours = match brick.on_disk(move |store| store.pieces(key)).await? {
+                Ok((_, digests)) => digests.into_iter().map(|digest| digest.0).collect(),
+                Err(_) => unlike(digests),
+            };
+            differing(digests, &ours, summary.len)
+        }
+        None => everything(summary.len),
     };
     let mut assembly = Assembly::new(*summary);
-    for part in differing(digests, &ours, summary.len) {
-        let request = BrickRequest::ReadCopy { chain: place.chain, key, offset: part.offset, len: part.len };
-        let data = match brick.ask(place, from, request, Bytes::new()).await {
-            Ok((BrickReply::Read { version }, data)) if version == summary.version => data,
-            Ok(_) => return Ok(None),
-            Err(error) => return Err(status_of_call(&error)),
+    for part in parts {
+        let Some((data, lost)) = fetch(brick, place, from, summary, part, digests.is_none()).await? else {
+            return Ok(None);
         };
         brick.metrics.resync_bytes.add(data.len() as u64);
         assembly = brick
             .disk(move |store| {
                 assembly.keep(store, part.offset)?;
-                assembly.take(store, part, &data, &[])?;
+                assembly.take(store, part, &data, &lost)?;
                 Ok(assembly)
             })
             .await?;
@@ -267,8 +311,7 @@ async fn push(
         Err(Status::Corrupt) => {
             in_doubt = true;
             let header = brick.chunk(key).await?;
-            let pieces = header.map_or(0, |header| header.len.div_ceil(PIECE_BYTES));
-            (header, unlike(&vec![PieceDigest::zeros().0; pieces as usize]))
+            (header, all_unlike(header.map_or(0, |header| header.len)))
         }
         found => found?,
     };
@@ -332,7 +375,10 @@ async fn push(
 }
 
 /// A part of this copy, and the blocks of it that are beyond repair.
-async fn read_for_copy(
+///
+/// # Errors
+/// As a status.
+pub async fn read_for_copy(
     brick: &Brick,
     place: &Place,
     key: ChunkKey,

@@ -150,7 +150,7 @@ pub async fn patch(
 }
 
 /// Whether these are blocks of the part, one after the other.
-fn are_in_order(lost: &[LostBlock], offset: u32, len: usize) -> bool {
+pub fn are_in_order(lost: &[LostBlock], offset: u32, len: usize) -> bool {
     let first = offset / BLOCK_BYTES;
     let end = u64::from(first) + len.div_ceil(BLOCK_BYTES as usize) as u64;
     lost.iter().all(|lost| lost.block >= first && u64::from(lost.block) < end)

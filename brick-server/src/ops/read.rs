@@ -1,8 +1,8 @@
 //! Reading, for clients and for other members.
 
 use bytes::Bytes;
-use wire::brick::{BrickReply, ChainRef};
-use wire::chunk::{ChunkKey, MAX_IO_BYTES};
+use wire::brick::{BrickReply, ChainRef, Extent};
+use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_IO_BYTES};
 use wire::id::MapEpoch;
 use wire::status::Status;
 
@@ -10,7 +10,7 @@ use crate::brick::{Brick, Place, lock};
 use crate::chain::gates::Passage;
 use crate::chain::rules::Wish;
 use crate::error::status_of;
-use crate::ops::{repair, settle};
+use crate::ops::{copy, repair, settle};
 use crate::store::StoreError;
 
 /// How often a chunk that changes all the time is looked at.
@@ -97,4 +97,17 @@ pub async fn read_copy(
     brick.admit(map, chain, Wish::Look).await?;
     let found = brick.disk(move |store| store.read(key, offset, len)).await?;
     Ok((BrickReply::Read { version: found.version }, found.data))
+}
+
+/// For another member: what is left of this copy, where not all of it can be read.
+///
+/// # Errors
+/// As a status.
+pub async fn read_left(brick: &Brick, map: MapEpoch, chain: ChainRef, key: ChunkKey, part: Extent) -> Answer {
+    if part.len > MAX_IO_BYTES || !part.offset.is_multiple_of(BLOCK_BYTES) {
+        return Err(Status::Malformed);
+    }
+    let place = brick.admit(map, chain, Wish::Look).await?;
+    let (found, lost) = copy::read_for_copy(brick, &place, key, part).await?;
+    Ok((BrickReply::Left { version: found.version, lost }, found.data))
 }

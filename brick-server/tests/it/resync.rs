@@ -98,6 +98,34 @@ async fn progress_is_told_in_bytes() {
     .await;
 }
 
+/// A head that finds a newer copy at a member takes it, though one block of it can be read by nobody: the rest is served
+/// by both, that block fails on both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_copy_is_taken_though_a_block_of_it_is_lost() {
+    let mut cluster = Cluster::pair().await;
+    cluster.write(key(1, 0), 0, &[7; 200_000]).await;
+    cluster.crash(0).await;
+    cluster.namespace.set_chain(CHAIN, &[(1, Serving), (0, Offline)]);
+    let bad = 17 * 4096;
+    let mut newer = vec![9; 150_000];
+    newer[bad as usize..][..8].copy_from_slice(b"unlucky!");
+    cluster.write(key(1, 0), 0, &newer).await;
+    cluster.commit(1).await;
+    assert_eq!(flip(&cluster.dir_of(1), b"unlucky!"), 1);
+    let config = cluster.config(0);
+    cluster.up_with(0, config).await;
+    cluster.namespace.set_chain(CHAIN, &[(0, Serving), (1, Serving)]);
+    for brick in [0, 1] {
+        assert_eq!(cluster.read(brick, key(1, 0), 0, bad).await, newer[..bad as usize], "brick {brick}");
+        let after = cluster.read(brick, key(1, 0), bad + 4096, 200_000 - bad - 4096).await;
+        assert_eq!(after[..150_000 - bad as usize - 4096], newer[bad as usize + 4096..], "brick {brick}");
+        assert!(after[150_000 - bad as usize - 4096..].iter().all(|byte| *byte == 7), "brick {brick}");
+    }
+    for (brick, held) in [(0, cluster.holds(0).await), (1, cluster.holds(1).await)] {
+        assert_eq!(held.iter().map(|(_, _, corrupt)| *corrupt).sum::<u32>(), 1, "brick {brick}");
+    }
+}
+
 /// A part of a copy that comes after the copy has changed is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_parts_change_nothing() {
