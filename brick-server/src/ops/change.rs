@@ -23,7 +23,6 @@ use wire::net::{CallError, Delivery};
 use wire::status::{FsError, Status};
 
 use crate::brick::{Brick, Place, lock, version_of};
-use crate::chain::flights::Flight;
 use crate::chain::rules::Wish;
 use crate::chain::writers::Answer;
 use crate::error::status_of;
@@ -118,9 +117,11 @@ pub async fn change(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) ->
     brick.admit(map, chain, Wish::Change).await?;
     brick.make_room().await?;
     let _gate = brick.alone(key).await?;
-    let mut under_way = UnderWay::begin(brick, &call);
+    // Before the session is looked at, so that it is either refused or known to be on its way.
+    let _flight = brick.flights.begin(chain.id, writer.session);
     let place = brick.admit_now(chain, Wish::Change)?;
     brick.check_session(&place, writer.session)?;
+    let mut under_way = UnderWay { brick, call, over: false };
     let done = carry_out(brick, &place, call, payload).await;
     under_way.over = true;
     done
@@ -131,14 +132,6 @@ struct UnderWay<'a> {
     brick: &'a Brick,
     call: Call,
     over: bool,
-    _flight: Flight,
-}
-
-impl UnderWay<'_> {
-    fn begin<'a>(brick: &'a Brick, call: &Call) -> UnderWay<'a> {
-        let _flight = brick.flights.begin(call.chain.id, call.writer.session);
-        UnderWay { brick, call: *call, over: false, _flight }
-    }
 }
 
 impl Drop for UnderWay<'_> {

@@ -63,6 +63,7 @@ pub async fn clear_blocked(brick: &Brick, place: &Place) -> Result<(), Status> {
         return Ok(());
     }
     if place.map.blocked.newest().is_some_and(|newest| newest >= known) {
+        // Of no chunk, so whatever gate is held here is in nobody's way.
         resolve(brick, place, &[], true).await?;
     }
     let mut cleared = lock(&brick.cleared);
