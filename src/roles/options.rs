@@ -122,7 +122,7 @@ impl Wanted {
         let mut wanted = Wanted {
             namespaces,
             root,
-            mountpoint: mountpoint.into(),
+            mountpoint: absolute(mountpoint)?,
             foreground,
             background,
             token: None,
@@ -155,9 +155,15 @@ impl Wanted {
         let some =
             || value.filter(|v| !v.is_empty()).with_context(|| format!("mount option {name} wants a value"));
         match name {
-            "token" => self.token = Some(some()?.parse()?),
-            "cred" => self.credential = Some(some()?.into()),
-            "log" => self.log = Some(some()?.into()),
+            "token" => {
+                let text = match some()?.strip_prefix('@') {
+                    Some(file) => format!("@{}", absolute(file)?.display()),
+                    None => some()?.to_owned(),
+                };
+                self.token = Some(text.parse()?);
+            }
+            "cred" => self.credential = Some(absolute(some()?)?),
+            "log" => self.log = Some(absolute(some()?)?),
             "loglevel" => self.log_level = some()?.to_owned(),
             "host" => self.host = Some(some()?.to_owned()),
             "wait" => {
@@ -186,6 +192,11 @@ impl Wanted {
     }
 }
 
+/// A path that stays the same where the program leaves its directory for the background.
+fn absolute(path: &str) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot tell where {path} is"))
+}
+
 /// The addresses and the directory in `ADDR[,ADDR...]:/[DIR]`.
 fn source_parts(source: &str) -> Result<(Vec<SocketAddr>, PathBuf)> {
     let Some((list, path)) = source.split_once(":/") else {
@@ -201,6 +212,19 @@ mod tests {
 
     fn parse(line: &str) -> Result<Wanted> {
         Wanted::parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    /// The background has another directory: paths mean what they meant where they were given.
+    #[test]
+    fn paths_are_those_of_the_caller() {
+        let here = std::env::current_dir().unwrap();
+        let wanted = parse("10.0.0.1:/ mnt -o cred=a/c,log=l").unwrap();
+        assert_eq!(wanted.mountpoint, here.join("mnt"));
+        assert_eq!(wanted.credential, Some(here.join("a/c")));
+        assert_eq!(wanted.log, Some(here.join("l")));
+        let token = parse("10.0.0.1:/ mnt -o token=@no-such-file").unwrap().token.unwrap();
+        let refused = token.read().unwrap_err().to_string();
+        assert!(refused.contains(&here.join("no-such-file").display().to_string()), "{refused}");
     }
 
     /// Invariant 1, by the forms in which mount(8), fstab and people write options.

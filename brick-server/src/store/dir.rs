@@ -119,7 +119,11 @@ pub enum DirError {
         wanted: BrickId,
     },
     /// A part of it is gone.
-    #[error("{dir} is incomplete: {part} is missing", dir = dir.display())]
+    #[error(
+        "{dir} is incomplete: {part} is missing; put it back, make the brick anew from its copies (`brickyard brick \
+         --replace` in an empty directory), or get the files off with `brickyard salvage`",
+        dir = dir.display()
+    )]
     Missing {
         /// The directory.
         dir: PathBuf,
@@ -143,33 +147,33 @@ pub enum DirError {
         what: String,
     },
     /// The operating system says no.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {why}", path = path.display())]
     Io {
         /// Where.
         path: PathBuf,
         /// What it says.
-        source: io::Error,
+        why: io::Error,
     },
     /// The index can't be opened.
-    #[error("{dir}: {source}", dir = dir.display())]
+    #[error("{dir}: {why}", dir = dir.display())]
     Index {
         /// The directory.
         dir: PathBuf,
         /// What it says.
-        source: IndexError,
+        why: IndexError,
     },
     /// The store can't be opened.
-    #[error("{dir}: {source}", dir = dir.display())]
+    #[error("{dir}: {why}", dir = dir.display())]
     Store {
         /// The directory.
         dir: PathBuf,
         /// What it says.
-        source: StoreError,
+        why: StoreError,
     },
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> DirError + '_ {
-    move |source| DirError::Io { path: path.to_owned(), source }
+    move |why| DirError::Io { path: path.to_owned(), why }
 }
 
 /// What `brick.json` says.
@@ -251,7 +255,7 @@ pub fn format_as(dir: &Path, cluster: ClusterId, brick: BrickId, store: StoreId)
     if index.exists() {
         fs::remove_dir_all(&index).map_err(at(&index))?;
     }
-    drop(RocksIndex::create(&index).map_err(|source| DirError::Index { dir: dir.to_owned(), source })?);
+    drop(RocksIndex::create(&index).map_err(|why| DirError::Index { dir: dir.to_owned(), why })?);
     for name in [file_name(0).as_str(), OWNERS_FILE, JOURNAL_FILES[0], JOURNAL_FILES[1]] {
         let path = dir.join(name);
         File::create(&path).and_then(|file| file.sync_all()).map_err(at(&path))?;
@@ -392,7 +396,7 @@ fn hold(dir: &Path) -> Result<File, DirError> {
                 holder: holder.unwrap_or_else(|| "unknown".to_owned()),
             });
         }
-        Err(fs::TryLockError::Error(source)) => return Err(at(&path)(source)),
+        Err(fs::TryLockError::Error(why)) => return Err(at(&path)(why)),
     }
     // Always as long, and never cut: no room is needed for it on a full disk.
     writeln!(file, "{:<10}", std::process::id()).map_err(at(&path))?;
@@ -481,7 +485,7 @@ impl Held {
             tracing::warn!(dir = %dir.display(), "the disk is full: opened in the room set aside for that; make room");
         }
         let index = RocksIndex::open(&dir.join(INDEX_DIR))
-            .map_err(|source| DirError::Index { dir: dir.clone(), source })?;
+            .map_err(|why| DirError::Index { dir: dir.clone(), why })?;
         let medium = Medium {
             data: FileDisk::open(&dir, DATA_NAME, &means).map_err(at(&dir.join(file_name(0))))?,
             journal: open_journal(&dir, &means)?,
@@ -492,9 +496,8 @@ impl Held {
             hints: Hints::open(&dir).map_err(at(&dir.join(HINTS_FILE)))?,
             store: store_number(self.identity.store),
         };
-        medium.index.set_room_aside().map_err(|source| DirError::Index { dir: dir.clone(), source })?;
-        Engine::open(medium, limits, self.sharing.count.clone())
-            .map_err(|source| DirError::Store { dir, source })
+        medium.index.set_room_aside().map_err(|why| DirError::Index { dir: dir.clone(), why })?;
+        Engine::open(medium, limits, self.sharing.count.clone()).map_err(|why| DirError::Store { dir, why })
     }
 
     /// Whether the directory is still the one that was taken.
