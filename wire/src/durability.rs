@@ -8,20 +8,23 @@
 //!
 //! 1. *All* who took the change commit in the lives in which they took it: nobody lost memory,
 //!    so nobody without the change could ever serve.
-//! 2. Or one of them commits so and serves in the epoch of the acknowledgement or the next one,
-//!    by a map in which all others who took it and are in sync commit so, too: it has served
-//!    without a break until there, and whoever serves later has it from those.
+//! 2. Or one of them commits so and serves no more than two epochs after the acknowledgement, by a
+//!    map in which all others who took it and are in sync commit so, too: to leave, to be brought
+//!    up to date and to serve again takes three epochs, so it has served without a break until
+//!    there, and whoever serves later has it from those.
 //!
 //! Everything else is sent again, which is never wrong.
 
 use std::sync::Arc;
 
-use crate::id::{BootId, BrickId, ChainEpoch};
+use crate::id::{BootId, BrickId, ChainEpoch, ChainId};
 use crate::map::{Chain, MemberState};
 
 /// Who acknowledged a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holders {
+    /// The chain it belongs to.
+    pub chain: ChainId,
     /// Epoch of the chain in which it was.
     pub epoch: ChainEpoch,
     /// The members that took it over, and in which life.
@@ -39,11 +42,14 @@ pub enum Verdict {
     Again,
 }
 
+/// Epochs of a chain in which nobody can leave it and serve again in the same life.
+const UNBROKEN_EPOCHS: u64 = 2;
+
 impl Holders {
     /// Judges by `chain`, of a map not older than the acknowledgement, and by the life in which
     /// each holder said that it has committed; `None` of one that did not say so.
     pub fn judge(&self, chain: Option<&Chain>, committed: impl Fn(BrickId) -> Option<BootId>) -> Verdict {
-        let unbroken = chain.is_some_and(|chain| chain.epoch.0 <= self.epoch.0 + 1);
+        let unbroken = chain.is_some_and(|chain| chain.epoch.0 <= self.epoch.0 + UNBROKEN_EPOCHS);
         let (mut witnesses, mut absent, mut unknown) = (0, 0, false);
         for &(brick, boot) in self.members.iter() {
             let state = chain.and_then(|chain| chain.state_of(brick));
@@ -70,7 +76,6 @@ impl Holders {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::ChainId;
     use crate::map::Member;
     use MemberState::{LastServing, Offline, Serving, Syncing, Waiting};
 
@@ -86,7 +91,11 @@ mod tests {
     /// Taken over in epoch 5 by A and B, in their lives 10 and 20; what a later chain and later
     /// commits say.
     fn judge(later: &Chain, committed: &[(BrickId, u64)]) -> Verdict {
-        let holders = Holders { epoch: ChainEpoch(5), members: Arc::new([(A, BootId(10)), (B, BootId(20))]) };
+        let holders = Holders {
+            chain: ChainId(1),
+            epoch: ChainEpoch(5),
+            members: Arc::new([(A, BootId(10)), (B, BootId(20))]),
+        };
         let of = |brick| committed.iter().find(|(b, _)| *b == brick).map(|(_, boot)| BootId(*boot));
         holders.judge(Some(later), of)
     }
@@ -102,11 +111,15 @@ mod tests {
         assert_eq!(judge(&one, &[(B, 20)]), Verdict::Durable);
         assert_eq!(judge(&one, &[]), Verdict::Unknown);
         assert_eq!(judge(&one, &[(A, 11), (B, 21)]), Verdict::Again);
+        // A restarted brick is away and being brought up to date: the other one served all the time.
+        let back = chain(7, &[(B, Serving), (A, Syncing)]);
+        assert_eq!(judge(&back, &[(B, 20), (A, 10)]), Verdict::Durable);
+        assert_eq!(judge(&chain(8, &[(B, Serving), (A, Offline)]), &[(B, 20)]), Verdict::Again);
         let last = chain(7, &[(B, LastServing), (A, Offline)]);
         assert_eq!(judge(&last, &[]), Verdict::Unknown);
         // All are as they were, wherever they stand by now.
         assert_eq!(judge(&chain(9, &[(C, Serving)]), &[(A, 10), (B, 20)]), Verdict::Durable);
-        let nobody = Holders { epoch: ChainEpoch(5), members: Arc::new([]) };
+        let nobody = Holders { chain: ChainId(1), epoch: ChainEpoch(5), members: Arc::new([]) };
         assert_eq!(nobody.judge(Some(&both), |_| None), Verdict::Again);
     }
 

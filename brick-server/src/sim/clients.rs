@@ -126,7 +126,8 @@ impl Client {
                 };
                 match self.call(head, request, payload.clone()).await {
                     Ok((BrickReply::Changed { members, .. }, _)) => {
-                        let holders = Holders { epoch: self.chain().epoch, members: members.into() };
+                        let holders =
+                            Holders { chain: CHAIN, epoch: self.chain().epoch, members: members.into() };
                         self.oracle().acked(cell, value, holders);
                         return Wrote::Done;
                     }

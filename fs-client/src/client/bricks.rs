@@ -345,7 +345,8 @@ impl Shared {
                     Ok((BrickReply::Changed { allocated_delta_bytes, members, .. }, _))
                         if !members.is_empty() =>
                     {
-                        let holders = Holders { epoch: chain.epoch, members: members.into() };
+                        let holders =
+                            Holders { chain: chain.id, epoch: chain.epoch, members: members.into() };
                         return Ok(Changed { holders, allocated_delta_bytes });
                     }
                     Ok(_) => return Err(Error::unexpected(format!("brick {head}"), "who has the change")),

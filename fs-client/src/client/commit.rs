@@ -13,14 +13,14 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use wire::durability::Verdict;
+use wire::durability::{Holders, Verdict};
 use wire::id::{BootId, BrickId};
 use wire::map::ClusterMap;
 use wire::meta::FsRequest;
 use wire::status::FsError;
 
 use super::held::Held;
-use super::inode::{Flight, OpenInode, State};
+use super::inode::{Flight, OpenInode};
 use super::open::File;
 use super::retry::Retry;
 use super::{Client, Shared};
@@ -49,11 +49,10 @@ struct Doubt {
 type Outcomes = BTreeMap<BrickId, Result<BootId, Error>>;
 
 /// What the commits say of one held change.
-fn judge(map: &ClusterMap, state: &State, offset: u64, held: &Held, outcomes: &Outcomes) -> Verdict {
-    let layout = &state.attr.layout;
-    let chain =
-        layout.chain(map, offset / u64::from(layout.chunk_bytes.max(1))).and_then(|id| map.chains.get(&id));
-    held.holders.judge(chain, |brick| outcomes.get(&brick).and_then(|outcome| outcome.as_ref().ok().copied()))
+fn judge(map: &ClusterMap, held: &Held, outcomes: &Outcomes) -> Verdict {
+    held.holders.judge(map.chains.get(&held.holders.chain), |brick| {
+        outcomes.get(&brick).and_then(|outcome| outcome.as_ref().ok().copied())
+    })
 }
 
 impl Client {
@@ -276,7 +275,7 @@ impl Shared {
             let mut done = Vec::new();
             // Younger generations that this commit covers are let go of, too.
             for (offset, held) in state.held.iter().filter(|(_, held)| held.stamp <= stamp) {
-                match judge(map, &state, offset, held, outcomes) {
+                match judge(map, held, outcomes) {
                     Verdict::Durable => done.push(offset),
                     Verdict::Again if held.generation <= generation => again.push(offset),
                     Verdict::Unknown if held.generation <= generation => unknown = true,
@@ -298,7 +297,7 @@ impl Shared {
             self.account_held(kept, state.held.cost());
             return Ok(unknown);
         }
-        tracing::warn!(inode = %inode.ino, pieces = again.len(),
+        tracing::info!(inode = %inode.ino, pieces = again.len(),
             "a brick restarted or was replaced before it committed; sending data again");
         let mut state = locked(&inode.state);
         let kept = state.held.cost();
@@ -372,7 +371,8 @@ impl Shared {
         *complained = true;
     }
 
-    /// Commits at once when the map says that a brick with unstable data has restarted.
+    /// Commits at once when the map says that a brick with unstable data has restarted, or that its chain has changed:
+    /// the sooner that is known to be durable, the less is sent again.
     pub(crate) async fn watch_boots(self: Arc<Self>) {
         let mut changes = self.session.map_changes();
         let mut stop = self.stopping.subscribe();
@@ -382,13 +382,16 @@ impl Shared {
                 _ = stop.wait_for(|stop| *stop) => return,
             }
             let map = changes.borrow_and_update().clone();
-            let lost = self.dirty_inodes().iter().any(|inode| {
-                locked(&inode.state).held.iter().any(|(_, held)| {
-                    held.holders.members.iter().any(|(brick, boot)| {
-                        map.bricks.get(brick).is_some_and(|info| info.boot.0 != 0 && info.boot != *boot)
-                    })
-                })
-            });
+            let changed = |holders: &Holders| {
+                let restarted = holders.members.iter().any(|(brick, boot)| {
+                    map.bricks.get(brick).is_some_and(|info| info.boot.0 != 0 && info.boot != *boot)
+                });
+                restarted || map.chains.get(&holders.chain).is_none_or(|chain| chain.epoch != holders.epoch)
+            };
+            let lost = self
+                .dirty_inodes()
+                .iter()
+                .any(|inode| locked(&inode.state).held.iter().any(|(_, held)| changed(&held.holders)));
             if lost {
                 self.commit_wanted.notify_one();
             }

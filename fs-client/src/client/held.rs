@@ -135,7 +135,7 @@ mod tests {
 
     use std::sync::Arc;
 
-    use wire::id::ChainEpoch;
+    use wire::id::{ChainEpoch, ChainId};
 
     use super::*;
 
@@ -163,7 +163,7 @@ mod tests {
                     content,
                     generation: 0,
                     stamp: stamp as u64,
-                    holders: Holders { epoch: ChainEpoch(1), members: Arc::new([]) },
+                    holders: Holders { chain: ChainId(1), epoch: ChainEpoch(1), members: Arc::new([]) },
                     since: Instant::now(),
                 });
             }

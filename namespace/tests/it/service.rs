@@ -374,7 +374,11 @@ async fn chunks_of_no_use_are_cut() {
     .await;
     until("all have cut", async || (cluster.status().await.trims == 0).then_some(())).await;
     assert_eq!((cluster.cut_by(gone, 0).len(), cluster.cut_by(kept, 100).len()), (3, 3));
-    assert!(cluster.running.as_ref().unwrap().metrics().collected >= 2);
+    // Counted after it is done.
+    until("they are counted", async || {
+        (cluster.running.as_ref().unwrap().metrics().collected >= 2).then_some(())
+    })
+    .await;
     // Nothing more is found, and what is of use stays.
     let looked = |brick: &FakeBrick| brick.listed.load(Ordering::SeqCst);
     let before = looked(&cluster.bricks[2]);
