@@ -8,10 +8,12 @@
 //!
 //! 1. *All* who took the change commit in the lives in which they took it: nobody lost memory,
 //!    so nobody without the change could ever serve.
-//! 2. Or one of them commits so and serves no more than two epochs after the acknowledgement, by a
+//! 2. Or one of them that served then commits so and serves no more than two epochs after the acknowledgement, by a
 //!    map in which all others who took it and are in sync commit so, too: to leave, to be brought
 //!    up to date and to serve again takes three epochs, so it has served without a break until
-//!    there, and whoever serves later has it from those.
+//!    there, and whoever serves later has it from those. One that was being brought up to date does
+//!    not vouch, since it may be given something older before it serves; but it has to commit as
+//!    well, since it may serve before long (`only_those_who_served_vouch`).
 //!
 //! Everything else is sent again, which is never wrong.
 
@@ -20,6 +22,17 @@ use std::sync::Arc;
 use crate::id::{BootId, BrickId, ChainEpoch, ChainId};
 use crate::map::{Chain, MemberState};
 
+/// One that took a change over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// The brick.
+    pub brick: BrickId,
+    /// In which life.
+    pub boot: BootId,
+    /// It served then, and was not being brought up to date.
+    pub served: bool,
+}
+
 /// Who acknowledged a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holders {
@@ -27,8 +40,8 @@ pub struct Holders {
     pub chain: ChainId,
     /// Epoch of the chain in which it was.
     pub epoch: ChainEpoch,
-    /// The members that took it over, and in which life.
-    pub members: Arc<[(BrickId, BootId)]>,
+    /// All that took it over.
+    pub members: Arc<[Holder]>,
 }
 
 /// What a round of commits says of a change.
@@ -46,19 +59,28 @@ pub enum Verdict {
 const UNBROKEN_EPOCHS: u64 = 2;
 
 impl Holders {
+    /// Of a change that these took over in `chain`, as it was then.
+    pub fn of(chain: &Chain, took: &[(BrickId, BootId)]) -> Holders {
+        let holder = |&(brick, boot): &(BrickId, BootId)| {
+            let served = chain.state_of(brick) == Some(MemberState::Serving);
+            Holder { brick, boot, served }
+        };
+        Holders { chain: chain.id, epoch: chain.epoch, members: took.iter().map(holder).collect() }
+    }
+
     /// Judges by `chain`, of a map not older than the acknowledgement, and by the life in which
     /// each holder said that it has committed; `None` of one that did not say so.
     pub fn judge(&self, chain: Option<&Chain>, committed: impl Fn(BrickId) -> Option<BootId>) -> Verdict {
         let unbroken = chain.is_some_and(|chain| chain.epoch.0 <= self.epoch.0 + UNBROKEN_EPOCHS);
         let (mut witnesses, mut absent, mut unknown) = (0, 0, false);
-        for &(brick, boot) in self.members.iter() {
+        for &Holder { brick, boot, served } in self.members.iter() {
             let state = chain.and_then(|chain| chain.state_of(brick));
             // The last one to serve comes back as it is, and the others follow it.
             let in_sync =
                 matches!(state, Some(MemberState::Serving | MemberState::Syncing | MemberState::LastServing));
             match committed(brick) {
                 Some(now) if now == boot => {
-                    witnesses += usize::from(unbroken && state == Some(MemberState::Serving));
+                    witnesses += usize::from(served && unbroken && state == Some(MemberState::Serving));
                 }
                 _ if !in_sync => absent += 1,
                 Some(_) => return Verdict::Again,
@@ -91,11 +113,8 @@ mod tests {
     /// Taken over in epoch 5 by A and B, in their lives 10 and 20; what a later chain and later
     /// commits say.
     fn judge(later: &Chain, committed: &[(BrickId, u64)]) -> Verdict {
-        let holders = Holders {
-            chain: ChainId(1),
-            epoch: ChainEpoch(5),
-            members: Arc::new([(A, BootId(10)), (B, BootId(20))]),
-        };
+        let then = chain(5, &[(A, Serving), (B, Serving)]);
+        let holders = Holders::of(&then, &[(A, BootId(10)), (B, BootId(20))]);
         let of = |brick| committed.iter().find(|(b, _)| *b == brick).map(|(_, boot)| BootId(*boot));
         holders.judge(Some(later), of)
     }
@@ -121,6 +140,23 @@ mod tests {
         assert_eq!(judge(&chain(9, &[(C, Serving)]), &[(A, 10), (B, 20)]), Verdict::Durable);
         let nobody = Holders { chain: ChainId(1), epoch: ChainEpoch(5), members: Arc::new([]) };
         assert_eq!(nobody.judge(Some(&both), |_| None), Verdict::Again);
+    }
+
+    /// B took the change over while it was being brought up to date; A, which alone served, lost it
+    /// with its memory, gave B what it was left with, and left: nobody vouches for the change.
+    #[test]
+    fn only_those_who_served_vouch() {
+        let then = chain(5, &[(A, Serving), (B, Syncing)]);
+        let holders = Holders::of(&then, &[(A, BootId(10)), (B, BootId(20))]);
+        let after = chain(7, &[(B, Serving)]);
+        assert_eq!(holders.judge(Some(&after), |brick| (brick == B).then_some(BootId(20))), Verdict::Again);
+        // It has to commit all the same.
+        let meanwhile = |brick| (brick == A).then_some(BootId(10));
+        assert_eq!(holders.judge(Some(&then), meanwhile), Verdict::Unknown);
+        assert_eq!(
+            holders.judge(Some(&chain(6, &[(A, Serving), (B, Offline)])), meanwhile),
+            Verdict::Durable
+        );
     }
 
     /// A had the change in memory only and lost it; it came back as the one that serves; B, which

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use wire::brick::{BrickReply, BrickRequest, ChainRef};
+use wire::brick::{BrickRequest, ChainRef};
 use wire::chunk::ChunkKey;
 use wire::id::{BrickId, Ino};
 use wire::status::Status;
@@ -23,7 +23,7 @@ use crate::background::compare::{Rule, compare};
 use crate::brick::{Brick, Place};
 use crate::chain::rules::Wish;
 use crate::config::{COMPARISONS, RETRY_PAUSE};
-use crate::ops::copy::status_of_call;
+use crate::ops::copy::{commit_there, status_of_call};
 
 /// Runs until `stop`.
 pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
@@ -95,25 +95,16 @@ async fn pass(brick: &Brick, place: &Place, others: &[BrickId], rule: Rule) -> R
         if done.different > 0 {
             differed = true;
             if rule == Rule::Higher {
-                make_durable(brick, place, other).await?;
+                // A copy that is newer and does not count may have given way (see `compare`): who
+                // looked for it and did not find it must not see it when a member loses its memory.
+                brick.commit().await?;
+                commit_there(brick, place, other).await?;
             }
             tracing::info!(brick = %brick.id, chain = %place.chain.id, %other, chunks = done.chunks,
                 different = done.different, "levelled copies");
         }
     }
     Ok(differed)
-}
-
-/// A copy may have given way that is newer and does not count (see
-/// [`compare`](crate::background::compare)): whoever looked for it and did not find it must never
-/// see it, so it must not come back when a member loses its memory.
-async fn make_durable(brick: &Brick, place: &Place, other: BrickId) -> Result<(), Status> {
-    brick.commit().await?;
-    match brick.ask(place, other, BrickRequest::Commit, Bytes::new()).await {
-        Ok((BrickReply::Committed { .. }, _)) => Ok(()),
-        Ok(_) => Err(Status::Busy),
-        Err(error) => Err(status_of_call(&error)),
-    }
 }
 
 /// A head answers reads only when it is sure itself.

@@ -6,9 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::watch;
-use wire::brick::{BrickReply, BrickRequest, ChainRef};
+use wire::brick::ChainRef;
 use wire::chunk::BLOCK_BYTES;
 use wire::id::{BrickId, ChainId};
 use wire::map::{ClusterMap, MemberState};
@@ -20,7 +19,7 @@ use crate::background::progress::Target;
 use crate::brick::Brick;
 use crate::chain::rules::Wish;
 use crate::config::{LIST_MAX, RETRY_PAUSE};
-use crate::ops::copy::status_of_call;
+use crate::ops::copy::{commit_there, status_of_call};
 
 /// Runs until `stop`.
 pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
@@ -93,11 +92,7 @@ async fn one(brick: &Brick, chain: ChainRef, member: BrickId) -> Result<(), Stat
     brick.progress.begin(copy);
     let done = compare(brick, &place, member, Rule::Ours, |bytes| brick.progress.passed(copy, bytes)).await?;
     // What it was given must not be lost when it serves and this brick is gone.
-    match brick.ask(&place, member, BrickRequest::Commit, Bytes::new()).await {
-        Ok((BrickReply::Committed { .. }, _)) => {}
-        Ok(_) => return Err(Status::Busy),
-        Err(error) => return Err(status_of_call(&error)),
-    }
+    commit_there(brick, &place, member).await?;
     brick.admit_now(chain, Wish::Change)?;
     if !brick.syncs.complete(chain, member) {
         // It missed something meanwhile: once more, which is quick.

@@ -443,6 +443,18 @@ pub async fn equalise(brick: &Brick, place: &Place, key: ChunkKey, to: BrickId) 
     }
 }
 
+/// Has a member make everything durable that it was given; says in which life.
+///
+/// # Errors
+/// As a status.
+pub async fn commit_there(brick: &Brick, place: &Place, member: BrickId) -> Result<BootId, Status> {
+    match brick.ask(place, member, BrickRequest::Commit, Bytes::new()).await {
+        Ok((BrickReply::Committed { boot }, _)) => Ok(boot),
+        Ok(_) => Err(Status::Busy),
+        Err(error) => Err(status_of_call(&error)),
+    }
+}
+
 /// [`equalise`], durably; says in which life the member has it.
 ///
 /// # Errors
@@ -454,11 +466,7 @@ pub async fn level(brick: &Brick, place: &Place, key: ChunkKey, to: BrickId) -> 
             Err(Status::Busy) => continue,
             Err(status) => return Err(status),
         }
-        let boot = match brick.ask(place, to, BrickRequest::Commit, Bytes::new()).await {
-            Ok((BrickReply::Committed { boot }, _)) => boot,
-            Ok(_) => return Err(Status::Busy),
-            Err(error) => return Err(status_of_call(&error)),
-        };
+        let boot = commit_there(brick, place, to).await?;
         // Had it restarted before the commit, it would have lost what it was given.
         let mine = brick.chunk(key).await?;
         let other = theirs(brick, place, key, to).await?;

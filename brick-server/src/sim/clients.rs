@@ -126,8 +126,7 @@ impl Client {
                 };
                 match self.call(head, request, payload.clone()).await {
                     Ok((BrickReply::Changed { members, .. }, _)) => {
-                        let holders =
-                            Holders { chain: CHAIN, epoch: self.chain().epoch, members: members.into() };
+                        let holders = Holders::of(&self.map.chains[&CHAIN], &members);
                         self.oracle().acked(cell, value, holders);
                         return Wrote::Done;
                     }
@@ -216,7 +215,7 @@ impl Client {
             .collect();
         let mut bricks: BTreeMap<BrickId, Option<BootId>> = BTreeMap::new();
         for (_, acked) in &held {
-            bricks.extend(acked.holders.members.iter().map(|(brick, _)| (*brick, None)));
+            bricks.extend(acked.holders.members.iter().map(|holder| (holder.brick, None)));
         }
         for (brick, outcome) in &mut bricks {
             if let Ok((BrickReply::Committed { boot }, _)) =

@@ -99,7 +99,7 @@ impl Oracle {
     }
 
     fn is_kept(&self, acked: &Acked) -> bool {
-        acked.committed || acked.holders.members.iter().any(|(b, boot)| self.world.kept(*b, *boot, acked.at))
+        acked.committed || acked.holders.members.iter().any(|h| self.world.kept(h.brick, h.boot, acked.at))
     }
 
     pub fn begin_read(&self, cell: CellId) -> Floor {

@@ -345,9 +345,7 @@ impl Shared {
                     Ok((BrickReply::Changed { allocated_delta_bytes, members, .. }, _))
                         if !members.is_empty() =>
                     {
-                        let holders =
-                            Holders { chain: chain.id, epoch: chain.epoch, members: members.into() };
-                        return Ok(Changed { holders, allocated_delta_bytes });
+                        return Ok(Changed { holders: Holders::of(chain, &members), allocated_delta_bytes });
                     }
                     Ok(_) => return Err(Error::unexpected(format!("brick {head}"), "who has the change")),
                     Err(error) => error,

@@ -216,7 +216,7 @@ impl Shared {
         for (inode, generation) in targets {
             let state = locked(&inode.state);
             for (_, held) in state.held.iter().filter(|(_, h)| h.generation <= *generation) {
-                bricks.extend(held.holders.members.iter().map(|(brick, _)| *brick));
+                bricks.extend(held.holders.members.iter().map(|holder| holder.brick));
             }
         }
         if bricks.is_empty() {
@@ -383,16 +383,18 @@ impl Shared {
             }
             let map = changes.borrow_and_update().clone();
             let changed = |holders: &Holders| {
-                let restarted = holders.members.iter().any(|(brick, boot)| {
-                    map.bricks.get(brick).is_some_and(|info| info.boot.0 != 0 && info.boot != *boot)
+                let restarted = holders.members.iter().any(|holder| {
+                    map.bricks
+                        .get(&holder.brick)
+                        .is_some_and(|info| info.boot.0 != 0 && info.boot != holder.boot)
                 });
                 restarted || map.chains.get(&holders.chain).is_none_or(|chain| chain.epoch != holders.epoch)
             };
-            let lost = self
+            let in_doubt = self
                 .dirty_inodes()
                 .iter()
                 .any(|inode| locked(&inode.state).held.iter().any(|(_, held)| changed(&held.holders)));
-            if lost {
+            if in_doubt {
                 self.commit_wanted.notify_one();
             }
         }

@@ -72,6 +72,34 @@ proptest! {
         }
     }
 
+    /// Clients rely on it (`wire::durability`): who stopped serving, and was not the last one, serves again in the
+    /// same life only in the third epoch after.
+    #[test]
+    fn to_leave_and_serve_again_takes_three_epochs(events in prop::collection::vec(event(), 1..80)) {
+        let mut chain = chain(&[MemberState::Serving; 3]);
+        let mut up = [true; 3];
+        let mut served = [(ChainEpoch(1), true); 3];
+        for event in events {
+            step(&mut chain, &mut up, &event);
+            for (brick, (last, same_life)) in (0u32..).zip(&mut served) {
+                *same_life &= match event {
+                    Event::Restarted(other) | Event::Replaced(other) => other != brick,
+                    Event::AllRestarted => false,
+                    _ => true,
+                };
+                match chain.state_of(BrickId(brick)) {
+                    Some(MemberState::Serving) => {
+                        let gap = chain.epoch.0 - last.0;
+                        prop_assert!(gap <= 1 || gap >= 3 || !*same_life, "{brick}: {:?}", states(&chain));
+                        (*last, *same_life) = (chain.epoch, true);
+                    }
+                    Some(MemberState::LastServing) => *last = chain.epoch,
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Invariants 2 and 4: whoever serves holds every write that was made, on its disk or in a
     /// memory it did not lose, unless the disk that had it was taken away.
     #[test]
