@@ -1,22 +1,24 @@
 //! A connection with an administrator's credential: what `status`, `check` and `token` ask through.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::time::Instant;
 use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest};
-use wire::id::{BrickId, CallSeq, MapEpoch};
+use wire::id::{BrickId, CallSeq, Ino, MapEpoch};
 use wire::map::ClusterMap;
 use wire::meta::{
-    CheckReply, CheckRequest, ClusterReply, ClusterRequest, ClusterStatus, MetaCall, MetaProtocol, MetaReply,
-    MetaRequest,
+    CheckReply, CheckRequest, ClusterReply, ClusterRequest, ClusterStatus, MAX_PATHS, MetaCall, MetaProtocol,
+    MetaReply, MetaRequest,
 };
 use wire::net::{CallError, Credential, CredentialError, Endpoint, Members, MemoryHub, Net, NetConfig};
 use wire::status::Status;
 
 use crate::cli::ClusterOptions;
 use crate::roles::{addresses, member};
+use crate::show;
 use crate::up::home;
 
 /// Longest wait for one answer. Verifying a whole namespace takes longest.
@@ -137,6 +139,28 @@ impl Admin {
             MetaReply::Check(reply) => Ok(reply),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Paths of inodes, of those whose path is known.
+    ///
+    /// # Errors
+    /// If the namespace does not answer, or not with that.
+    pub async fn paths(&self, inodes: &[Ino]) -> Result<BTreeMap<Ino, String>> {
+        let mut known = BTreeMap::new();
+        let mut left = inodes;
+        while !left.is_empty() {
+            let asked = &left[..left.len().min(MAX_PATHS)];
+            match self.cluster(ClusterRequest::Paths(asked.to_vec())).await? {
+                ClusterReply::Paths(paths) if (1..=asked.len()).contains(&paths.len()) => {
+                    let (told, rest) = left.split_at(paths.len());
+                    let told = told.iter().zip(paths);
+                    known.extend(told.filter_map(|(ino, path)| Some((*ino, show::path(&path?)))));
+                    left = rest;
+                }
+                other => bail!("the namespace answered something else than paths: {other:?}"),
+            }
+        }
+        Ok(known)
     }
 
     /// Asks one brick.

@@ -44,13 +44,33 @@ const PAGE: u32 = 4096;
 /// Problems told.
 const MOST_TOLD: usize = 1000;
 
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Problem {
+    /// What, in words.
+    what: String,
+    /// The file it is about, if it is about one.
+    file: Option<Ino>,
+}
+
+/// Paths of files that something was found of.
+type Paths = BTreeMap<Ino, String>;
+
+/// A line about a file, with its path if that is known.
+fn with_path(line: &str, file: Option<Ino>, paths: &Paths) -> String {
+    match file.and_then(|ino| paths.get(&ino)) {
+        Some(path) => format!("{line}: {path}"),
+        None => line.to_owned(),
+    }
+}
+
 /// What was looked at and found.
 #[derive(Debug, Default)]
 struct Findings {
     inodes: u64,
     entries: u64,
     chunks: u64,
-    problems: BTreeSet<String>,
+    problems: BTreeSet<Problem>,
     /// Not wrong, but worth knowing: copies that are missing because a brick is away.
     notes: BTreeSet<String>,
     /// Chunks with so many bad blocks on a brick that are right again.
@@ -58,12 +78,29 @@ struct Findings {
 }
 
 impl Findings {
-    fn repaired_lines(&self) -> Vec<String> {
+    fn wrong(&mut self, file: Ino, what: String) {
+        self.problems.insert(Problem { what, file: Some(file) });
+    }
+
+    /// Files that something is told of.
+    fn files(&self) -> Vec<Ino> {
+        let wrong = self.problems.iter().take(MOST_TOLD).filter_map(|problem| problem.file);
+        let repaired = self.repaired.keys().take(MOST_TOLD).map(|(key, _)| key.ino);
+        wrong.chain(repaired).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn problem_lines(&self, paths: &Paths) -> Vec<String> {
+        let line = |problem: &Problem| with_path(&problem.what, problem.file, paths);
+        self.problems.iter().take(MOST_TOLD).map(line).collect()
+    }
+
+    fn repaired_lines(&self, paths: &Paths) -> Vec<String> {
         let line = |((key, brick), blocks): (&(ChunkKey, BrickId), &u32)| {
             let bad = counted(*blocks, "bad block", "bad blocks");
-            format!("chunk {key} on brick {brick} had {bad}, put right from another copy")
+            let line = format!("chunk {key} on brick {brick} had {bad}, put right from another copy");
+            with_path(&line, Some(key.ino), paths)
         };
-        self.repaired.iter().map(line).collect()
+        self.repaired.iter().take(MOST_TOLD).map(line).collect()
     }
 
     fn exit_code(&self) -> u8 {
@@ -80,12 +117,14 @@ impl Findings {
 /// # Errors
 /// Never for problems found (they are an exit code): only for output that fails.
 pub fn run(options: &CheckOptions) -> Result<ExitCode> {
-    let looked = admin::runtime()?.block_on(async {
+    let looked: Result<_> = admin::runtime()?.block_on(async {
         let admin = Admin::of(&options.cluster)?;
-        look_until_stable(&admin, options.data_too).await
+        let findings = look_until_stable(&admin, options.data_too).await?;
+        let paths = admin.paths(&findings.files()).await?;
+        Ok((findings, paths))
     });
-    let findings = match looked {
-        Ok(findings) => findings,
+    let (findings, paths) = match looked {
+        Ok(told) => told,
         Err(error) => {
             eprintln!("brickyard: could not check: {error:#}");
             return Ok(ExitCode::from(2));
@@ -94,17 +133,18 @@ pub fn run(options: &CheckOptions) -> Result<ExitCode> {
     if options.cluster.json {
         let object = json!({
             "inodes": findings.inodes, "entries": findings.entries, "chunks": findings.chunks,
-            "problems": findings.problems, "repaired": findings.repaired_lines(), "notes": findings.notes,
+            "problems": findings.problem_lines(&paths), "repaired": findings.repaired_lines(&paths),
+            "notes": findings.notes,
         });
         println!("{object:#}");
     } else {
         for note in &findings.notes {
             println!("note: {note}");
         }
-        for repaired in findings.repaired_lines().iter().take(MOST_TOLD) {
+        for repaired in findings.repaired_lines(&paths) {
             println!("repaired: {repaired}");
         }
-        for problem in findings.problems.iter().take(MOST_TOLD) {
+        for problem in findings.problem_lines(&paths) {
             println!("problem: {problem}");
         }
         println!(
@@ -149,7 +189,8 @@ async fn look(admin: &Admin, data_too: bool) -> Result<Findings> {
         CheckReply::Problems { inodes, entries, problems } => {
             findings.inodes = inodes;
             findings.entries = entries;
-            findings.problems.extend(problems.into_iter().map(|p| format!("namespace: {p}")));
+            let of = |p| Problem { what: format!("namespace: {p}"), file: None };
+            findings.problems.extend(problems.into_iter().map(of));
         }
         other => bail!("the namespace answered {other:?}"),
     }
@@ -187,7 +228,7 @@ fn judge(
 ) {
     let on = || copies.iter().map(|(b, _)| b.to_string()).collect::<Vec<_>>().join(", ");
     let Some(file) = files.get(&key.ino) else {
-        findings.problems.insert(format!("leaked: chunk {key} on bricks {} belongs to no file", on()));
+        findings.wrong(key.ino, format!("leaked: chunk {key} on bricks {} belongs to no file", on()));
         return;
     };
     if file.trimming {
@@ -198,25 +239,23 @@ fn judge(
         let start = key.index.saturating_mul(chunk_bytes);
         for (brick, copy) in copies {
             if start.saturating_add(u64::from(copy.len)) > file.size {
-                findings.problems.insert(format!(
-                    "beyond the end: chunk {key} on brick {brick} ends at {}, its file at {}",
-                    start + u64::from(copy.len),
-                    file.size
-                ));
+                let (end, size) = (start + u64::from(copy.len), file.size);
+                findings.wrong(
+                    key.ino,
+                    format!("beyond the end: chunk {key} on brick {brick} ends at {end}, its file at {size}"),
+                );
             }
         }
     }
     let Some(chain) = file.layout.chain(map, key.index).and_then(|id| map.chains.get(&id)) else {
-        findings
-            .problems
-            .insert(format!("misplaced: the layout of file {} has no chain for chunk {key}", key.ino));
+        let what = format!("misplaced: the layout of file {} has no chain for chunk {key}", key.ino);
+        findings.wrong(key.ino, what);
         return;
     };
     for (brick, _) in copies {
         if chain.state_of(*brick).is_none() {
-            findings
-                .problems
-                .insert(format!("misplaced: chunk {key} is on brick {brick}, not of chain {}", chain.id));
+            let what = format!("misplaced: chunk {key} is on brick {brick}, not of chain {}", chain.id);
+            findings.wrong(key.ino, what);
         }
     }
     let serving: Vec<BrickId> = chain.serving().collect();
@@ -233,11 +272,11 @@ fn judge(
     let Some((first, rest)) = serving.split_first() else { return };
     for brick in rest {
         if of(*brick) != of(*first) {
-            findings.problems.insert(format!(
-                "differs: chunk {key} is {} on brick {first} and {} on brick {brick}",
-                version(of(*first)),
-                version(of(*brick))
-            ));
+            let (one, other) = (version(of(*first)), version(of(*brick)));
+            findings.wrong(
+                key.ino,
+                format!("differs: chunk {key} is {one} on brick {first} and {other} on brick {brick}"),
+            );
         }
     }
 }
@@ -263,8 +302,7 @@ async fn compare_content(
         match first {
             Some((other, theirs)) if theirs != hash => {
                 findings
-                    .problems
-                    .insert(format!("differs: content of chunk {key} on bricks {other} and {brick}"));
+                    .wrong(key.ino, format!("differs: content of chunk {key} on bricks {other} and {brick}"));
             }
             Some(_) => {}
             None => first = Some((*brick, hash)),
@@ -298,9 +336,9 @@ async fn sound(
         found = found.max(corrupt_blocks);
         if Instant::now() > until {
             let bad = counted(corrupt_blocks, "bad block", "bad blocks");
-            findings.problems.insert(format!(
-                "corrupt: chunk {key} on brick {brick} has {bad} that no other copy could put right"
-            ));
+            let what =
+                format!("corrupt: chunk {key} on brick {brick} has {bad} that no other copy could put right");
+            findings.wrong(key.ino, what);
             return Ok(None);
         }
         tokio::time::sleep(REPAIR_PAUSE).await;
@@ -382,7 +420,7 @@ mod tests {
         };
         let mut findings = Findings::default();
         judge(&map, &BTreeMap::from([(Ino(2), file)]), copies[0].1.key, copies, &mut findings);
-        findings.problems.into_iter().collect()
+        findings.problem_lines(&Paths::new())
     }
 
     /// What was put right is told, and is neither consistent from the start nor a problem.
@@ -392,9 +430,12 @@ mod tests {
         assert_eq!(findings.exit_code(), 0);
         findings.repaired.insert((ChunkKey { ino: Ino(2), index: 0 }, BrickId(1)), 3);
         assert_eq!(findings.exit_code(), REPAIRED);
-        let lines = findings.repaired_lines();
-        assert!(lines.len() == 1 && lines[0].contains("brick 1 had 3 bad blocks"), "{lines:?}");
-        findings.problems.insert("leaked".to_owned());
+        assert_eq!(findings.files(), [Ino(2)]);
+        let lines = findings.repaired_lines(&Paths::from([(Ino(2), "/home/two".to_owned())]));
+        let line = "chunk 2.0 on brick 1 had 3 bad blocks, put right from another copy: /home/two";
+        assert_eq!(lines, [line]);
+        findings.wrong(Ino(3), "leaked".to_owned());
+        assert_eq!(findings.problem_lines(&Paths::new()), ["leaked"]);
         assert_eq!(findings.exit_code(), 1);
     }
 

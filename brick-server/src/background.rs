@@ -12,6 +12,7 @@ pub mod compare;
 pub mod heal;
 pub mod heartbeat;
 pub mod leftovers;
+pub mod naming;
 pub mod progress;
 pub mod reconcile;
 pub mod scrub;
@@ -27,6 +28,7 @@ pub fn loops(brick: &Arc<Brick>, stop: &watch::Receiver<bool>) -> Vec<BoxFuture<
         Box::pin(heal::run(brick.clone(), stop.clone())),
         Box::pin(leftovers::run(brick.clone(), stop.clone())),
         Box::pin(scrub::run(brick.clone(), stop.clone())),
+        Box::pin(naming::run(brick.clone(), stop.clone())),
         Box::pin(settle::run(brick.clone(), stop.clone())),
     ]
 }

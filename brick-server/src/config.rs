@@ -50,6 +50,10 @@ pub struct Config {
     pub scrub_period: Duration,
     /// The scrubber reads at most so many bytes a second. Default 20 MB/s.
     pub scrub_bytes_per_second: u64,
+    /// The names of files that are new here are noted for `salvage` this often. Default 10 s.
+    pub names_pause: Duration,
+    /// All names are noted anew this often. Default 1 day.
+    pub names_period: Duration,
     /// Numbers the store works by.
     pub limits: Limits,
 }
@@ -82,6 +86,8 @@ impl Config {
             copy_bytes_per_second: 64 << 20,
             scrub_period: Duration::from_secs(7 * 24 * 3600),
             scrub_bytes_per_second: 20_000_000,
+            names_pause: Duration::from_secs(10),
+            names_period: Duration::from_secs(24 * 3600),
             limits: Limits::default(),
         }
     }

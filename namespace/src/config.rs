@@ -39,6 +39,8 @@ pub const RECLAIM_PASS: usize = 4096;
 pub const CHECK_PROBLEMS: usize = 1000;
 /// Files one page of a check gives at most.
 pub const CHECK_FILES: u32 = 4096;
+/// Bytes of paths in one answer, unless the first is longer.
+pub const PATHS_BYTES: usize = 256 << 10;
 /// Join tokens there may be at a time.
 pub const TOKENS: usize = 10_000;
 /// Longest life of a join token, in seconds: a year.

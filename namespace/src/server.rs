@@ -322,7 +322,8 @@ fn may(role: Role, request: &MetaRequest) -> bool {
             | C::Heartbeat { .. }
             | C::SyncDone { .. }
             | C::AddBrick(_)
-            | C::Farewell { .. },
+            | C::Farewell { .. }
+            | C::Paths(_),
         ) => {
             matches!(role, Role::Brick | Role::Admin)
         }
@@ -402,7 +403,7 @@ impl Namespace {
     }
 
     async fn cluster(
-        &self,
+        self: &Arc<Self>,
         peer: &Arc<Peer>,
         session: Option<SessionId>,
         request: ClusterRequest,
@@ -442,6 +443,7 @@ impl Namespace {
             C::RemoveMember { id } => self.remove_member(id).await,
             C::Lead { id } => self.have_lead(id).await,
             C::Authority => self.authority(),
+            C::Paths(inodes) => self.paths(inodes).await,
         }
     }
 }

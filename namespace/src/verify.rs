@@ -1,4 +1,4 @@
-//! Everything against everything: names and inodes, listings, link counts, sizes of directories,
+//! Everything against everything: names and inodes, listings, places, link counts, sizes of directories,
 //! orphans, attributes, writers, counters, the map. Reads one moment of the state.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -11,7 +11,7 @@ use crate::config::CHECK_PROBLEMS;
 use crate::error::Error;
 use crate::machine::FIRST_COOKIE;
 use crate::store::maps::decode_map;
-use crate::store::records::{Counters, Entry, Inode, Listed, Trim, decode};
+use crate::store::records::{Counters, Entry, Inode, Listed, Place, Trim, decode};
 use crate::store::{Read, keys};
 
 /// What a check found.
@@ -75,6 +75,7 @@ pub fn verify(state: &dyn Read) -> Result<Report, Error> {
     let mut nodes = read_inodes(state, &mut report)?;
     read_names(state, &mut report, &mut nodes)?;
     read_listings(state, &mut report, &nodes)?;
+    read_places(state, &mut report, &nodes)?;
     read_xattrs(state, &mut report, &nodes)?;
     each(state, b"O", |key, _| {
         let ino = Ino(keys::first(key).unwrap_or_default());
@@ -180,6 +181,19 @@ fn read_listings(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Nod
         report.must(*count == entries, || format!("directory {dir}: lists {count}, has {entries} entries"));
     }
     Ok(())
+}
+
+fn read_places(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Node>) -> Result<(), Error> {
+    each(state, b"P", |key, value| {
+        let ino = Ino(keys::first(key).unwrap_or_default());
+        let Some(place) = record::<Place>(report, key, value) else { return Ok(()) };
+        let listed = state.get(&keys::listed(place.parent, place.cookie))?;
+        let is_there = listed.and_then(|v| record::<Listed>(report, key, &v)).is_some_and(|l| l.ino == ino);
+        report.must(is_there && nodes.contains_key(&ino), || {
+            format!("inode {ino}: has no name at place {} of directory {}", place.cookie, place.parent)
+        });
+        Ok(())
+    })
 }
 
 fn read_xattrs(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Node>) -> Result<(), Error> {

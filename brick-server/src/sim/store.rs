@@ -11,7 +11,7 @@ use wire::id::{ChainId, ChunkVersion, Ino};
 use crate::brick::lock;
 use crate::sim::world::World;
 use crate::store::{
-    ChunkStore, Header, PIECE_BYTES, PieceDigest, Prepared, Pressure, ReadBytes, Shrunk, Staged,
+    ChunkStore, Header, PIECE_BYTES, PieceDigest, Prepared, Pressure, ReadBytes, Renewal, Shrunk, Staged,
     StoreCounters, StoreError, Usage,
 };
 
@@ -374,7 +374,15 @@ impl ChunkStore for SimStore {
         Err(StoreError::Range)
     }
 
-    fn set_hint(&self, _: Ino, _: &str) -> Result<(), StoreError> {
+    fn note_names(&self, _: &[(Ino, Bytes)]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn nameless(&self, _: usize) -> Vec<Ino> {
+        Vec::new()
+    }
+
+    fn renew_names(&self, _: Renewal<'_>) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -13,7 +13,9 @@ use super::engine::Engine;
 use super::index::Index;
 use super::pieces::PieceDigest;
 use super::record::{BLOCK, GROUP_BLOCKS, Group, Header, digest_of};
-use super::{ChunkStore, Prepared, Pressure, ReadBytes, Shrunk, Staged, StoreCounters, StoreError, Usage};
+use super::{
+    ChunkStore, Prepared, Pressure, ReadBytes, Renewal, Shrunk, Staged, StoreCounters, StoreError, Usage,
+};
 
 const BLOCK_U32: u32 = BLOCK as u32;
 
@@ -123,6 +125,9 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         header.delta_blocks = 0;
         let header = self.edit(key, header, blocks, found.is_none())?;
         lease.keep();
+        if found.is_none() {
+            self.hints.came(key.ino);
+        }
         Ok(header)
     }
 
@@ -171,8 +176,12 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
             }
         }
         let _alone = self.write_lock(key);
+        let is_new = self.header_of(key)?.is_none();
         let blocks = Blocks { slots, direct: written_bytes > 0, written_bytes, ..Blocks::default() };
         self.replace_all(key, Some(header), groups, blocks, None)?;
+        if is_new {
+            self.hints.came(key.ino);
+        }
         if let Some(lease) = lease {
             lease.keep();
         }
@@ -293,9 +302,18 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         self.clone_all(from, to, chain, version)
     }
 
-    fn set_hint(&self, ino: Ino, path: &str) -> Result<(), StoreError> {
+    fn note_names(&self, names: &[(Ino, Bytes)]) -> Result<(), StoreError> {
         self.check()?;
-        self.hints.set(ino, path).map_err(|e| self.disk_failed("noting a name", &e))
+        self.hints.note(names).map_err(|e| self.disk_failed("noting names", &e))
+    }
+
+    fn nameless(&self, max: usize) -> Vec<Ino> {
+        self.hints.nameless(max)
+    }
+
+    fn renew_names(&self, step: Renewal<'_>) -> Result<(), StoreError> {
+        self.check()?;
+        self.hints.renew(step).map_err(|e| self.disk_failed("noting names anew", &e))
     }
 
     fn counters(&self) -> StoreCounters {

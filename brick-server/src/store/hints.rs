@@ -3,56 +3,89 @@
 //! ```text
 //! DIR/hints   a line a name: crc32c of the rest as 8 hexadecimal digits | inode, decimal | path
 //! ```
-//! In a path, backslash and line feed are written `\\` and `\n`. The last line of an inode counts; a
-//! line whose checksum is wrong does not.
+//! In a path, backslash and line feed are written `\\\\` and `\\n`; other bytes are as they are. The last line of
+//! an inode counts; a line whose checksum is wrong does not.
+//!
+//! 1. What is written anew beside the file (`hints.new`) takes its place when all of it is durable, with what was
+//!    noted meanwhile (`names_noted_while_all_are_renewed_stay`).
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use wire::id::Ino;
 
 use super::lease::lock;
 
 /// Name of the file.
 pub const HINTS_FILE: &str = "hints";
-/// The file is written anew at start when it is longer than this and half of it is outdated.
-const REWRITE_BYTES: u64 = 4 << 20;
+/// What is to become it.
+const NEW_FILE: &str = "hints.new";
+/// Files that are remembered to have come; more are found when all names are noted anew.
+const NAMELESS: usize = 65_536;
+
+/// See [`super::ChunkStore::renew_names`].
+#[derive(Debug, Clone, Copy)]
+pub enum Renewal<'a> {
+    /// Nothing is noted yet. What an earlier attempt left is dropped.
+    Begin,
+    /// These are.
+    Add(&'a [(Ino, Bytes)]),
+    /// That was all.
+    End,
+}
 
 /// See the module's head.
 #[derive(Debug, Default)]
 pub struct Hints {
-    file: Option<Mutex<File>>,
+    files: Option<Mutex<Files>>,
     dirty: AtomicBool,
+    nameless: Mutex<BTreeSet<Ino>>,
 }
 
-fn line(ino: Ino, path: &str) -> String {
-    let path = path.replace('\\', "\\\\").replace('\n', "\\n");
-    let rest = format!("{} {path}", ino.0);
-    let mut out = format!("{:08x} {rest}", crc32c::crc32c(rest.as_bytes()));
-    out.push('\n');
+#[derive(Debug)]
+struct Files {
+    dir: PathBuf,
+    now: File,
+    next: Option<File>,
+}
+
+fn line(ino: Ino, path: &[u8]) -> Vec<u8> {
+    let mut rest = format!("{} ", ino.0).into_bytes();
+    for byte in path {
+        match byte {
+            b'\\' => rest.extend(b"\\\\"),
+            b'\n' => rest.extend(b"\\n"),
+            other => rest.push(*other),
+        }
+    }
+    let mut out = format!("{:08x} ", crc32c::crc32c(&rest)).into_bytes();
+    out.append(&mut rest);
+    out.push(b'\n');
     out
 }
 
-fn parse(line: &str) -> Option<(Ino, String)> {
-    let (crc, rest) = line.split_once(' ')?;
-    if u32::from_str_radix(crc, 16).ok()? != crc32c::crc32c(rest.as_bytes()) {
+fn parse(line: &[u8]) -> Option<(Ino, Vec<u8>)> {
+    let (crc, rest) = line.split_at_checked(9)?;
+    let crc = u32::from_str_radix(std::str::from_utf8(crc).ok()?.trim_end(), 16).ok()?;
+    if crc != crc32c::crc32c(rest) {
         return None;
     }
-    let (ino, path) = rest.split_once(' ')?;
-    let mut out = String::new();
-    let mut chars = path.chars();
-    while let Some(c) = chars.next() {
-        out.push(match c {
-            '\\' => match chars.next()? {
-                'n' => '\n',
-                other => other,
+    let space = rest.iter().position(|byte| *byte == b' ')?;
+    let (ino, path) = (std::str::from_utf8(&rest[..space]).ok()?, &rest[space + 1..]);
+    let mut out = Vec::with_capacity(path.len());
+    let mut bytes = path.iter();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'\\' => match bytes.next()? {
+                b'n' => b'\n',
+                other => *other,
             },
-            c => c,
+            other => *other,
         });
     }
     Some((Ino(ino.parse().ok()?), out))
@@ -62,7 +95,7 @@ fn parse(line: &str) -> Option<(Ino, String)> {
 ///
 /// # Errors
 /// What the operating system says.
-pub fn read(path: &Path) -> io::Result<BTreeMap<Ino, String>> {
+pub fn read(path: &Path) -> io::Result<BTreeMap<Ino, Vec<u8>>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -70,8 +103,7 @@ pub fn read(path: &Path) -> io::Result<BTreeMap<Ino, String>> {
     };
     let mut out = BTreeMap::new();
     for bytes in BufReader::new(file).split(b'\n') {
-        let bytes = bytes?;
-        out.extend(std::str::from_utf8(&bytes).ok().and_then(parse));
+        out.extend(parse(&bytes?));
     }
     Ok(out)
 }
@@ -82,34 +114,64 @@ impl Hints {
     /// # Errors
     /// What the operating system says.
     pub fn open(dir: &Path) -> io::Result<Hints> {
-        let path = dir.join(HINTS_FILE);
-        if path.metadata().is_ok_and(|metadata| metadata.len() > REWRITE_BYTES) {
-            let text = read(&path)?.iter().fold(String::new(), |mut text, (ino, name)| {
-                // Writing to a string can't fail.
-                let _ = text.write_str(&line(*ino, name));
-                text
-            });
-            if (text.len() as u64) < path.metadata()?.len() / 2 {
-                let new = dir.join("hints.new");
-                let mut file = File::create(&new)?;
-                file.write_all(text.as_bytes())?;
-                file.sync_all()?;
-                std::fs::rename(&new, &path)?;
-                File::open(dir)?.sync_all()?;
-            }
-        }
-        let file = OpenOptions::new().append(true).create(true).open(path)?;
-        Ok(Hints { file: Some(Mutex::new(file)), dirty: AtomicBool::new(false) })
+        let mut now = OpenOptions::new().append(true).create(true).open(dir.join(HINTS_FILE))?;
+        // What a crash cut off ends here, so that nothing is lost of what follows.
+        now.write_all(b"\n")?;
+        let files = Files { dir: dir.to_owned(), now, next: None };
+        Ok(Hints { files: Some(Mutex::new(files)), ..Hints::default() })
     }
 
-    /// Notes the name of a file; durable with the next commit.
+    /// A file has got a chunk.
+    pub fn came(&self, ino: Ino) {
+        let mut nameless = lock(&self.nameless);
+        if nameless.len() < NAMELESS {
+            nameless.insert(ino);
+        }
+    }
+
+    /// Takes files that have come.
+    pub fn nameless(&self, max: usize) -> Vec<Ino> {
+        let mut nameless = lock(&self.nameless);
+        let rest = nameless.iter().nth(max).copied().map(|first| nameless.split_off(&first));
+        std::mem::replace(&mut *nameless, rest.unwrap_or_default()).into_iter().collect()
+    }
+
+    /// Notes names; durable with the next commit.
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn set(&self, ino: Ino, path: &str) -> io::Result<()> {
-        if let Some(file) = &self.file {
-            lock(file).write_all(line(ino, path).as_bytes())?;
-            self.dirty.store(true, Ordering::Release);
+    pub fn note(&self, names: &[(Ino, Bytes)]) -> io::Result<()> {
+        let Some(files) = self.files.as_ref().filter(|_| !names.is_empty()) else { return Ok(()) };
+        let text: Vec<u8> = names.iter().flat_map(|(ino, path)| line(*ino, path)).collect();
+        let mut files = lock(files);
+        self.dirty.store(true, Ordering::Release);
+        append(&mut files.now, &text)?;
+        files.next.as_mut().map_or(Ok(()), |next| append(next, &text))
+    }
+
+    /// A step of noting all names anew.
+    ///
+    /// # Errors
+    /// What the operating system says; the names of before stay.
+    pub fn renew(&self, step: Renewal<'_>) -> io::Result<()> {
+        let Some(files) = &self.files else { return Ok(()) };
+        let mut files = lock(files);
+        match step {
+            Renewal::Begin => files.next = Some(File::create(files.dir.join(NEW_FILE))?),
+            Renewal::Add(names) => {
+                let text: Vec<u8> = names.iter().flat_map(|(ino, path)| line(*ino, path)).collect();
+                if let Some(next) = &mut files.next {
+                    append(next, &text)?;
+                }
+            }
+            Renewal::End => {
+                if let Some(next) = files.next.take() {
+                    next.sync_all()?;
+                    fs::rename(files.dir.join(NEW_FILE), files.dir.join(HINTS_FILE))?;
+                    files.now = next;
+                    File::open(&files.dir)?.sync_all()?;
+                }
+            }
         }
         Ok(())
     }
@@ -119,11 +181,19 @@ impl Hints {
     /// # Errors
     /// What the operating system says.
     pub fn sync(&self) -> io::Result<()> {
-        match &self.file {
-            Some(file) if self.dirty.swap(false, Ordering::AcqRel) => lock(file).sync_data(),
+        match &self.files {
+            Some(files) if self.dirty.swap(false, Ordering::AcqRel) => lock(files).now.sync_data(),
             _ => Ok(()),
         }
     }
+}
+
+/// Writes whole lines; where that fails half-way, what comes next is a line of its own.
+fn append(file: &mut File, text: &[u8]) -> io::Result<()> {
+    file.write_all(text).inspect_err(|_| {
+        // If there is no room for this either, the next line is lost with the one that was cut.
+        let _ = file.write_all(b"\n");
+    })
 }
 
 #[cfg(test)]
@@ -131,20 +201,67 @@ impl Hints {
 mod tests {
     use super::*;
 
+    fn named(names: &[(u64, &[u8])]) -> Vec<(Ino, Bytes)> {
+        names.iter().map(|(ino, path)| (Ino(*ino), Bytes::copy_from_slice(path))).collect()
+    }
+
     /// The last name of a file is found again, whatever is in it; damaged lines are skipped.
     #[test]
     fn names_come_back() {
         let dir = tempfile::tempdir().unwrap();
         let hints = Hints::open(dir.path()).unwrap();
-        hints.set(Ino(7), "old").unwrap();
-        hints.set(Ino(7), "/a b/c\\n\nd ü").unwrap();
-        hints.set(Ino(8), "rotten").unwrap();
+        let odd = b"/a b/c\\n\nd \xfc\xff";
+        hints.note(&named(&[(7, b"old")])).unwrap();
+        hints.note(&named(&[(7, odd), (8, b"rotten")])).unwrap();
         hints.sync().unwrap();
         let path = dir.path().join(HINTS_FILE);
-        let text = std::fs::read_to_string(&path).unwrap().replace("rotten", "r0tten");
-        assert!(text.starts_with(&format!("{:08x} 7 old\n", crc32c::crc32c(b"7 old"))), "{text}");
-        std::fs::write(&path, text).unwrap();
-        assert_eq!(read(&path).unwrap(), BTreeMap::from([(Ino(7), "/a b/c\\n\nd ü".to_owned())]));
+        let mut text = fs::read(&path).unwrap();
+        assert!(text.starts_with(format!("\n{:08x} 7 old\n", crc32c::crc32c(b"7 old")).as_bytes()));
+        let at = text.windows(6).position(|bytes| bytes == b"rotten").unwrap();
+        text[at + 1] = b'0';
+        // A line that a crash has cut, and one that was written after it.
+        text.extend(b"12345678 9 /cut");
+        fs::write(&path, text).unwrap();
+        Hints::open(dir.path()).unwrap().note(&named(&[(9, b"/whole")])).unwrap();
+        assert_eq!(
+            read(&path).unwrap(),
+            BTreeMap::from([(Ino(7), odd.to_vec()), (Ino(9), b"/whole".to_vec())])
+        );
         assert_eq!(read(&dir.path().join("none")).unwrap(), BTreeMap::new());
+    }
+
+    /// All names anew: those of before are gone in the end and not earlier, those that came meanwhile stay.
+    #[test]
+    fn names_noted_while_all_are_renewed_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(HINTS_FILE);
+        let known = || read(&path).unwrap().keys().map(|ino| ino.0).collect::<Vec<_>>();
+        let hints = Hints::open(dir.path()).unwrap();
+        hints.note(&named(&[(1, b"/1"), (2, b"/2")])).unwrap();
+        hints.renew(Renewal::Begin).unwrap();
+        hints.renew(Renewal::Add(&named(&[(9, b"/9")]))).unwrap();
+        hints.renew(Renewal::Begin).unwrap();
+        hints.renew(Renewal::Add(&named(&[(2, b"/2")]))).unwrap();
+        hints.note(&named(&[(3, b"/3")])).unwrap();
+        assert_eq!(known(), [1, 2, 3]);
+        hints.renew(Renewal::End).unwrap();
+        assert_eq!(known(), [2, 3]);
+        hints.note(&named(&[(4, b"/4")])).unwrap();
+        assert_eq!(known(), [2, 3, 4]);
+        drop(hints);
+        Hints::open(dir.path()).unwrap().note(&named(&[(5, b"/5")])).unwrap();
+        assert_eq!(known(), [2, 3, 4, 5]);
+    }
+
+    /// Files that come are told once, the lowest first.
+    #[test]
+    fn who_came_is_told_once() {
+        let hints = Hints::default();
+        for ino in [3, 1, 2, 3] {
+            hints.came(Ino(ino));
+        }
+        assert_eq!(hints.nameless(2), [Ino(1), Ino(2)]);
+        assert_eq!(hints.nameless(2), [Ino(3)]);
+        assert_eq!(hints.nameless(2), []);
     }
 }

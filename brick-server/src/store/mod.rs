@@ -85,6 +85,7 @@ use wire::id::{ChainId, ChunkVersion, Ino};
 
 pub use counters::StoreCounters;
 pub use engine::{Engine, Io, Limits};
+pub use hints::Renewal;
 pub use open::Medium;
 pub use pieces::{PIECE_BYTES, PieceDigest};
 pub use record::Header;
@@ -367,11 +368,21 @@ pub trait ChunkStore: Send + Sync + 'static {
         version: ChunkVersion,
     ) -> Result<Option<Header>, StoreError>;
 
-    /// Notes the path of a file for `salvage`; durable with the next commit.
+    /// Notes paths of files for `salvage`; durable with the next commit.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`], [`StoreError::Failed`].
-    fn set_hint(&self, ino: Ino, path: &str) -> Result<(), StoreError>;
+    fn note_names(&self, names: &[(Ino, Bytes)]) -> Result<(), StoreError>;
+
+    /// Up to `max` files that got a chunk here since they were asked for last, so that their names
+    /// may not be known. After a restart, or where very many come at once, some are missing.
+    fn nameless(&self, max: usize) -> Vec<Ino>;
+
+    /// A step of noting all names anew: what was noted before the first one is forgotten with the last.
+    ///
+    /// # Errors
+    /// As [`ChunkStore::note_names`].
+    fn renew_names(&self, step: Renewal<'_>) -> Result<(), StoreError>;
 
     /// Makes everything published durable.
     ///

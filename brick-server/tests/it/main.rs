@@ -7,6 +7,7 @@ extern crate brickyard_brick_server as brick_server;
 mod chains;
 mod failures;
 mod leftovers;
+mod naming;
 mod races;
 mod refusals;
 mod resync;

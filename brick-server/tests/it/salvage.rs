@@ -39,8 +39,8 @@ fn brick(dir: &Path, trimmed: bool) -> BTreeMap<PathBuf, Vec<u8>> {
     large[CHUNK as usize + 5000..][..7].copy_from_slice(b"changed");
     write(&store, key(8, 0), 0, b"short".to_vec());
     write(&store, key(9, 0), 0, noise(9, 70_000));
-    store.set_hint(Ino(7), "/home/anna/large file").unwrap();
-    store.set_hint(Ino(9), "../../../home/anna/../nine").unwrap();
+    let names = [(7, "/home/anna/large file"), (9, "../../../home/anna/../nine")];
+    store.note_names(&names.map(|(ino, path)| (Ino(ino), Bytes::from(path)))).unwrap();
     store.commit().unwrap();
     let before = store.counters().checkpoints;
     let mut n = 0;

@@ -38,6 +38,7 @@ pub struct FakeNamespace {
     map: Mutex<ClusterMap>,
     reports: Mutex<BTreeMap<BrickId, (BootId, BrickReport)>>,
     silent: AtomicBool,
+    directory: Mutex<(String, usize)>,
 }
 
 impl FakeNamespace {
@@ -46,6 +47,7 @@ impl FakeNamespace {
             map: Mutex::new(ClusterMap::new(CLUSTER, 2)),
             reports: Mutex::default(),
             silent: AtomicBool::new(false),
+            directory: Mutex::new(("old".to_owned(), 0)),
         }
     }
 
@@ -123,8 +125,27 @@ impl FakeNamespace {
                 }
                 Ok(ClusterReply::Map(self.map()))
             }
+            // Two at a time, and odd ones have no name.
+            ClusterRequest::Paths(inodes) => {
+                let mut directory = self.directory.lock().unwrap();
+                directory.1 += 1;
+                let name = |ino: &Ino| {
+                    ino.0.is_multiple_of(2).then(|| Bytes::from(format!("/{}/{ino}", directory.0)))
+                };
+                Ok(ClusterReply::Paths(inodes.iter().take(2).map(name).collect()))
+            }
             _ => Err(Status::Malformed),
         }
+    }
+
+    /// Every file is in a directory of this name from now on.
+    pub fn rename_directory(&self, name: &str) {
+        self.directory.lock().unwrap().0 = name.to_owned();
+    }
+
+    /// How often it was asked for paths.
+    pub fn asked_for_paths(&self) -> usize {
+        self.directory.lock().unwrap().1
     }
 }
 

@@ -11,7 +11,7 @@ use crate::machine::acl;
 use crate::machine::files::{changed, modified};
 use crate::machine::txn::{Do, Txn};
 use crate::store::keys;
-use crate::store::records::{Entry, Inode, Listed};
+use crate::store::records::{Entry, Inode, Listed, Place};
 
 /// Makes a name for an inode in `dir`, which the caller writes. Its place is behind all others.
 pub fn add_name(
@@ -28,18 +28,29 @@ pub fn add_name(
     put_name(txn, parent, name, Entry { ino, kind, cookie })
 }
 
-/// Writes what a name stands for, at its place in the listing.
+/// Writes what a name stands for, at its place in the listing, which its inode is known to be in from now on.
 pub fn put_name(txn: &mut Txn<'_>, parent: Ino, name: &Name, entry: Entry) -> Do<()> {
     txn.put(keys::entry(parent, name), &entry)?;
     let listed = Listed { name: name.clone(), ino: entry.ino, kind: entry.kind };
-    txn.put(keys::listed(parent, entry.cookie), &listed)
+    txn.put(keys::listed(parent, entry.cookie), &listed)?;
+    txn.put(keys::place(entry.ino), &Place { parent, cookie: entry.cookie })
 }
 
 /// Removes a name from `dir`, which the caller writes.
-pub fn remove_name(txn: &mut Txn<'_>, parent: Ino, dir: &mut Inode, name: &Name, entry: &Entry) {
+pub fn remove_name(txn: &mut Txn<'_>, parent: Ino, dir: &mut Inode, name: &Name, entry: &Entry) -> Do<()> {
     txn.delete(keys::entry(parent, name));
     txn.delete(keys::listed(parent, entry.cookie));
     dir.size = dir.size.saturating_sub(1);
+    leave_place(txn, parent, entry)
+}
+
+/// An inode lost the name that was `entry`: it is not known to be there any more.
+pub fn leave_place(txn: &mut Txn<'_>, parent: Ino, entry: &Entry) -> Do<()> {
+    let key = keys::place(entry.ino);
+    if txn.load::<Place>(&key)? == Some(Place { parent, cookie: entry.cookie }) {
+        txn.delete(key);
+    }
+    Ok(())
 }
 
 /// Makes an inode with a name, and writes both and the directory.
@@ -196,7 +207,7 @@ pub fn unlink(txn: &mut Txn<'_>, parent: Ino, name: &Name) -> Do<FsReply> {
     if entry.kind == FileKind::Directory {
         return Err(FsError::IsDirectory.into());
     }
-    remove_name(txn, parent, &mut dir, name, &entry);
+    remove_name(txn, parent, &mut dir, name, &entry)?;
     modified(&mut dir, txn.at);
     txn.put_inode(parent, &dir)?;
     drop_link(txn, entry.ino)?;
@@ -213,7 +224,7 @@ pub fn rmdir(txn: &mut Txn<'_>, parent: Ino, name: &Name) -> Do<FsReply> {
     if txn.inode(entry.ino)?.size > 0 {
         return Err(FsError::NotEmpty.into());
     }
-    remove_name(txn, parent, &mut dir, name, &entry);
+    remove_name(txn, parent, &mut dir, name, &entry)?;
     dir.nlink = dir.nlink.saturating_sub(1);
     modified(&mut dir, txn.at);
     txn.put_inode(parent, &dir)?;

@@ -2,7 +2,10 @@
 //!
 //! 1. A listing shows every entry that was there all the while exactly once, whatever comes
 //!    and goes meanwhile (`listings_skip_and_double_nothing`).
+//! 2. A path leads to its inode; that of a file with several names may be unknown, after the newest of
+//!    them was removed (`paths_lead_to_their_inodes`).
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -11,10 +14,14 @@ use wire::id::{DirCookie, Ino};
 use wire::meta::{DirEntry, FileKind, FsReply, FsRequest, MAX_DIR_ENTRIES, Name};
 use wire::status::{FsError, Status};
 
+use crate::error::Error;
 use crate::machine::txn::{Do, load};
 use crate::machine::xattrs::check_name;
-use crate::store::records::{Entry, Inode, Listed, decode};
+use crate::store::records::{Entry, Inode, Listed, Place, decode};
 use crate::store::{Read, keys};
+
+/// Directories a path is followed through.
+const MAX_DEPTH: usize = 8192;
 
 /// Answers a verb that only looks, but for `statfs`, which is not about the state alone.
 /// Listings need a `state` that stands still.
@@ -89,6 +96,47 @@ fn readdir(state: &dyn Read, ino: Ino, after: DirCookie, max: u32, attrs: bool) 
         }
     }
     Ok(FsReply::Entries { entries, end })
+}
+
+/// The path of an inode below the root, by the newest of its names; `None` if it has none or none is known.
+/// `dirs` keeps what was found of directories, for the next one: `state` must be one moment's.
+///
+/// # Errors
+/// If the disk fails or a record is not one.
+pub fn path(
+    state: &dyn Read,
+    ino: Ino,
+    dirs: &mut BTreeMap<Ino, Option<Vec<u8>>>,
+) -> Result<Option<Vec<u8>>, Error> {
+    // Downwards from here: names to be put in front, until a directory whose path is known.
+    let mut below: Vec<(Ino, Vec<u8>)> = Vec::new();
+    let mut at = ino;
+    let mut found = loop {
+        if at == Ino::ROOT {
+            break Some(Vec::new());
+        }
+        if let Some(known) = dirs.get(&at) {
+            break known.clone();
+        }
+        let Some(place) = load::<Place>(state, &keys::place(at))? else { break None };
+        let listed = load::<Listed>(state, &keys::listed(place.parent, place.cookie))?;
+        let Some(listed) = listed.filter(|listed| listed.ino == at) else { break None };
+        below.push((at, listed.name.as_bytes().to_vec()));
+        if below.len() > MAX_DEPTH {
+            break None;
+        }
+        at = place.parent;
+    };
+    while let Some((here, name)) = below.pop() {
+        if let Some(path) = &mut found {
+            path.push(b'/');
+            path.extend_from_slice(&name);
+        }
+        if here != ino {
+            dirs.insert(here, found.clone());
+        }
+    }
+    Ok(found)
 }
 
 fn get_xattr(state: &dyn Read, ino: Ino, name: &[u8]) -> Do<FsReply> {

@@ -9,7 +9,7 @@ use wire::id::Ino;
 use wire::meta::{FileKind, FsReply, MAX_LINKS, Name, RenameMode};
 use wire::status::FsError;
 
-use crate::machine::dirs::{add_name, drop_link, put_name, remove_name};
+use crate::machine::dirs::{add_name, drop_link, leave_place, put_name, remove_name};
 use crate::machine::files::{changed, modified};
 use crate::machine::txn::{Do, Txn};
 use crate::store::records::{Entry, Inode};
@@ -83,7 +83,7 @@ fn move_link(from_dir: &mut Inode, to_dir: &mut Inode) -> Result<(), FsError> {
 /// To a name that was free.
 fn simply(txn: &mut Txn<'_>, from: (Ino, &Name), source: Entry, to: (Ino, &Name)) -> Do<()> {
     let mut from_dir = txn.dir(from.0)?;
-    remove_name(txn, from.0, &mut from_dir, from.1, &source);
+    remove_name(txn, from.0, &mut from_dir, from.1, &source)?;
     if from.0 == to.0 {
         put_name(txn, to.0, to.1, source)?;
         from_dir.size += 1;
@@ -109,12 +109,13 @@ fn replace(txn: &mut Txn<'_>, from: (Ino, &Name), source: Entry, to: (Ino, &Name
         _ => {}
     }
     let mut from_dir = txn.dir(from.0)?;
-    remove_name(txn, from.0, &mut from_dir, from.1, &source);
+    remove_name(txn, from.0, &mut from_dir, from.1, &source)?;
     if source_is_dir {
         // Two directories become one: the one that was replaced counted in `to`, and
         // the one that moves counts there instead.
         from_dir.nlink = from_dir.nlink.saturating_sub(1);
     }
+    leave_place(txn, to.0, &target)?;
     put_name(txn, to.0, to.1, Entry { cookie: target.cookie, ..source })?;
     let to_dir = if from.0 == to.0 { None } else { Some(txn.dir(to.0)?) };
     close(txn, from.0, from_dir, to.0, to_dir)?;

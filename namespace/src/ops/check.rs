@@ -1,15 +1,18 @@
 //! Reading everything to verify it, off the threads that answer calls.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wire::id::Ino;
 use wire::layout::FileLayout;
-use wire::meta::{CheckReply, CheckRequest, FileKind, InodeSummary};
+use wire::meta::{CheckReply, CheckRequest, ClusterReply, FileKind, InodeSummary, MAX_PATHS};
 use wire::status::Status;
 
-use crate::config::CHECK_FILES;
+use crate::config::{CHECK_FILES, PATHS_BYTES};
 use crate::error::Error;
+use crate::machine::looks;
 use crate::namespace::Namespace;
 use crate::store::records::{Inode, Trim, decode};
 use crate::store::{Read, keys};
@@ -17,10 +20,9 @@ use crate::verify::verify;
 
 impl Namespace {
     /// A call of a check.
-    pub async fn check(self: Arc<Self>, request: CheckRequest) -> Result<CheckReply, Status> {
+    pub async fn check(self: &Arc<Self>, request: CheckRequest) -> Result<CheckReply, Status> {
         self.log.read_barrier().await?;
-        let this = self.clone();
-        let read = tokio::task::spawn_blocking(move || match request {
+        self.read_aside(move |this| match request {
             CheckRequest::Namespace => {
                 this.db.at_moment(|moment| verify(moment)).map(|report| CheckReply::Problems {
                     inodes: report.inodes,
@@ -29,15 +31,45 @@ impl Namespace {
                 })
             }
             CheckRequest::Files { after, max } => this.db.at_moment(|moment| files(moment, after, max)),
-        });
-        match read.await {
+        })
+        .await
+    }
+
+    /// Paths of inodes.
+    pub async fn paths(self: &Arc<Self>, mut inodes: Vec<Ino>) -> Result<ClusterReply, Status> {
+        inodes.truncate(MAX_PATHS);
+        self.read_aside(move |this| this.db.at_moment(|moment| paths(moment, &inodes))).await
+    }
+
+    /// Reads much, on a thread that nobody waits for.
+    async fn read_aside<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Namespace) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Status> {
+        let this = self.clone();
+        match tokio::task::spawn_blocking(move || read(&this)).await {
             Ok(reply) => reply.map_err(|error| self.failed(&error)),
             Err(error) => {
-                tracing::error!(%error, "a check did not end");
+                tracing::error!(%error, "reading the namespace did not end");
                 Err(Status::Busy)
             }
         }
     }
+}
+
+/// Paths of the first of these, as many as fit into an answer.
+fn paths(state: &dyn Read, inodes: &[Ino]) -> Result<ClusterReply, Error> {
+    let (mut paths, mut bytes) = (Vec::with_capacity(inodes.len()), 0);
+    let mut dirs = BTreeMap::new();
+    for ino in inodes {
+        let path = looks::path(state, *ino, &mut dirs)?;
+        bytes += path.as_ref().map_or(0, Vec::len);
+        if bytes > PATHS_BYTES && !paths.is_empty() {
+            break;
+        }
+        paths.push(path.map(Bytes::from));
+    }
+    Ok(ClusterReply::Paths(paths))
 }
 
 /// A page of files, with those that are gone and whose chunks are still being freed.

@@ -48,6 +48,11 @@ pub fn listing(parent: Ino) -> Vec<u8> {
     numbered(b'R', parent.0, &[])
 }
 
+/// `P ino`.
+pub fn place(ino: Ino) -> Vec<u8> {
+    numbered(b'P', ino.0, &[])
+}
+
 /// `X ino name`; with an empty name the prefix of all of an inode.
 pub fn xattr(ino: Ino, name: &[u8]) -> Vec<u8> {
     numbered(b'X', ino.0, name)
@@ -139,6 +144,7 @@ mod tests {
             text(listed(Ino(0x41), DirCookie(0x42))),
             r"R\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
         );
+        assert_eq!(text(place(Ino(0x41))), r"P\x00\x00\x00\x00\x00\x00\x00A");
         assert_eq!(text(xattr(Ino(0x41), b"user.a")), r"X\x00\x00\x00\x00\x00\x00\x00Auser.a");
         assert_eq!(text(orphan(Ino(0x41))), r"O\x00\x00\x00\x00\x00\x00\x00A");
         assert_eq!(text(session(SessionId(0x41))), r"S\x00\x00\x00\x00\x00\x00\x00A");

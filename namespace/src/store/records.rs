@@ -118,6 +118,15 @@ pub struct Listed {
     pub kind: FileKind,
 }
 
+/// Where an inode's name is: the newest one, of those that have several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The directory.
+    pub parent: Ino,
+    /// The place in its listing.
+    pub cookie: DirCookie,
+}
+
 /// A session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
@@ -258,6 +267,7 @@ mod tests {
             Listed { name: Name::new(&b"ab"[..]).unwrap(), ino: Ino(7), kind: FileKind::Symlink },
             "010261620702",
         );
+        golden(Place { parent: Ino(300), cookie: DirCookie(17) }, "01ac0211");
         golden(
             Session { client: NodeId([7; 16]), host: "h".into(), mount: "/m".into(), since: time(1) },
             "01070707070707070707070707070707070168022f6d0205",

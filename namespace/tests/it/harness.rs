@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use namespace::machine::Machine;
 use namespace::machine::command::{Answer, Applied, Caller, Command, LogIndex, Op, Outcome};
-use namespace::machine::looks::look;
+use namespace::machine::looks::{look, path};
 use namespace::machine::txn::Fail;
 use namespace::store::Write;
 use namespace::verify::verify;
@@ -193,6 +193,13 @@ impl<S: Write> World<S> {
             Ok(FsReply::Entries { entries, end }) => (entries, end),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Paths of inodes; `?` where none is known.
+    pub fn paths(&self, inodes: &[Ino]) -> Vec<String> {
+        let mut dirs = Default::default();
+        let mut of = |ino: &Ino| path(&**self.machine.store(), *ino, &mut dirs).unwrap();
+        inodes.iter().map(|ino| of(ino).map_or("?".into(), |path| String::from_utf8(path).unwrap())).collect()
     }
 
     pub fn sound(&self) {

@@ -37,6 +37,32 @@ fn times_and_links_move_together() {
     world.sound();
 }
 
+/// A path follows its file through renames of it and of what it is in. Removed names lead nowhere.
+#[test]
+fn paths_lead_to_their_inodes() {
+    let mut world = World::new();
+    let (a, b) = (world.mkdir(ROOT, "a"), world.mkdir(ROOT, "b"));
+    let sub = world.mkdir(a, "sub");
+    let (one, two) = (world.file(sub, "one"), world.file(b, "two"));
+    assert_eq!(world.paths(&[one, two, sub, ROOT]), ["/a/sub/one", "/b/two", "/a/sub", ""]);
+    world.rename((a, "sub"), (b, "moved"), RenameMode::Replace).unwrap();
+    assert_eq!(world.paths(&[one, sub]), ["/b/moved/one", "/b/moved"]);
+    world.rename((b, "two"), (sub, "one"), RenameMode::Exchange).unwrap();
+    assert_eq!(world.paths(&[one, two]), ["/b/two", "/b/moved/one"]);
+    world.rename((b, "two"), (sub, "one"), RenameMode::Replace).unwrap();
+    assert_eq!(world.paths(&[one, two]), ["/b/moved/one", "?"]);
+    world.rename((sub, "one"), (sub, "other"), RenameMode::Replace).unwrap();
+    assert_eq!(world.paths(&[one]), ["/b/moved/other"]);
+    world.fs(FsRequest::Link { ino: one, parent: a, name: name("link") }).unwrap();
+    assert_eq!(world.paths(&[one]), ["/a/link"]);
+    world.unlink(sub, "other").unwrap();
+    assert_eq!(world.paths(&[one]), ["/a/link"]);
+    world.sound();
+    world.unlink(a, "link").unwrap();
+    assert_eq!(world.paths(&[one, Ino(1 << 40)]), ["?", "?"]);
+    world.sound();
+}
+
 /// Times of one inode grow strictly even when the clock goes back, but for `mtime` set by hand.
 #[test]
 fn times_grow_strictly() {

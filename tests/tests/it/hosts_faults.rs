@@ -213,3 +213,44 @@ fn a_short_thrashing_loses_nothing() -> Result<()> {
     ensure!(report.promises_kept > 0);
     Ok(())
 }
+
+/// A disk is lost, and replaced only when others have long taken its brick's chains over: the procedure is the
+/// same, the brick comes back empty and gets its share when that is asked for; files are whole all the time.
+#[test]
+fn a_disk_replaced_late_gets_its_share_when_asked() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 4, replicas: 2 })?;
+    cluster.allow_log("");
+    let file = cluster.mountpoint().join("file");
+    let bytes = seed::bytes(23, 0, 60_000_000);
+    std::fs::write(&file, &bytes)?;
+    File::open(&file)?.sync_all()?;
+    cluster.admin(&["brick", "settings"])?.args(["--repair-after", "3s"]).ok()?;
+    let number = cluster.status()?["bricks"][1]["id"].as_u64().context("a brick without a number")?;
+    let brick = |cluster: &HostCluster| -> Result<Value> {
+        let status = cluster.status()?;
+        let bricks = status["bricks"].as_array().context("no bricks")?;
+        bricks.iter().find(|brick| brick["id"].as_u64() == Some(number)).cloned().context("the brick is gone")
+    };
+    let dir = cluster.brick_dir(1);
+    cluster.bricks[1].kill9()?;
+    std::fs::rename(&dir, cluster.workshop().path().join("lost"))?;
+    std::fs::create_dir(&dir)?;
+    wait::until_true("others have its chains", LIMIT, || Ok(brick(&cluster)?["chains"] == 0))?;
+    cluster.wait_whole(LIMIT)?;
+    ensure!(std::fs::read(&file)? == bytes, "reads wrong from the others");
+
+    let host = cluster.bricks[1].host().clone();
+    let token = cluster.token("brick", &[])?;
+    let mut args: Vec<std::ffi::OsString> = vec!["brick".into(), "--dir".into(), dir.into()];
+    args.extend(cluster.join_args(&host, &token));
+    args.extend(["--replace".into(), number.to_string().into()]);
+    cluster.bricks[1].set_args(args);
+    cluster.bricks[1].start()?;
+    wait::until_true("it is back", LIMIT, || Ok(brick(&cluster)?["state"] == "alive"))?;
+    cluster.admin(&["brick", "rebalance"])?.arg("--wait").limit(LIMIT).ok()?;
+    ensure!(brick(&cluster)?["chains"].as_u64() > Some(0), "it has got nothing: {}", brick(&cluster)?);
+    cluster.wait_whole(LIMIT)?;
+    ensure!(std::fs::read(&file)? == bytes, "reads wrong after its share came back");
+    cluster.check(true)?;
+    cluster.finish()
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::handshake::Role;
@@ -10,6 +11,9 @@ use crate::join::TokenHash;
 use crate::map::ClusterMap;
 use crate::meta::{Access, Timestamp};
 use crate::net::Endpoint;
+
+/// Inodes whose paths are asked for at a time.
+pub const MAX_PATHS: usize = 1024;
 
 /// What a brick says of itself when it comes up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -354,6 +358,8 @@ pub enum ClusterRequest {
     },
     /// What certifies those who join, for a new member, which will certify others. -> `Authority`
     Authority,
+    /// Paths of inodes, at most [`MAX_PATHS`]. -> `Paths`
+    Paths(Vec<Ino>),
 }
 
 /// A member of the namespace.
@@ -423,6 +429,9 @@ pub enum ClusterReply {
     MemberRefused(MemberRefusal),
     /// Certificate and key of the cluster's authority.
     Authority(AuthorityText),
+    /// Paths of the first of the inodes asked for, as many as fit into an answer and one at least: from the
+    /// root of the filesystem on, beginning with `/`. `None`: it is gone, or none of its names is known.
+    Paths(Vec<Option<Bytes>>),
 }
 
 /// Certificate and key of the cluster's authority: not to be shown.

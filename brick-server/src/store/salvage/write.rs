@@ -1,7 +1,9 @@
 //! The files that are written.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -28,24 +30,24 @@ pub struct Files {
     out: PathBuf,
     chunk_bytes: u32,
     data: FileDisk,
-    names: BTreeMap<Ino, String>,
+    names: BTreeMap<Ino, Vec<u8>>,
     targets: BTreeMap<Ino, Target>,
     taken: BTreeSet<PathBuf>,
     open: Option<(Ino, File)>,
 }
 
 /// A name from a brick as a path that stays below the output.
-fn below(name: &str) -> Option<PathBuf> {
-    let parts = Path::new(name).components().filter_map(|part| match part {
+fn below(name: &[u8]) -> Option<PathBuf> {
+    let parts = Path::new(OsStr::from_bytes(name)).components().filter_map(|part| match part {
         Component::Normal(part) => Some(part),
         _ => None,
     });
     let path: PathBuf = parts.collect();
-    (path.components().next().is_some() && !name.contains('\0')).then_some(path)
+    (path.components().next().is_some() && !name.contains(&0)).then_some(path)
 }
 
 impl Files {
-    pub fn new(out: &Path, chunk_bytes: u32, data: FileDisk, names: BTreeMap<Ino, String>) -> Files {
+    pub fn new(out: &Path, chunk_bytes: u32, data: FileDisk, names: BTreeMap<Ino, Vec<u8>>) -> Files {
         Files {
             out: out.to_owned(),
             chunk_bytes,
