@@ -1,47 +1,70 @@
 //! Requests of the kernel, each translated to one call of the library.
 
-use std::ffi::OsStr;
 use std::future::Future;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::SystemTime;
 
 use bytes::Bytes;
-use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
-};
-use rustix::fs::{FallocateFlags, XattrFlags};
+use rustix::fs::{FallocateFlags, OFlags, RenameFlags, XattrFlags};
+use rustix::io::Errno;
 use wire::id::Ino;
 use wire::meta::{
     ACL_ACCESS, ACL_DEFAULT, Attr, AttrChanges, FileKind, MAX_NAME_BYTES, NewInode, RenameMode, XattrMode,
 };
 
 use super::convert::{self, errno, name};
-use super::dir::{DirHandle, Line};
-use super::reply::{
-    GENERATION, Handles, Validity, reply_attr, reply_data, reply_empty, reply_entry, reply_written,
-    reply_xattr,
+use super::dir::DirHandle;
+use super::handles::Handles;
+use super::kernel::{
+    self, Handler, Interrupts, Listing, OpenFlags, Operation, Reply, Request, SetAttr, Wanted,
 };
 use crate::client::{Client, FallocateMode, File};
 use crate::config::Sharing;
+use crate::error::Error;
 
+/// The number the kernel has for the root of every mount.
+const ROOT: u64 = 1;
 /// Largest request of the kernel, in bytes.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
 /// What `statvfs` calls a block, in bytes.
-const STATFS_BLOCK_BYTES: u64 = 4096;
+const STATFS_BLOCK_BYTES: u32 = 4096;
 /// Inodes said to be free: there is no limit.
 const FREE_INODES: u64 = 1 << 40;
-/// Copied in one request at most: nothing can interrupt it.
+/// Copied in one request at most, so that others are served meanwhile.
 const MOST_COPIED_BYTES: u64 = 64 << 20;
 
-const SEEK_DATA: i32 = 3;
-const SEEK_HOLE: i32 = 4;
+const SEEK_DATA: u32 = 3;
+const SEEK_HOLE: u32 = 4;
+
+/// How long the kernel may use what it is told without asking again.
+#[derive(Debug, Clone, Copy)]
+struct Validity(Duration);
+
+impl Validity {
+    /// Beside other mounts, not at all. Alone, names and directories change through this kernel
+    /// only, which knows by itself what it changes.
+    fn new(sharing: Sharing) -> Self {
+        Self(match sharing {
+            Sharing::Sole => Duration::from_secs(3600),
+            Sharing::Shared => Duration::ZERO,
+        })
+    }
+
+    /// For names.
+    fn of_names(self) -> Duration {
+        self.0
+    }
+
+    /// For attributes. Those of files are asked for each time: the space of one written through a
+    /// mapping changes without the kernel forgetting what it was told, and `tar --sparse` takes a
+    /// file without blocks for empty.
+    fn of(self, kind: FileKind) -> Duration {
+        match kind {
+            FileKind::Directory => self.0,
+            _ => Duration::ZERO,
+        }
+    }
+}
 
 /// The kernel's counterpart.
 #[derive(Debug)]
@@ -49,11 +72,11 @@ pub(crate) struct Adapter {
     client: Client,
     /// The directory that the kernel calls its root.
     root: Ino,
-    max_background: u16,
     sharing: Sharing,
     valid: Validity,
     files: Arc<Handles<File>>,
-    dirs: Arc<Handles<DirHandle>>,
+    dirs: Handles<DirHandle>,
+    interrupts: Arc<Interrupts>,
 }
 
 /// Gives up a request unless the value is there.
@@ -70,146 +93,179 @@ macro_rules! or_bad_handle {
     ($reply:ident, $value:expr) => {
         match $value {
             Some(value) => value,
-            None => return $reply.error(Errno::EBADF),
+            None => return $reply.error(Errno::BADF),
         }
     };
 }
 
-fn new_inode(request: &Request, mode: u32, umask: u32) -> NewInode {
+fn new_inode(request: &Request<'_>, mode: u32, umask: u32) -> NewInode {
     let (mode, umask) = ((mode & 0o7777) as u16, (umask & 0o777) as u16);
-    NewInode { mode, umask, uid: request.uid(), gid: request.gid() }
+    NewInode { mode, umask, uid: request.uid, gid: request.gid }
 }
 
 /// Attributes of the system's that are none of ours.
-fn is_foreign(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(b"system.") && !is_acl(name)
+fn is_foreign(name: &[u8]) -> bool {
+    name.starts_with(b"system.") && !is_acl(name)
 }
 
-fn is_acl(name: &OsStr) -> bool {
-    name.as_bytes() == ACL_ACCESS || name.as_bytes() == ACL_DEFAULT
+fn is_acl(name: &[u8]) -> bool {
+    name == ACL_ACCESS || name == ACL_DEFAULT
 }
 
 /// How the kernel is to treat a handle.
-fn open_flags(file: &File, sharing: Sharing) -> FopenFlags {
+fn open_flags(file: &File, sharing: Sharing) -> OpenFlags {
     let options = file.options();
-    let mut flags = FopenFlags::empty();
+    let mut flags = 0;
     if options.direct {
-        flags |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        flags |= kernel::OPEN_DIRECT | kernel::OPEN_PARALLEL_WRITES;
     }
     if !options.write {
-        flags |= FopenFlags::FOPEN_NOFLUSH;
+        flags |= kernel::OPEN_NO_FLUSH;
     }
     if sharing == Sharing::Sole && !options.direct {
-        flags |= FopenFlags::FOPEN_KEEP_CACHE;
+        flags |= kernel::OPEN_KEEP_CACHE;
     }
     flags
 }
 
-impl Adapter {
-    pub(crate) fn new(client: Client, root: Ino, max_background: u16) -> Self {
-        let sharing = client.sharing();
-        let valid = Validity::new(sharing);
-        Self { client, root, max_background, sharing, valid, files: Arc::default(), dirs: Arc::default() }
-    }
-
-    /// The inode that the kernel means.
-    fn ino(&self, number: INodeNo) -> Ino {
-        if number == INodeNo::ROOT { self.root } else { Ino(number.0) }
-    }
-
-    /// Runs a request as a task.
-    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Client) -> F) {
-        self.client.runtime().spawn(work(self.client.clone()));
+fn answer_nothing(reply: Reply, result: Result<(), Error>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
     }
 }
 
-impl Filesystem for Adapter {
-    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Without FUSE_ATOMIC_O_TRUNC: so the kernel truncates by a call of its own, and takes the
-        // set-user-id bit away like everywhere else.
-        let wanted = [
-            InitFlags::FUSE_EXPORT_SUPPORT,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_POSIX_ACL,
-            // What is made in a directory with a default list has nothing to do with a umask.
-            InitFlags::FUSE_DONT_MASK,
-        ];
-        // On a sole mount this would only drop what the kernel itself has just written, and a
-        // page read again while it is being written comes back old: four processes on one
-        // SQLite database with a write-ahead log damaged it.
-        let shared = (self.sharing == Sharing::Shared).then_some(InitFlags::FUSE_AUTO_INVAL_DATA);
-        for flag in wanted.into_iter().chain(shared) {
-            if config.add_capabilities(flag).is_err() {
-                tracing::debug!(?flag, "this kernel does not know a flag of FUSE");
-            }
+fn answer_data(reply: Reply, result: Result<Bytes, Error>) {
+    match result {
+        Ok(bytes) => reply.data(&bytes),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn answer_written(reply: Reply, bytes: usize, result: Result<(), Error>) {
+    match result {
+        // One request is far below 4 GiB.
+        Ok(()) => reply.count(bytes as u32),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// An extended attribute's value or a list of names, or how long it is.
+fn answer_xattr(reply: Reply, size: u32, result: Result<Bytes, Error>) {
+    match result {
+        Ok(value) if size == 0 => reply.count(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::RANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+impl Adapter {
+    pub(crate) fn new(client: Client, root: Ino) -> Self {
+        let sharing = client.sharing();
+        let interrupts = Arc::<Interrupts>::default();
+        Self {
+            client,
+            root,
+            sharing,
+            valid: Validity::new(sharing),
+            files: Arc::default(),
+            dirs: Handles::default(),
+            interrupts,
         }
-        // Values out of range come back with the nearest one that is allowed.
-        if let Err(nearest) = config.set_max_write(MAX_WRITE_BYTES) {
-            let _ = config.set_max_write(nearest);
-        }
-        if let Err(nearest) = config.set_max_readahead(u32::MAX) {
-            let _ = config.set_max_readahead(nearest);
-        }
-        if let Err(nearest) = config.set_max_background(self.max_background.max(64)) {
-            let _ = config.set_max_background(nearest);
-        }
-        Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
-        let parent = self.ino(parent);
-        let valid = self.valid;
-        match entry.as_bytes() {
-            // Asked for by NFS servers that come back with an old handle.
-            dots @ (b"." | b"..") => {
-                let (up, root) = (dots == b".." && parent != self.root, self.root);
-                self.spawn(|client| async move {
-                    let found =
-                        if up { client.lookup_parent(parent).await } else { client.getattr(parent).await };
-                    // The kernel has its own number for the root.
-                    let known =
-                        |attr: Attr| if attr.ino == root { Attr { ino: Ino::ROOT, ..attr } } else { attr };
-                    reply_entry(valid, reply, found.map(known));
-                });
+    pub(crate) fn interrupts(&self) -> &Arc<Interrupts> {
+        &self.interrupts
+    }
+
+    /// What is wanted of the kernel.
+    pub(crate) fn wanted(&self, threads: usize, max_background: u16) -> Wanted {
+        Wanted {
+            max_write: MAX_WRITE_BYTES,
+            max_background: max_background.max(64),
+            // On a sole mount this would only drop what the kernel itself has just written, and a
+            // page read again while it is being written comes back old: four processes on one
+            // SQLite database with a write-ahead log damaged it.
+            drops_pages: self.sharing == Sharing::Shared,
+            threads: threads.max(1),
+        }
+    }
+
+    /// The inode that the kernel means.
+    fn ino(&self, node: u64) -> Ino {
+        if node == ROOT { self.root } else { Ino(node) }
+    }
+
+    /// Runs a request as a task, that nobody who is killed waits for.
+    fn spawn<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        reply: Reply,
+        work: impl FnOnce(Client, Reply) -> F,
+    ) {
+        let reply = reply.later(&self.interrupts);
+        self.client.runtime().spawn(work(self.client.clone(), reply));
+    }
+
+    /// Answers with what a name stands for.
+    fn spawn_entry<F>(&self, reply: Reply, work: impl FnOnce(Client) -> F)
+    where
+        F: Future<Output = Result<Attr, Error>> + Send + 'static,
+    {
+        let (valid, root) = (self.valid, self.root);
+        self.spawn(reply, |client, reply| {
+            let found = work(client);
+            async move {
+                match found.await {
+                    Ok(attr) => {
+                        // The kernel has its own number for the root.
+                        let node = if attr.ino == root { ROOT } else { attr.ino.0 };
+                        reply.entry(node, valid.of_names(), valid.of(attr.kind), &attr);
+                    }
+                    Err(error) => reply.error(errno(&error)),
+                }
             }
+        });
+    }
+
+    /// Answers whether it was done.
+    fn spawn_nothing<F>(&self, reply: Reply, work: impl FnOnce(Client) -> F)
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        self.spawn(reply, |client, reply| {
+            let done = work(client);
+            async move { answer_nothing(reply, done.await) }
+        });
+    }
+
+    fn lookup(&self, parent: Ino, entry: &[u8], reply: Reply) {
+        match entry {
+            // Asked for by NFS servers that come back with an old handle.
+            b".." if parent != self.root => {
+                self.spawn_entry(reply, |client| async move { client.lookup_parent(parent).await });
+            }
+            b"." | b".." => self.spawn_entry(reply, |client| async move { client.getattr(parent).await }),
             _ => {
                 let entry = or_reply!(reply, name(entry));
-                self.spawn(
-                    |client| async move { reply_entry(valid, reply, client.lookup(parent, entry).await) },
-                );
+                self.spawn_entry(reply, |client| async move { client.lookup(parent, entry).await });
             }
         }
     }
 
-    fn getattr(&self, _request: &Request, number: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        let number = self.ino(number);
+    fn getattr(&self, ino: Ino, extended: bool, reply: Reply) {
         let valid = self.valid;
-        self.spawn(|client| async move { reply_attr(valid, reply, client.getattr(number).await) });
+        self.spawn(reply, |client, reply| async move {
+            match client.getattr(ino).await {
+                Ok(attr) if extended => reply.statx(valid.of(attr.kind), &attr),
+                Ok(attr) => reply.attr(valid.of(attr.kind), &attr),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
-    fn setattr(
-        &self,
-        _request: &Request,
-        number: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _handle: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let number = self.ino(number);
-        let valid = self.valid;
+    fn setattr(&self, ino: Ino, set: SetAttr, reply: Reply) {
+        let SetAttr { mode, uid, gid, size, atime, mtime } = set;
         let changes = AttrChanges {
             mode: mode.map(|mode| (mode & 0o7777) as u16),
             uid,
@@ -218,371 +274,146 @@ impl Filesystem for Adapter {
             atime: atime.map(convert::set_time),
             mtime: mtime.map(convert::set_time),
         };
-        let sharing = self.sharing;
-        self.spawn(|client| async move {
+        let (sharing, valid) = (self.sharing, self.valid);
+        self.spawn(reply, |client, reply| async move {
             let done = match sharing {
-                Sharing::Sole => client.setattr_behind(number, changes).await,
-                Sharing::Shared => client.setattr(number, changes).await,
+                Sharing::Sole => client.setattr_behind(ino, changes).await,
+                Sharing::Shared => client.setattr(ino, changes).await,
             };
-            reply_attr(valid, reply, done);
+            match done {
+                Ok(attr) => reply.attr(valid.of(attr.kind), &attr),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 
-    fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
-        let number = self.ino(number);
-        self.spawn(|client| async move { reply_data(reply, client.readlink(number).await) });
-    }
-
-    fn mknod(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        entry: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        let parent = self.ino(parent);
-        let valid = self.valid;
-        let entry = or_reply!(reply, name(entry));
-        let Some(kind) = convert::node_kind(mode) else { return reply.error(Errno::EINVAL) };
-        let new = new_inode(request, mode, umask);
-        self.spawn(|client| async move {
-            reply_entry(valid, reply, client.mknod(parent, entry, new, kind, rdev).await);
-        });
-    }
-
-    fn mkdir(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        entry: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
-        let parent = self.ino(parent);
-        let valid = self.valid;
-        let entry = or_reply!(reply, name(entry));
-        let new = new_inode(request, mode, umask);
-        self.spawn(|client| async move { reply_entry(valid, reply, client.mkdir(parent, entry, new).await) });
-    }
-
-    fn unlink(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
-        let parent = self.ino(parent);
-        let entry = or_reply!(reply, name(entry));
-        self.spawn(|client| async move { reply_empty(reply, client.unlink(parent, entry).await) });
-    }
-
-    fn rmdir(&self, _request: &Request, parent: INodeNo, entry: &OsStr, reply: ReplyEmpty) {
-        let parent = self.ino(parent);
-        let entry = or_reply!(reply, name(entry));
-        self.spawn(|client| async move { reply_empty(reply, client.rmdir(parent, entry).await) });
-    }
-
-    fn symlink(&self, request: &Request, parent: INodeNo, entry: &OsStr, target: &Path, reply: ReplyEntry) {
-        let parent = self.ino(parent);
-        let valid = self.valid;
-        let entry = or_reply!(reply, name(entry));
-        let new = new_inode(request, 0o777, 0);
-        let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
-        self.spawn(|client| async move {
-            reply_entry(valid, reply, client.symlink(parent, entry, target, new).await);
-        });
-    }
-
-    fn rename(
-        &self,
-        _request: &Request,
-        parent: INodeNo,
-        entry: &OsStr,
-        new_parent: INodeNo,
-        new_entry: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let (parent, new_parent) = (self.ino(parent), self.ino(new_parent));
+    fn rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8]), flags: u32, reply: Reply) {
+        let flags = RenameFlags::from_bits_retain(flags);
         let mode = if flags.is_empty() {
             RenameMode::Replace
-        } else if flags == RenameFlags::RENAME_NOREPLACE {
+        } else if flags == RenameFlags::NOREPLACE {
             RenameMode::NoReplace
-        } else if flags == RenameFlags::RENAME_EXCHANGE {
+        } else if flags == RenameFlags::EXCHANGE {
             RenameMode::Exchange
         } else {
-            return reply.error(Errno::EINVAL);
+            return reply.error(Errno::INVAL);
         };
-        let entry = or_reply!(reply, name(entry));
-        let new_entry = or_reply!(reply, name(new_entry));
-        self.spawn(|client| async move {
-            let done = client.rename(parent, entry, new_parent, new_entry, mode).await;
-            reply_empty(reply, done);
+        let (parent, new_parent) = (from.0, to.0);
+        let entry = or_reply!(reply, name(from.1));
+        let new_entry = or_reply!(reply, name(to.1));
+        self.spawn_nothing(reply, |client| async move {
+            client.rename(parent, entry, new_parent, new_entry, mode).await
         });
     }
 
-    fn link(&self, _request: &Request, number: INodeNo, parent: INodeNo, entry: &OsStr, reply: ReplyEntry) {
-        let (number, parent) = (self.ino(number), self.ino(parent));
-        let valid = self.valid;
-        let entry = or_reply!(reply, name(entry));
-        self.spawn(|client| async move {
-            reply_entry(valid, reply, client.link(number, parent, entry).await);
-        });
-    }
-
-    fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let number = self.ino(number);
+    fn open(&self, ino: Ino, flags: u32, reply: Reply) {
         let (files, sharing) = (self.files.clone(), self.sharing);
-        self.spawn(|client| async move {
-            match client.open(number, convert::open_options(flags.0)).await {
+        self.spawn(reply, |client, reply| async move {
+            match client.open(ino, convert::open_options(flags)).await {
                 Ok(file) => {
                     let flags = open_flags(&file, sharing);
-                    reply.opened(files.insert(file), flags);
+                    let handle = files.insert(file);
+                    if !reply.opened(handle, flags) {
+                        close_unheard(&client, &files, handle).await;
+                    }
                 }
                 Err(error) => reply.error(errno(&error)),
             }
         });
     }
 
-    fn create(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        entry: &OsStr,
-        mode: u32,
-        umask: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
-        let parent = self.ino(parent);
+    fn create(&self, parent: Ino, entry: &[u8], new: NewInode, flags: u32, reply: Reply) {
         let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
-        let new = new_inode(request, mode, umask);
         let (files, sharing) = (self.files.clone(), self.sharing);
-        let exclusive = rustix::fs::OFlags::from_bits_retain(flags as u32).contains(rustix::fs::OFlags::EXCL);
-        self.spawn(|client| async move {
+        let exclusive = OFlags::from_bits_retain(flags).contains(OFlags::EXCL);
+        self.spawn(reply, |client, reply| async move {
             let options = convert::open_options(flags);
             match client.create(parent, entry, new, exclusive, options).await {
                 Ok(created) => {
                     let flags = open_flags(&created.file, sharing);
-                    let attr = convert::attr(&created.attr);
-                    reply.created(
-                        &valid.of(FileKind::File),
-                        &attr,
-                        GENERATION,
-                        files.insert(created.file),
-                        flags,
-                    );
+                    let handle = files.insert(created.file);
+                    let valid = (valid.of_names(), valid.of(FileKind::File));
+                    if !reply.created(&created.attr, valid, handle, flags) {
+                        close_unheard(&client, &files, handle).await;
+                    }
                 }
                 Err(error) => reply.error(errno(&error)),
             }
         });
     }
 
-    fn read(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
+    fn read(&self, handle: u64, offset: u64, size: u32, reply: Reply) {
         let file = or_bad_handle!(reply, self.files.get(handle));
         if let Some(bytes) = self.client.try_read_fresh(&file, offset, size as usize) {
             return reply.data(&bytes);
         }
-        self.spawn(|client| async move {
+        self.spawn(reply, |client, reply| async move {
             let bytes = if file.options().direct {
                 client.read_at(&file, offset, size as usize).await
             } else {
                 client.read_fresh(&file, offset, size as usize).await
             };
-            reply_data(reply, bytes);
+            answer_data(reply, bytes);
         });
     }
 
-    fn write(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
+    fn write(&self, handle: u64, offset: u64, data: &[u8], reply: Reply) {
         let file = or_bad_handle!(reply, self.files.get(handle));
         if let Some(result) = self.client.try_write_at(&file, offset, data) {
-            return reply_written(reply, data.len(), result);
+            return answer_written(reply, data.len(), result);
         }
         let data = data.to_vec();
-        self.spawn(|client| async move {
+        self.spawn(reply, |client, reply| async move {
             let result = client.write_at(&file, offset, &data).await;
-            reply_written(reply, data.len(), result);
+            answer_written(reply, data.len(), result);
         });
     }
 
-    fn flush(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        handle: FileHandle,
-        _owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn flush(&self, handle: u64, reply: Reply) {
         let file = or_bad_handle!(reply, self.files.get(handle));
         if !file.options().write || self.client.is_flushed(&file) {
             return reply.ok();
         }
-        self.spawn(|client| async move { reply_empty(reply, client.flush(&file).await) });
+        self.spawn_nothing(reply, |client| async move { client.flush(&file).await });
     }
 
-    fn release(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        handle: FileHandle,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        let file = or_bad_handle!(reply, self.files.remove(handle));
-        self.spawn(|client| async move { reply_empty(reply, client.release(file).await) });
-    }
-
-    fn fsync(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        handle: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        let file = or_bad_handle!(reply, self.files.get(handle));
-        self.spawn(|client| async move { reply_empty(reply, client.fsync(&file).await) });
-    }
-
-    fn opendir(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let number = self.ino(number);
-        let handle = self.dirs.insert(Arc::new(DirHandle::new(number)));
-        reply.opened(handle, FopenFlags::empty());
-    }
-
-    fn readdir(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, handle: u64, offset: u64, size: u32, with_attrs: bool, reply: Reply) {
         let dir = or_bad_handle!(reply, self.dirs.get(handle));
-        self.spawn(|client| async move {
-            let add = |line: Line<'_>| {
-                let kind =
-                    line.entry.map_or(fuser::FileType::Directory, |entry| convert::file_type(entry.kind));
-                reply.add(INodeNo(line.ino.0), line.position, kind, OsStr::from_bytes(line.name))
-            };
-            match dir.list(&client, offset, add).await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
-    }
-
-    fn readdirplus(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
         let valid = self.valid;
-        let dir = or_bad_handle!(reply, self.dirs.get(handle));
-        self.spawn(|client| async move {
-            let add = |line: Line<'_>| {
-                let entry_name = OsStr::from_bytes(line.name);
-                let attr = line.entry.and_then(|entry| entry.attr.as_ref());
-                let time = attr.map_or(Duration::ZERO, |attr| valid.of(attr.kind));
-                let attr = attr.map(convert::attr);
+        self.spawn(reply, |client, reply| async move {
+            let mut listing = Listing::new(size);
+            let listed = dir.list(&client, offset, |line| {
                 // `.` and `..` need no attributes: the kernel looks at their number only.
                 let kind = line.entry.map_or(FileKind::Directory, |entry| entry.kind);
-                let attr = attr.unwrap_or_else(|| convert::bare_attr(line.ino, kind));
-                reply.add(INodeNo(line.ino.0), line.position, entry_name, &time, &attr, GENERATION)
-            };
-            match dir.list(&client, offset, add).await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
-    }
-
-    fn releasedir(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        handle: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.dirs.remove(handle);
-        reply.ok();
-    }
-
-    fn fsyncdir(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        _handle: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        // What the namespace has answered is durable.
-        reply.ok();
-    }
-
-    fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {
-        self.spawn(|client| async move {
-            match client.statfs().await {
-                Ok(space) => {
-                    let free = space.free_bytes / STATFS_BLOCK_BYTES;
-                    reply.statfs(
-                        space.total_bytes / STATFS_BLOCK_BYTES,
-                        free,
-                        free,
-                        space.inodes.saturating_add(FREE_INODES),
-                        FREE_INODES,
-                        STATFS_BLOCK_BYTES as u32,
-                        MAX_NAME_BYTES as u32,
-                        STATFS_BLOCK_BYTES as u32,
-                    );
+                if !with_attrs {
+                    return listing.add(line.ino.0, line.position, kind, line.name);
                 }
+                let attr = line.entry.and_then(|entry| entry.attr.as_ref());
+                let known = attr.map(|attr| (valid.of(attr.kind), attr));
+                listing.add_with((line.ino.0, line.position), (kind, line.name), known)
+            });
+            match listed.await {
+                Ok(()) => reply.listing(&listing),
                 Err(error) => reply.error(errno(&error)),
             }
         });
     }
 
-    fn setxattr(
-        &self,
-        _request: &Request,
-        number: INodeNo,
-        attribute: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        let number = self.ino(number);
+    fn statfs(&self, reply: Reply) {
+        self.spawn(reply, |client, reply| async move {
+            match client.statfs().await {
+                Ok(space) => reply.statfs(&space, STATFS_BLOCK_BYTES, FREE_INODES, MAX_NAME_BYTES as u32),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn setxattr(&self, ino: Ino, attribute: &[u8], value: &[u8], flags: u32, reply: Reply) {
         if is_foreign(attribute) {
-            return reply.error(Errno::EOPNOTSUPP);
+            return reply.error(Errno::OPNOTSUPP);
         }
-        let flags = XattrFlags::from_bits_retain(flags as u32);
+        let flags = XattrFlags::from_bits_retain(flags);
         let mode = if flags.contains(XattrFlags::CREATE) {
             XattrMode::Create
         } else if flags.contains(XattrFlags::REPLACE) {
@@ -590,33 +421,29 @@ impl Filesystem for Adapter {
         } else {
             XattrMode::Any
         };
-        let attribute = Bytes::copy_from_slice(attribute.as_bytes());
+        let attribute = Bytes::copy_from_slice(attribute);
         let value = Bytes::copy_from_slice(value);
-        self.spawn(|client| async move {
-            reply_empty(reply, client.setxattr(number, attribute, value, mode).await);
-        });
+        self.spawn_nothing(reply, |client| async move { client.setxattr(ino, attribute, value, mode).await });
     }
 
-    fn getxattr(&self, _request: &Request, number: INodeNo, attribute: &OsStr, size: u32, reply: ReplyXattr) {
-        let number = self.ino(number);
+    fn getxattr(&self, ino: Ino, attribute: &[u8], size: u32, reply: Reply) {
         if is_foreign(attribute) {
-            return reply.error(Errno::EOPNOTSUPP);
+            return reply.error(Errno::OPNOTSUPP);
         }
         // The kernel asks for these before every write, and with many a look at a file.
-        let often = attribute.as_bytes() == b"security.capability" || is_acl(attribute);
-        if often && self.client.has_no_xattrs(number) {
-            return reply.error(Errno::ENODATA);
+        let often = attribute == b"security.capability" || is_acl(attribute);
+        if often && self.client.has_no_xattrs(ino) {
+            return reply.error(Errno::NODATA);
         }
-        let attribute = Bytes::copy_from_slice(attribute.as_bytes());
-        self.spawn(|client| async move {
-            reply_xattr(reply, size, client.getxattr(number, attribute).await);
+        let attribute = Bytes::copy_from_slice(attribute);
+        self.spawn(reply, |client, reply| async move {
+            answer_xattr(reply, size, client.getxattr(ino, attribute).await);
         });
     }
 
-    fn listxattr(&self, _request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        let number = self.ino(number);
-        self.spawn(|client| async move {
-            let names = client.listxattr(number).await.map(|names| {
+    fn listxattr(&self, ino: Ino, size: u32, reply: Reply) {
+        self.spawn(reply, |client, reply| async move {
+            let names = client.listxattr(ino).await.map(|names| {
                 let mut list = Vec::new();
                 for one in names {
                     list.extend_from_slice(&one);
@@ -624,47 +451,21 @@ impl Filesystem for Adapter {
                 }
                 Bytes::from(list)
             });
-            reply_xattr(reply, size, names);
+            answer_xattr(reply, size, names);
         });
     }
 
-    fn removexattr(&self, _request: &Request, number: INodeNo, attribute: &OsStr, reply: ReplyEmpty) {
-        let number = self.ino(number);
+    fn removexattr(&self, ino: Ino, attribute: &[u8], reply: Reply) {
         if is_foreign(attribute) {
-            return reply.error(Errno::EOPNOTSUPP);
+            return reply.error(Errno::OPNOTSUPP);
         }
-        let attribute = Bytes::copy_from_slice(attribute.as_bytes());
-        self.spawn(|client| async move {
-            reply_empty(reply, client.removexattr(number, attribute).await);
-        });
+        let attribute = Bytes::copy_from_slice(attribute);
+        self.spawn_nothing(reply, |client| async move { client.removexattr(ino, attribute).await });
     }
 
-    fn ioctl(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        _handle: FileHandle,
-        _flags: IoctlFlags,
-        _command: u32,
-        _input: &[u8],
-        _output_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        reply.error(Errno::ENOTTY);
-    }
-
-    fn fallocate(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
+    fn fallocate(&self, handle: u64, offset: u64, len: u64, mode: u32, reply: Reply) {
         let file = or_bad_handle!(reply, self.files.get(handle));
-        let flags = FallocateFlags::from_bits_retain(mode as u32);
+        let flags = FallocateFlags::from_bits_retain(mode);
         let keep_size = flags.contains(FallocateFlags::KEEP_SIZE);
         let rest = flags - FallocateFlags::KEEP_SIZE;
         let mode = if rest.is_empty() {
@@ -674,60 +475,154 @@ impl Filesystem for Adapter {
         } else if rest == FallocateFlags::ZERO_RANGE {
             FallocateMode::ZeroRange { keep_size }
         } else {
-            return reply.error(Errno::EOPNOTSUPP);
+            return reply.error(Errno::OPNOTSUPP);
         };
-        self.spawn(|client| async move {
-            reply_empty(reply, client.fallocate(&file, mode, offset, length).await);
-        });
+        self.spawn_nothing(reply, |client| async move { client.fallocate(&file, mode, offset, len).await });
     }
 
-    fn lseek(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        handle: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, handle: u64, offset: u64, whence: u32, reply: Reply) {
         let file = or_bad_handle!(reply, self.files.get(handle));
-        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        self.spawn(|client| async move {
+        // The bits of a number that may be below zero.
+        if i64::try_from(offset).is_err() {
+            return reply.error(Errno::NXIO);
+        }
+        self.spawn(reply, |client, reply| async move {
             let found = match whence {
                 SEEK_DATA => client.seek_data(&file, offset).await,
                 SEEK_HOLE => client.seek_hole(&file, offset).await,
-                _ => return reply.error(Errno::EINVAL),
+                _ => return reply.error(Errno::INVAL),
             };
             match found {
-                // Sizes are below 2^63.
-                Ok(found) => reply.offset(found as i64),
+                Ok(found) => reply.position(found),
                 Err(error) => reply.error(errno(&error)),
             }
         });
     }
 
-    fn copy_file_range(
-        &self,
-        _request: &Request,
-        _from_number: INodeNo,
-        from: FileHandle,
-        from_offset: u64,
-        _to_number: INodeNo,
-        to: FileHandle,
-        to_offset: u64,
-        len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        let from = or_bad_handle!(reply, self.files.get(from));
-        let to = or_bad_handle!(reply, self.files.get(to));
-        self.spawn(|client| async move {
+    fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64, reply: Reply) {
+        let (from_offset, to_offset) = (from.1, to.1);
+        let from = or_bad_handle!(reply, self.files.get(from.0));
+        let to = or_bad_handle!(reply, self.files.get(to.0));
+        self.spawn(reply, |client, reply| async move {
             let len = len.min(MOST_COPIED_BYTES);
             match client.copy_range(&from, from_offset, &to, to_offset, len).await {
-                // At most what was asked for, which is below 4 GiB.
-                Ok(copied) => reply.written(copied as u32),
+                // Far below 4 GiB, so both of the kernel's shapes of the answer are the same bytes.
+                Ok(copied) => reply.count(copied as u32),
                 Err(error) => reply.error(errno(&error)),
             }
         });
+    }
+}
+
+/// Closes what was opened for somebody who is gone.
+async fn close_unheard(client: &Client, files: &Handles<File>, handle: u64) {
+    if let Some(file) = files.remove(handle)
+        && let Err(error) = client.release(file).await
+    {
+        tracing::debug!(%error, "what was opened for a process that is gone could not be closed well");
+    }
+}
+
+impl Handler for Adapter {
+    fn handle(&self, request: &Request<'_>, reply: Reply) {
+        use Operation as O;
+        let ino = self.ino(request.node);
+        match request.operation {
+            O::Lookup { name } => self.lookup(ino, name, reply),
+            O::GetAttr => self.getattr(ino, false, reply),
+            O::StatX => self.getattr(ino, true, reply),
+            O::SetAttr(set) => self.setattr(ino, set, reply),
+            O::ReadLink => {
+                self.spawn(reply, |client, reply| async move {
+                    answer_data(reply, client.readlink(ino).await);
+                });
+            }
+            O::Symlink { name: entry, target } => {
+                let entry = or_reply!(reply, name(entry));
+                let new = new_inode(request, 0o777, 0);
+                let target = Bytes::copy_from_slice(target);
+                self.spawn_entry(
+                    reply,
+                    |client| async move { client.symlink(ino, entry, target, new).await },
+                );
+            }
+            O::MkNod { name: entry, mode, rdev, umask } => {
+                let entry = or_reply!(reply, name(entry));
+                let Some(kind) = convert::node_kind(mode) else { return reply.error(Errno::INVAL) };
+                let new = new_inode(request, mode, umask);
+                self.spawn_entry(
+                    reply,
+                    |client| async move { client.mknod(ino, entry, new, kind, rdev).await },
+                );
+            }
+            O::MkDir { name: entry, mode, umask } => {
+                let entry = or_reply!(reply, name(entry));
+                let new = new_inode(request, mode, umask);
+                self.spawn_entry(reply, |client| async move { client.mkdir(ino, entry, new).await });
+            }
+            O::Unlink { name: entry } => {
+                let entry = or_reply!(reply, name(entry));
+                self.spawn_nothing(reply, |client| async move { client.unlink(ino, entry).await });
+            }
+            O::RmDir { name: entry } => {
+                let entry = or_reply!(reply, name(entry));
+                self.spawn_nothing(reply, |client| async move { client.rmdir(ino, entry).await });
+            }
+            O::Rename { name, new_parent, new_name, flags } => {
+                self.rename((ino, name), (self.ino(new_parent), new_name), flags, reply);
+            }
+            O::Link { node, name: entry } => {
+                let entry = or_reply!(reply, name(entry));
+                let linked = self.ino(node);
+                self.spawn_entry(reply, |client| async move { client.link(linked, ino, entry).await });
+            }
+            O::Open { flags } => self.open(ino, flags, reply),
+            O::Create { name, flags, mode, umask } => {
+                self.create(ino, name, new_inode(request, mode, umask), flags, reply);
+            }
+            O::Read { handle, offset, size } => self.read(handle, offset, size, reply),
+            O::Write { handle, offset, data } => self.write(handle, offset, data, reply),
+            O::StatFs => self.statfs(reply),
+            O::Release { handle } => {
+                let file = or_bad_handle!(reply, self.files.remove(handle));
+                self.spawn_nothing(reply, |client| async move { client.release(file).await });
+            }
+            O::Fsync { handle } => {
+                let file = or_bad_handle!(reply, self.files.get(handle));
+                self.spawn_nothing(reply, |client| async move { client.fsync(&file).await });
+            }
+            O::Flush { handle } => self.flush(handle, reply),
+            O::SetXattr { name, value, flags } => self.setxattr(ino, name, value, flags, reply),
+            O::GetXattr { name, size } => self.getxattr(ino, name, size, reply),
+            O::ListXattr { size } => self.listxattr(ino, size, reply),
+            O::RemoveXattr { name } => self.removexattr(ino, name, reply),
+            O::OpenDir => {
+                let handle = self.dirs.insert(Arc::new(DirHandle::new(ino)));
+                if !reply.opened(handle, 0) {
+                    self.dirs.remove(handle);
+                }
+            }
+            O::ReadDir { handle, offset, size } => self.readdir(handle, offset, size, false, reply),
+            O::ReadDirPlus { handle, offset, size } => self.readdir(handle, offset, size, true, reply),
+            O::ReleaseDir { handle } => {
+                self.dirs.remove(handle);
+                reply.ok();
+            }
+            // What the namespace has answered is durable.
+            O::FsyncDir => reply.ok(),
+            O::FAllocate { handle, offset, len, mode } => self.fallocate(handle, offset, len, mode, reply),
+            O::LSeek { handle, offset, whence } => self.lseek(handle, offset, whence, reply),
+            O::CopyRange { from, from_offset, to, to_offset, len } => {
+                self.copy_range((from, from_offset), (to, to_offset), len, reply);
+            }
+            O::IoCtl => reply.error(Errno::NOTTY),
+            O::Destroy => reply.ok(),
+            O::Unknown(opcode) => {
+                tracing::debug!(opcode, "the kernel asked for something that is not known");
+                reply.error(Errno::NOSYS);
+            }
+            // These are not for a handler.
+            O::Forget | O::Interrupt { .. } | O::Init(_) => reply.error(Errno::INVAL),
+        }
     }
 }

@@ -10,7 +10,8 @@ mod check;
 mod convert;
 mod dir;
 mod fs;
-mod reply;
+mod handles;
+mod kernel;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -18,15 +19,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{Config, MountOption, Session, SessionACL};
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use wire::id::Ino;
 use wire::meta::FileKind;
 use wire::status::FsError;
 
 use self::check::Place;
+use self::kernel::Device;
 use crate::client::Client;
 use crate::config::MountConfig;
 use crate::error::{Error, MountProblem};
@@ -42,6 +44,17 @@ pub struct Mount {
     stop_timeout: Duration,
     /// Becomes true when the kernel has let go.
     ended: watch::Receiver<bool>,
+    _watcher: Watcher,
+}
+
+/// Looks after requests whose process was sent a signal, until it is dropped.
+#[derive(Debug)]
+struct Watcher(AbortHandle);
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Mount {
@@ -55,13 +68,14 @@ impl Mount {
         let allow_non_empty = config.allow_non_empty;
         let checked = blocking(mountpoint, move || check::prepare(&wanted, allow_non_empty)).await??;
         let (done, ended) = watch::channel(false);
-        let adapter = fs::Adapter::new(client.clone(), root, config.max_background);
-        let options = options(&config);
+        let adapter = fs::Adapter::new(client.clone(), root);
+        let watcher = Watcher(client.runtime().spawn(adapter.interrupts().clone().watch()).abort_handle());
         let path = checked.clone();
-        let place = blocking(mountpoint, move || begin(adapter, &path, &options, done)).await??;
-        place.set_readahead(config.kernel_readahead_kib);
+        let (stop_timeout, readahead) = (config.stop_timeout, config.kernel_readahead_kib);
+        let place = blocking(mountpoint, move || begin(adapter, &path, &config, done)).await??;
+        place.set_readahead(readahead);
         tracing::info!(mountpoint = %place.path.display(), device = place.device(), "mounted");
-        Ok(Mount { client, place, stop_timeout: config.stop_timeout, ended })
+        Ok(Mount { client, place, stop_timeout, ended, _watcher: watcher })
     }
 
     /// Whether something could be mounted here: what [`Mount::start`] looks at first, for whoever
@@ -169,50 +183,42 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn options(config: &MountConfig) -> Config {
+fn options(config: &MountConfig) -> kernel::Options {
     let root = rustix::process::geteuid().is_root();
-    let mut options = Config::default();
-    options.mount_options = vec![
-        MountOption::FSName("brickyard".to_owned()),
-        // The kernel takes the subtype as an option of its own when root mounts.
-        MountOption::CUSTOM("subtype=brickyard".to_owned()),
-        MountOption::DefaultPermissions,
+    let flags = [
+        (!root || config.no_dev, MountFlags::NODEV),
+        (!root || config.no_suid, MountFlags::NOSUID),
+        (config.no_exec, MountFlags::NOEXEC),
+        (config.no_atime, MountFlags::NOATIME),
+        (config.read_only, MountFlags::RDONLY),
     ];
-    let wanted = [
-        (root && !config.no_dev, MountOption::Dev),
-        (root && !config.no_suid, MountOption::Suid),
-        (config.no_exec, MountOption::NoExec),
-        (config.no_atime, MountOption::NoAtime),
-        (config.read_only, MountOption::RO),
-    ];
-    options.mount_options.extend(wanted.into_iter().filter(|(is, _)| *is).map(|(_, option)| option));
-    options.acl = if config.allow_other && root { SessionACL::All } else { SessionACL::Owner };
-    options.n_threads = Some(config.threads.max(1));
-    options.clone_fd = true;
-    options
+    let flags =
+        flags.into_iter().filter(|(is, _)| *is).fold(MountFlags::empty(), |all, (_, flag)| all | flag);
+    kernel::Options { flags, allow_other: config.allow_other && root }
 }
 
 /// Mounts and begins to serve; `done` becomes true when serving ends.
 fn begin(
     adapter: fs::Adapter,
     path: &Path,
-    options: &Config,
+    config: &MountConfig,
     done: watch::Sender<bool>,
 ) -> Result<Place, Error> {
     let failed =
         |detail: String| Error::MountPoint { path: path.to_owned(), problem: MountProblem::System(detail) };
-    let session = Session::new(adapter, path, options).map_err(|e| failed(refusal(&e)))?;
-    // From here on the session unmounts if anything fails: it is dropped then.
+    let device = Device::mount(path, options(config)).map_err(|e| failed(refusal(&e)))?;
     let place = Place::of_mount(path).ok_or_else(|| failed("it is not in the list of mounts".to_owned()))?;
-    std::thread::Builder::new()
-        .name("mount".to_owned())
-        .spawn(move || {
-            if let Err(error) = session.run() {
-                tracing::warn!(%error, "serving the mount ended with an error");
-            }
-            done.send_replace(true);
-        })
-        .map_err(|e| failed(e.to_string()))?;
+    let (wanted, interrupts) =
+        (adapter.wanted(config.threads, config.max_background), adapter.interrupts().clone());
+    let done = move || {
+        done.send_replace(true);
+    };
+    kernel::serve(device, wanted, Arc::new(adapter), &interrupts, done).map_err(|error| {
+        if let Err(error) = place.unmount(UnmountFlags::DETACH) {
+            tracing::warn!(%error, "what could not be served could not be unmounted either");
+        }
+        failed(error.to_string())
+    })?;
     Ok(place)
 }
 

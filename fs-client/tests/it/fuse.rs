@@ -11,6 +11,9 @@ use rustix::fs::{FallocateFlags, RenameFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use wire::brick::BrickRequest;
+use wire::status::Status;
+
 use crate::cluster::{Cluster, Fault, pattern, until};
 
 /// A mount in a directory of its own that goes away whatever happens.
@@ -454,5 +457,129 @@ async fn many_at_once() {
     })
     .await;
     until("no operation to be left", || m.client.stuck().is_empty()).await;
+    m.end().await;
+}
+
+/// A program that may wait for the mount for long; killed if the test fails.
+struct Program(std::process::Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Program {
+    fn start(script: &str, file: &Path) -> Program {
+        let mut command = std::process::Command::new("bash");
+        command.args(["-c", script, "bash"]).arg(file);
+        Program(command.stdout(std::process::Stdio::piped()).spawn().unwrap())
+    }
+
+    fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.0)
+    }
+
+    /// Whether a thread of it waits for an answer of the mount.
+    fn waits_for_the_mount(&self) -> bool {
+        let place = fs::read_to_string(format!("/proc/{}/wchan", self.0.id())).unwrap();
+        place.contains("request_wait_answer") || place.contains("fuse")
+    }
+
+    fn ends_within(&mut self, limit: Duration) -> Option<std::process::ExitStatus> {
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+}
+
+/// No brick takes a change until this is healed.
+fn refuse_changes(cluster: &Cluster) {
+    cluster.world.fault(|_, request| match request {
+        BrickRequest::Change { .. } => Some(Fault::Refuse(Status::Busy)),
+        _ => None,
+    });
+}
+
+/// Whatever a process waits for, it ends when it is killed; what it had asked for goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_ends_during_an_outage() {
+    let Some(m) = mounted().await else { return };
+    refuse_changes(&m.cluster);
+    let mut program = Program::start(
+        "exec dd if=/dev/zero of=\"$1\" bs=4096 count=1 oflag=direct",
+        &m.dir.path().join("f"),
+    );
+    until("the program waits", || program.waits_for_the_mount()).await;
+    // One that it handles or ignores, first: the kernel tells of the first one only.
+    rustix::process::kill_process(program.pid(), rustix::process::Signal::CONT).unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(program.0.try_wait().unwrap().is_none(), "it did not wait");
+    rustix::process::kill_process(program.pid(), rustix::process::Signal::KILL).unwrap();
+    let status = m.run(move |_| program.ends_within(Duration::from_secs(5))).await;
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status.expect("it does not end")), Some(9));
+    m.cluster.world.heal();
+    let written = |dir: &Path| fs::read(dir.join("f")).unwrap() == [0; 4096];
+    m.run(move |dir| {
+        let begun = Instant::now();
+        while !written(dir) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "what it had asked for was given up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    })
+    .await;
+    m.end().await;
+}
+
+/// A signal that a program handles interrupts no call on a file: it waits on, and all is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handled_signal_disturbs_nothing() {
+    let Some(m) = mounted().await else { return };
+    refuse_changes(&m.cluster);
+    let script = "trap handled=yes USR1; printf data >\"$1\" && echo \"written, handled: $handled\"";
+    let mut program = Program::start(script, &m.dir.path().join("f"));
+    until("the program waits", || program.waits_for_the_mount()).await;
+    rustix::process::kill_process(program.pid(), rustix::process::Signal::USR1).unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(program.0.try_wait().unwrap().is_none(), "it did not wait");
+    m.cluster.world.heal();
+    let (said, status) = m
+        .run(move |_| {
+            let status = program.ends_within(Duration::from_secs(20));
+            let mut said = String::new();
+            program.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+            (said, status)
+        })
+        .await;
+    assert!(status.is_some_and(|status| status.success()), "{status:?}");
+    assert_eq!(said, "written, handled: yes\n");
+    assert_eq!(m.run(|dir| fs::read(dir.join("f")).unwrap()).await, b"data");
+    m.end().await;
+}
+
+/// When a file was made is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_birth_is_told() {
+    let Some(m) = mounted().await else { return };
+    m.run(|dir| {
+        let path = dir.join("f");
+        fs::write(&path, "old").unwrap();
+        let born = fs::metadata(&path).unwrap().created().unwrap();
+        let age = std::time::SystemTime::now().duration_since(born).unwrap();
+        assert!(age < Duration::from_secs(60), "{age:?}");
+        fs::write(&path, "new").unwrap();
+        fs::File::open(&path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!((meta.created().unwrap(), meta.modified().unwrap()), (born, std::time::UNIX_EPOCH));
+        assert_eq!((meta.len(), meta.mode() & 0o170_000), (3, 0o100_000));
+    })
+    .await;
     m.end().await;
 }
