@@ -13,6 +13,7 @@ impl Error {
             Error::BadHandle(_) => Errno::BADF,
             Error::NoData => Errno::NXIO,
             Error::Loop => Errno::LOOP,
+            Error::Locked => Errno::AGAIN,
             Error::MountPoint { problem, .. } => match problem {
                 MountProblem::Missing | MountProblem::RootMissing => Errno::NOENT,
                 MountProblem::NotDirectory | MountProblem::RootNotDirectory => Errno::NOTDIR,
@@ -28,6 +29,7 @@ impl Error {
             | Error::Unwritten { .. }
             | Error::Corrupt { .. }
             | Error::Protocol { .. }
+            | Error::LockLost
             | Error::Stopping => Errno::IO,
         }
     }
@@ -51,6 +53,8 @@ fn of_rule(rule: FsError) -> Errno {
         FsError::AttributeTooLarge => Errno::TOOBIG,
         FsError::NotSupported => Errno::OPNOTSUPP,
         FsError::ReadOnly => Errno::ROFS,
+        FsError::NoLocks => Errno::NOLCK,
+        FsError::Deadlock => Errno::DEADLK,
     }
 }
 

@@ -64,6 +64,13 @@ pub enum Error {
     /// There is no data (or hole) at or after the offset.
     #[error("no data from this offset on")]
     NoData,
+    /// Somebody else has a lock that is in the way, and it is not waited for.
+    #[error("another one holds a lock that is in the way")]
+    Locked,
+    /// The handle held a lock that was lost with its session: others may have it, so nothing goes through the handle
+    /// any more.
+    #[error("a lock was lost while the namespace could not be reached; open the file and take it again")]
+    LockLost,
     /// Too many symbolic links on the way.
     #[error("too many levels of symbolic links")]
     Loop,

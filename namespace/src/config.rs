@@ -41,6 +41,10 @@ pub const CHECK_PROBLEMS: usize = 1000;
 pub const CHECK_FILES: u32 = 4096;
 /// Bytes of paths in one answer, unless the first is longer.
 pub const PATHS_BYTES: usize = 256 << 10;
+/// Locks of a kind on one file.
+pub const LOCKS_A_FILE: usize = 4096;
+/// Longest wait for a lock in one call, in milliseconds.
+pub const LOCK_WAIT_MS: u32 = 30_000;
 /// Join tokens there may be at a time.
 pub const TOKENS: usize = 10_000;
 /// Longest life of a join token, in seconds: a year.

@@ -23,6 +23,7 @@ use crate::machine::wishes;
 use crate::metrics::Metrics;
 use crate::soft::bricks::Bricks;
 use crate::soft::clock::SteadyClock;
+use crate::soft::lock_waits::LockWaits;
 use crate::soft::opens::Opens;
 use crate::soft::sessions::Sessions;
 use crate::store::db::Db;
@@ -48,6 +49,8 @@ pub struct Watchers {
     pub sessions: Mutex<Sessions>,
     /// What they have open for reading.
     pub opens: Mutex<Opens>,
+    /// Who waits for locks.
+    pub lock_waits: Mutex<LockWaits>,
     /// When bricks were heard.
     pub bricks: Mutex<Bricks>,
     /// What join tokens expire by.
@@ -97,14 +100,17 @@ impl Watchers {
                 break;
             }
         }
+        for ino in effects.unlocked {
+            lock(&self.lock_waits).changed(ino);
+        }
         if effects.orphans {
             self.orphans.notify_one();
         }
         for (chain, brick) in effects.lost {
             tracing::error!(
                 %chain, %brick,
-                "the disk of a brick was replaced while it was the only one to hold everything of this \
-                 chain: its data are lost, and the chain stays unavailable; bring the old disk back"
+                "the disk of a brick was replaced while it was the only one to hold everything of this chain: what it alone \
+                 had is given up, and the chain goes on with what others have"
             );
         }
     }

@@ -122,6 +122,7 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         suspected: Notify::new(),
         sessions: Mutex::default(),
         opens: Mutex::default(),
+        lock_waits: Mutex::default(),
         bricks: Mutex::new(Bricks::new(config.brick_dead_after, config.brick_grace)),
         clock: Mutex::new(SteadyClock::new(Timestamp::default(), std::time::Instant::now())),
         stopping: watch::Sender::new(false),
@@ -397,6 +398,10 @@ impl Namespace {
             }
             FsRequest::Close { access: Access::Read, .. } => {
                 self.close_for_read(session.ok_or(Status::Malformed)?, &request)
+            }
+            FsRequest::TestLock(wish) => self.test_lock(session.ok_or(Status::Malformed)?, &wish).await,
+            FsRequest::AwaitLock { wish, wait_ms } => {
+                self.await_lock(session.ok_or(Status::Malformed)?, wish, wait_ms).await
             }
             _ => self.look(&request).await,
         }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use wire::id::{BrickId, Ino, SessionId};
-use wire::meta::FileKind;
+use wire::id::{BrickId, Ino, LockGeneration, SessionId};
+use wire::meta::{FileKind, LockHeld};
 
 use crate::config::CHECK_PROBLEMS;
 use crate::error::Error;
@@ -88,6 +88,7 @@ pub fn verify(state: &dyn Read) -> Result<Report, Error> {
     links(&mut report, &nodes);
     reachable(&mut report, &nodes);
     sessions(state, &mut report, &nodes)?;
+    locks(state, &mut report, &nodes)?;
     counters(state, &mut report, &nodes)?;
     Ok(report)
 }
@@ -291,6 +292,49 @@ fn sessions(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Node>) -
             Ok(())
         })?;
     }
+    Ok(())
+}
+
+/// What is held excludes nobody who holds something, is of files and sessions that exist, and every session
+/// knows where it holds something.
+fn locks(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Node>) -> Result<(), Error> {
+    let mut holds: HashSet<(SessionId, Ino)> = HashSet::new();
+    let mut last: LockGeneration = LockGeneration(0);
+    each(state, b"L", |key, value| {
+        let ino = Ino(keys::first(key).unwrap_or_default());
+        let Some(held) = record::<Vec<LockHeld>>(report, key, value) else { return Ok(()) };
+        report.must(nodes.contains_key(&ino), || format!("locks on inode {ino}, which does not exist"));
+        report.must(!held.is_empty(), || format!("no locks on inode {ino}, and a record of them"));
+        for (at, lock) in held.iter().enumerate() {
+            holds.insert((lock.session, ino));
+            last = last.max(lock.generation);
+            let clash = held[at + 1..].iter().any(|other| {
+                let same = (other.session, other.owner) == (lock.session, lock.owner);
+                lock.range.overlaps(other.range) && (same || lock.mode.excludes(other.mode))
+            });
+            report.must(!clash, || format!("inode {ino}: locks that exclude each other"));
+        }
+        Ok(())
+    })?;
+    each(state, b"H", |key, _| {
+        let session = SessionId(keys::first(key).unwrap_or_default());
+        let ino = Ino(keys::second(key).unwrap_or_default());
+        report.must(holds.remove(&(session, ino)), || {
+            format!("session {session} is said to hold locks on inode {ino}, and holds none")
+        });
+        report.must(state.get(&keys::session(session))?.is_some(), || {
+            format!("session {session}, which is over, holds locks on inode {ino}")
+        });
+        Ok(())
+    })?;
+    for (session, ino) in holds {
+        report.wrong(|| format!("session {session} holds locks on inode {ino} and does not know"));
+    }
+    let given: LockGeneration = match state.get(keys::LOCK_GENERATION)? {
+        Some(value) => record(report, keys::LOCK_GENERATION, &value).unwrap_or_default(),
+        None => LockGeneration::default(),
+    };
+    report.must(last <= given, || format!("lock generation {last} was given before its turn"));
     Ok(())
 }
 

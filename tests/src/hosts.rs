@@ -208,6 +208,8 @@ pub struct HostCluster {
     pub bricks: Vec<Process>,
     /// The mount, in the foreground.
     pub mount: Process,
+    /// Further mounts, one a host.
+    pub mounts: Vec<Process>,
     client: Host,
     mountpoint: PathBuf,
     allowed: Vec<String>,
@@ -263,6 +265,7 @@ impl HostCluster {
             members: Vec::new(),
             bricks: Vec::new(),
             mount,
+            mounts: Vec::new(),
             client,
             mountpoint,
             allowed: vec![BUSY_MACHINE.to_owned()],
@@ -334,6 +337,24 @@ impl HostCluster {
             credential.display()
         )));
         self.mount.start().map(drop)
+    }
+
+    /// A further mount, on a host of its own; its mount point.
+    pub fn add_mount(&mut self) -> Result<PathBuf> {
+        let host = self.world.host()?;
+        let name = format!("mount{}", self.mounts.len() + 1);
+        let mountpoint = self.workshop.dir(&name)?;
+        let token = self.token("client", &[])?;
+        let args = words(&format!(
+            "mount {}:/ {} -f -o host={name},cred={},token={token}",
+            self.namespaces(),
+            mountpoint.display(),
+            self.workshop.path().join(format!("{name}.cred")).display()
+        ));
+        let mut mount = Process::new(&name, &host, &binary()?, args);
+        mount.start()?;
+        self.mounts.push(mount);
+        Ok(mountpoint)
     }
 
     /// A new host in the same world.
@@ -438,6 +459,7 @@ impl HostCluster {
         all.extend(self.members.iter_mut());
         all.extend(self.bricks.iter_mut());
         all.push(&mut self.mount);
+        all.extend(self.mounts.iter_mut());
         all
     }
 
@@ -463,7 +485,8 @@ impl HostCluster {
 impl Drop for HostCluster {
     fn drop(&mut self) {
         if !self.finished {
-            let processes = [&self.namespace, &self.mount].into_iter().chain(&self.bricks);
+            let processes =
+                [&self.namespace, &self.mount].into_iter().chain(&self.bricks).chain(&self.mounts);
             self.workshop.failed(processes.map(|process| (process.name.as_str(), &process.log)));
             for process in self.all() {
                 eprintln!("-- log of {}, last lines:\n{}", process.name, process.log.tail(25));
@@ -471,5 +494,8 @@ impl Drop for HostCluster {
         }
         // Detach first: whoever hangs in the mount is freed when the daemon dies.
         unmount_below(&self.mountpoint);
+        for at in 1..=self.mounts.len() {
+            unmount_below(&self.workshop.path().join(format!("mount{at}")));
+        }
     }
 }

@@ -13,8 +13,10 @@
 //!    the next one (`hosts_birth::a_world_leaves_nothing`).
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -119,6 +121,30 @@ impl Drop for World {
     }
 }
 
+/// See [`Host::healer`].
+#[derive(Debug)]
+pub struct Healer(Child);
+
+impl Healer {
+    /// Puts the cable back.
+    pub fn heal(mut self) -> Result<()> {
+        let mut go = self.0.stdin.take().context("no way to tell it")?;
+        go.write_all(b"go\n").context("cannot tell it")?;
+        drop(go);
+        let status = self.0.wait()?;
+        ensure!(status.success(), "cannot reconnect: {status}");
+        Ok(())
+    }
+}
+
+impl Drop for Healer {
+    fn drop(&mut self) {
+        // Without a word it ends by itself.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
 impl Host {
     /// Its address.
     pub fn address(&self) -> IpAddr {
@@ -151,6 +177,15 @@ impl Host {
     pub fn heal(&self) -> Result<()> {
         ip(&format!("-n {} link set v{} master br0", self.world, self.number))
             .with_context(|| format!("cannot reconnect {}", self.label()))
+    }
+
+    /// Who will put the cable back when told to: for a caller that has files open on a mount that is cut off, since a process that
+    /// it starts closes its copies of them first, and that waits.
+    pub fn healer(&self) -> Result<Healer> {
+        let script = format!("read go && ip -n {} link set v{} master br0", self.world, self.number);
+        let mut child = Command::new("sh");
+        child.args(["-c", &script]).stdin(Stdio::piped());
+        Ok(Healer(child.spawn().context("cannot start a shell")?))
     }
 
     /// Limits what it can send and receive, in Mbit/s each.

@@ -51,6 +51,19 @@ impl Ino {
 }
 
 number_id!(
+    /// Who holds locks, within a session: what the kernel calls a lock owner.
+    LockOwner(u64), "lock owner"
+);
+number_id!(
+    /// An open file, within a session: locks that were taken through it die with it.
+    LockHandle(u64), "open file"
+);
+number_id!(
+    /// Counts grants of locks; a later grant has a higher one. What a program may pass on as a fencing token.
+    LockGeneration(u64), "lock generation"
+);
+
+number_id!(
     /// A brick: one directory or disk that holds chunks.
     BrickId(u32), "brick number"
 );

@@ -76,6 +76,18 @@ pub enum Status {
     /// or changed until most of them are back.
     #[error("most members of the namespace cannot be reached: nothing can be changed until they are back")]
     NoMajority,
+    /// Another process is heard as this brick, at another address: this directory may be a copy of its.
+    #[error(
+        "another process is heard as this brick: stop that one, or remove this directory if it is a copy of its"
+    )]
+    Rival,
+    /// This disk is not the one that the cluster knows by the brick's number: another one has taken its place, or it is
+    /// another brick's.
+    #[error(
+        "the cluster knows another disk by this number: this one was replaced, or is another brick's; `brickyard salvage` gets \
+         files off it, and emptied it can join anew"
+    )]
+    OtherDisk,
 }
 
 impl Status {
@@ -86,11 +98,14 @@ impl Status {
             | Status::MapBehind
             | Status::Behind(_)
             | Status::NotLeader(_)
-            | Status::NoMajority => Advice::Retry,
+            | Status::NoMajority
+            | Status::Rival => Advice::Retry,
             Status::OldMap(_) | Status::ChainChanged(_) | Status::WrongMember => Advice::RefreshMap,
             Status::SessionGone => Advice::NewSession,
             Status::Corrupt | Status::DiskFailed => Advice::TryOtherCopy,
-            Status::Fs(_) | Status::Malformed | Status::Forbidden | Status::NotAlone => Advice::GiveUp,
+            Status::Fs(_) | Status::Malformed | Status::Forbidden | Status::NotAlone | Status::OtherDisk => {
+                Advice::GiveUp
+            }
         }
     }
 }
@@ -147,6 +162,12 @@ pub enum FsError {
     /// The file system is read-only now.
     #[error("read-only")]
     ReadOnly,
+    /// There are as many locks on the file as there may be.
+    #[error("too many locks")]
+    NoLocks,
+    /// The holder of the lock waits for who asks for it.
+    #[error("waiting would never end")]
+    Deadlock,
 }
 
 impl From<FsError> for Status {

@@ -18,7 +18,7 @@ use wire::brick::{
 };
 use wire::chunk::ChunkKey;
 use wire::durability::Holders;
-use wire::id::{BootId, BrickId, CallSeq, Ino};
+use wire::id::{BootId, BrickId, CallSeq, Ino, SessionId};
 use wire::layout::{FileLayout, Piece};
 use wire::map::{Chain, ClusterMap, MemberState};
 use wire::net::typed::CallError;
@@ -27,6 +27,7 @@ use wire::status::{Advice, Status};
 
 use super::Shared;
 use super::held::Content;
+use super::inode::OpenInode;
 use super::retry::Retry;
 use crate::error::Error;
 use crate::locked;
@@ -307,17 +308,17 @@ impl Shared {
         }
     }
 
-    /// Changes bytes of one chunk through the head of its chain.
+    /// Changes bytes of one chunk through the head of its chain; `begun`: in which session.
     pub(crate) async fn change(
         &self,
-        ino: Ino,
+        (inode, begun): (&OpenInode, SessionId),
         layout: &FileLayout,
         offset: u64,
         content: &Content,
         deadline: Instant,
     ) -> Result<Changed, Error> {
         let chunk_bytes = u64::from(layout.chunk_bytes.max(1));
-        let key = ChunkKey { ino, index: offset / chunk_bytes };
+        let key = ChunkKey { ino: inode.ino, index: offset / chunk_bytes };
         // Below the chunk size, which is a u32.
         let inside = (offset % chunk_bytes) as u32;
         let (change, payload) = match content {
@@ -326,9 +327,12 @@ impl Shared {
         };
         let number = self.loads.number();
         let mut retry = Retry::until(&self.outside.metrics, deadline);
+        let mut damaged = 0;
         loop {
             let map = self.map();
             let session = self.session.id();
+            // After the number of the session was read: it is replaced after this was noted.
+            inode.not_forsaken(begun)?;
             let mut last = format!("no member of the chain of chunk {key} serves");
             if let Some(chain) = chain_of(&map, layout, key.index)
                 && let Some(head) = chain.head()
@@ -356,6 +360,13 @@ impl Shared {
                         return Err(Error::of_call(format!("brick {head}"), error));
                     }
                     (Advice::NewSession, _) => self.reopen_session(session, deadline).await?,
+                    // A part of a block that nobody can read: more rounds than a repair takes make no difference.
+                    (_, CallError::Status(Status::Corrupt)) => {
+                        damaged += 1;
+                        if damaged >= DAMAGED_ROUNDS {
+                            return Err(Error::Corrupt { key });
+                        }
+                    }
                     _ => {}
                 }
             }

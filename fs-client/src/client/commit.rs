@@ -69,6 +69,7 @@ impl Client {
             .run("fsync", file.ino(), async {
                 let synced = shared.sync_inode(&file.inode).await;
                 shared.take_failure(file)?;
+                file.not_lost()?;
                 synced
             })
             .await

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::chunk::BLOCK_BYTES;
-use wire::id::Ino;
+use wire::id::{Ino, SessionId};
 use wire::layout::FileLayout;
 use wire::meta::{Access, Attr, AttrChanges, FileKind, SetTime, Timestamp, WriteReport};
 
@@ -122,6 +122,8 @@ pub(crate) struct OpenInode {
     pub(crate) told_any: AtomicBool,
     /// Handles and operations that use it; changed under the table's lock.
     pub(crate) users: AtomicUsize,
+    /// Number of a session: changes begun in an earlier one are given up.
+    pub(crate) forsaken_before: AtomicU64,
 }
 
 fn blank_attr(ino: Ino) -> Attr {
@@ -174,7 +176,13 @@ impl OpenInode {
             gate: tokio::sync::Mutex::default(),
             told_any: AtomicBool::new(false),
             users: AtomicUsize::new(0),
+            forsaken_before: AtomicU64::new(0),
         }
+    }
+
+    /// Refuses a change that was begun in a session whose locks on the file are lost.
+    pub(crate) fn not_forsaken(&self, begun: SessionId) -> Result<(), Error> {
+        if begun.0 < self.forsaken_before.load(Ordering::Acquire) { Err(Error::LockLost) } else { Ok(()) }
     }
 }
 
@@ -283,6 +291,18 @@ impl State {
     /// Whether something in flight touches a range.
     pub(crate) fn in_flight(&self, start: u64, end: u64) -> bool {
         self.flights.range(..end).next_back().is_some_and(|(at, f)| at + f.content.len() > start)
+    }
+
+    /// Forgets what is not on the bricks and what the namespace was not told; the bytes that were gathered.
+    pub(crate) fn forsake(&mut self) -> u64 {
+        let gathered = std::mem::take(&mut self.gather).total();
+        self.held = HeldMap::default();
+        self.pending_end = None;
+        self.pending_mtime = None;
+        self.unreported = None;
+        self.late = None;
+        self.version += 1;
+        gathered
     }
 
     /// Notes an error every handle has to hear of.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `session`, `bricks`, `retry` | calls, and what to do when they fail |
 //! | `inode`, `gather`, `held` | what is kept of an inode: dirty, in flight, unstable |
+//! | `locks` | locks, and what losing one means |
 //! | `open`, `table` | handles and inodes in use, what the namespace is told of them |
 //! | `write`, `commit` | writing behind, durability |
 //! | `read`, `readahead` | reading |
@@ -16,6 +17,7 @@ mod commit;
 mod gather;
 mod held;
 mod inode;
+mod locks;
 mod names;
 mod open;
 mod paths;
@@ -40,6 +42,7 @@ use tokio::time::{Instant, sleep, timeout};
 use wire::map::ClusterMap;
 use wire::net::{Members, Net};
 
+pub use locks::Lock;
 pub use names::DirPage;
 pub use open::{Created, File, OpenOptions, SyncMode};
 pub use space::FallocateMode;
@@ -71,6 +74,9 @@ pub(crate) struct Shared {
     pub(crate) session: session::Session,
     pub(crate) loads: bricks::Loads,
     pub(crate) table: table::Table,
+    pub(crate) locks: locks::Locks,
+    /// Numbers of what locks are taken through.
+    pub(crate) lock_handles: AtomicU64,
     pub(crate) operations: Operations,
     /// Bytes that may still be written before writers wait.
     pub(crate) window: Semaphore,
@@ -118,6 +124,8 @@ impl Client {
             session: session::Session::new(grant),
             loads: bricks::Loads::default(),
             table: table::Table::default(),
+            locks: locks::Locks::default(),
+            lock_handles: AtomicU64::new(0),
             operations: Operations::default(),
             window: Semaphore::new(config.window_bytes.max(2 << 20)),
             flight_slots: Semaphore::new(config.flights.max(1)),

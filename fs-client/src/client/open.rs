@@ -5,11 +5,11 @@
 //!    (`the_namespace_knows_what_is_open`).
 //! 2. A call that is given up half-way leaves nothing behind: what it held goes back by itself.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
-use wire::id::Ino;
+use wire::id::{Ino, LockHandle};
 use wire::meta::{
     Access, Attr, AttrChanges, FileKind, FsReply, FsRequest, LateChanges, Name, NewInode, Timestamp,
     WriteReport,
@@ -80,6 +80,12 @@ pub struct File {
     /// The same of its closes.
     pub(crate) failures_at_close: AtomicU64,
     pub(crate) readahead: Mutex<Readahead>,
+    /// What locks taken through it are known by.
+    pub(crate) handle: LockHandle,
+    /// See [`File::is_lost`].
+    pub(crate) lost: AtomicBool,
+    /// It is being closed: a lock that is granted to it now is given up again.
+    pub(crate) closed: AtomicBool,
 }
 
 impl File {
@@ -221,6 +227,9 @@ impl Shared {
             failures_at_write: AtomicU64::new(known),
             failures_at_close: AtomicU64::new(known),
             readahead: Mutex::default(),
+            handle: self.lock_handle(),
+            lost: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -289,8 +298,10 @@ impl Shared {
         if file.options.write {
             self.flush_inode(&file.inode).await;
         }
+        file.closed.store(true, Ordering::Release);
+        let unlocked = self.drop_locks(&file).await;
         closing.uncount();
-        let closed = self.tell_closed(&file.inode).await;
+        let closed = self.tell_closed(&file.inode).await.and(unlocked);
         let failed = self.tell_closer(&file);
         failed.and(closed)
     }

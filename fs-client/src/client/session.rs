@@ -280,6 +280,8 @@ impl Shared {
         let grant = open_session(&self.outside, deadline).await?;
         let session = grant.session;
         self.session.absorb_map(grant.map);
+        // Before anything is done in the new one.
+        self.lose_locks(session);
         *locked(&self.session.current) = (session, Duration::from_millis(u64::from(grant.renew_ms.max(10))));
         for (ino, access) in self.open_inodes() {
             let number = self.session.take_number();

@@ -56,6 +56,7 @@ impl Shared {
         if !file.options.write {
             return Err(Error::BadHandle("writing"));
         }
+        file.not_lost()?;
         if offset.checked_add(len as u64).is_none_or(|end| end > MAX_FILE_BYTES) {
             return Err(FsError::TooLarge.into());
         }
@@ -186,6 +187,10 @@ impl Shared {
         let len = data.len() as u64;
         let tight = self.window.available_permits() < self.outside.config.window_bytes / 4;
         let mut state = locked(&inode.state);
+        // Under the lock: what is taken in now is not among what was dropped with the lock of the file.
+        if let Err(error) = file.not_lost() {
+            return Err(error);
+        }
         let offset = if file.options.append { state.size() } else { offset };
         let end = offset.saturating_add(len);
         if end > MAX_FILE_BYTES {
@@ -250,6 +255,7 @@ impl Shared {
         state.flying_bytes += flight.window as u64;
         state.flights.insert(offset, flight);
         let (shared, inode, layout) = (self.clone(), inode.clone(), state.attr.layout);
+        let begun = self.session.id();
         self.runtime.spawn(async move {
             let work = async {
                 let metrics = &shared.outside.metrics;
@@ -259,7 +265,7 @@ impl Shared {
                 // Without a slot before the deadline the change fails there at once.
                 let _slot = timeout_at(deadline, shared.flight_slots.acquire()).await;
                 add(&metrics.flights_now, 1);
-                let result = shared.change(inode.ino, &layout, offset, &content, deadline).await;
+                let result = shared.change((&inode, begun), &layout, offset, &content, deadline).await;
                 subtract(&metrics.flights_now, 1);
                 shared.landed(&inode, offset, result);
             };

@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
-use wire::id::Ino;
+use wire::id::{Ino, LockOwner};
 use wire::meta::{
-    ACL_ACCESS, ACL_DEFAULT, Attr, AttrChanges, FileKind, MAX_NAME_BYTES, NewInode, RenameMode, XattrMode,
+    ACL_ACCESS, ACL_DEFAULT, Attr, AttrChanges, FileKind, LockKind, LockRange, MAX_NAME_BYTES, NewInode,
+    RenameMode, XattrMode,
 };
 
 use super::convert::{self, errno, name};
@@ -18,7 +19,7 @@ use super::handles::Handles;
 use super::kernel::{
     self, Handler, Interrupts, Listing, OpenFlags, Operation, Reply, Request, SetAttr, Wanted,
 };
-use crate::client::{Client, FallocateMode, File};
+use crate::client::{Client, FallocateMode, File, Lock};
 use crate::config::Sharing;
 use crate::error::Error;
 
@@ -119,7 +120,8 @@ fn open_flags(file: &File, sharing: Sharing) -> OpenFlags {
     if options.direct {
         flags |= kernel::OPEN_DIRECT | kernel::OPEN_PARALLEL_WRITES;
     }
-    if !options.write {
+    if !options.write && sharing == Sharing::Sole {
+        // Elsewhere closing gives up locks.
         flags |= kernel::OPEN_NO_FLUSH;
     }
     if sharing == Sharing::Sole && !options.direct {
@@ -188,6 +190,8 @@ impl Adapter {
             // page read again while it is being written comes back old: four processes on one
             // SQLite database with a write-ahead log damaged it.
             drops_pages: self.sharing == Sharing::Shared,
+            // Alone, the kernel knows all who lock.
+            asks_for_locks: self.sharing == Sharing::Shared,
             threads: threads.max(1),
         }
     }
@@ -265,7 +269,13 @@ impl Adapter {
     }
 
     fn setattr(&self, ino: Ino, set: SetAttr, reply: Reply) {
-        let SetAttr { mode, uid, gid, size, atime, mtime } = set;
+        let SetAttr { mode, uid, gid, size, atime, mtime, handle } = set;
+        if size.is_some()
+            && let Some(file) = handle.and_then(|handle| self.files.get(handle))
+            && file.is_lost()
+        {
+            return reply.error(errno(&Error::LockLost));
+        }
         let changes = AttrChanges {
             mode: mode.map(|mode| (mode & 0o7777) as u16),
             uid,
@@ -370,12 +380,55 @@ impl Adapter {
         });
     }
 
-    fn flush(&self, handle: u64, reply: Reply) {
+    fn flush(&self, handle: u64, owner: LockOwner, reply: Reply) {
         let file = or_bad_handle!(reply, self.files.get(handle));
-        if !file.options().write || self.client.is_flushed(&file) {
+        let written = file.options().write && !self.client.is_flushed(&file);
+        // Whatever it was opened by: a process that closes a file holds none of its ranges any more.
+        let locks = self.client.may_hold(file.ino(), LockKind::Range, owner);
+        if !written && !locks {
             return reply.ok();
         }
-        self.spawn_nothing(reply, |client| async move { client.flush(&file).await });
+        self.spawn_nothing(reply, |client| async move {
+            let flushed = if written { client.flush(&file).await } else { Ok(()) };
+            if !locks {
+                return flushed;
+            }
+            let unlocked = client.unlock(&file, LockKind::Range, owner, LockRange::ALL).await;
+            flushed.and(unlocked)
+        });
+    }
+
+    fn get_lock(&self, asked: kernel::Lock, reply: Reply) {
+        let file = or_bad_handle!(reply, self.files.get(asked.handle));
+        let kernel::Lock { kind, owner, range, mode, pid, .. } = asked;
+        let Some(mode) = mode else { return reply.error(Errno::INVAL) };
+        self.spawn(reply, |client, reply| async move {
+            match client.test_lock(&file, Lock { kind, owner, range, mode, pid }).await {
+                // Processes of other machines have no number here.
+                Ok(Some((held, here))) => reply.lock(Some(&held), if here { held.pid } else { 0 }),
+                Ok(None) => reply.lock(None, 0),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn set_lock(&self, asked: kernel::Lock, wait: bool, reply: Reply) {
+        let file = or_bad_handle!(reply, self.files.get(asked.handle));
+        let kernel::Lock { kind, owner, range, mode, pid, .. } = asked;
+        let Some(mode) = mode else {
+            self.spawn_nothing(reply, |client| async move { client.unlock(&file, kind, owner, range).await });
+            return;
+        };
+        let (reply, cancel) = reply.later_unless_interrupted(&self.interrupts);
+        let client = self.client.clone();
+        self.client.runtime().spawn(async move {
+            let lock = Lock { kind, owner, range, mode, pid };
+            match client.lock(&file, lock, wait.then_some(&*cancel)).await {
+                Ok(_) => reply.ok(),
+                Err(Error::Locked) if wait => reply.error(Errno::INTR),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
     fn readdir(&self, handle: u64, offset: u64, size: u32, with_attrs: bool, reply: Reply) {
@@ -591,7 +644,9 @@ impl Handler for Adapter {
                 let file = or_bad_handle!(reply, self.files.get(handle));
                 self.spawn_nothing(reply, |client| async move { client.fsync(&file).await });
             }
-            O::Flush { handle } => self.flush(handle, reply),
+            O::Flush { handle, owner } => self.flush(handle, owner, reply),
+            O::GetLock(lock) => self.get_lock(lock, reply),
+            O::SetLock { lock, wait } => self.set_lock(lock, wait, reply),
             O::SetXattr { name, value, flags } => self.setxattr(ino, name, value, flags, reply),
             O::GetXattr { name, size } => self.getxattr(ino, name, size, reply),
             O::ListXattr { size } => self.listxattr(ino, size, reply),

@@ -6,5 +6,6 @@ mod cluster;
 mod failures;
 mod files;
 mod fuse;
+mod locks;
 mod model;
 mod namespace;

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use wire::id::{CallSeq, DirCookie, Ino, SessionId};
+use wire::id::{CallSeq, DirCookie, Ino, LockGeneration, SessionId};
 use wire::layout::{FileLayout, TableVersion};
 use wire::meta::{
     Access, Attr, AttrChanges, ClusterReply, ClusterRequest, DirEntry, FileKind, FsReply, FsRequest,
-    MetaCall, MetaProtocol, MetaReply, MetaRequest, Name, NewInode, RenameMode, SessionGrant, SetTime,
-    StatFs, Timestamp, WriteReport, XattrMode,
+    LockHeld, LockKind, LockWish, MetaCall, MetaProtocol, MetaReply, MetaRequest, Name, NewInode, RenameMode,
+    SessionGrant, SetTime, StatFs, Timestamp, WriteReport, XattrMode,
 };
 use wire::net::typed::TypedHandler;
 use wire::net::{BoxFuture, Peer};
@@ -42,6 +42,8 @@ pub struct Inner {
     replies: HashMap<(SessionId, CallSeq), Result<FsReply, Status>>,
     sessions: BTreeSet<SessionId>,
     next_session: u64,
+    locks: Vec<(Ino, LockKind, LockHeld)>,
+    next_generation: u64,
 }
 
 pub struct FakeNamespace {
@@ -315,12 +317,50 @@ impl Inner {
                 }
                 Ok(FsReply::Attr(attr))
             }
+            FsRequest::Lock(wish) => {
+                let own = |held: &LockHeld| (held.session, held.owner) == (session, wish.owner);
+                if let Some(other) = self.in_the_way(session, wish) {
+                    return Ok(FsReply::LockedBy(Some(other)));
+                }
+                self.next_generation += 1;
+                let generation = LockGeneration(self.next_generation);
+                let &LockWish { ino, kind, owner, handle, range, mode, pid } = wish;
+                self.locks
+                    .retain(|(i, k, held)| (*i, *k) != (ino, kind) || !own(held) || held.range != range);
+                let since = Timestamp::default();
+                let held = LockHeld { session, owner, handle, range, mode, pid, generation, since };
+                self.locks.push((ino, kind, held));
+                Ok(FsReply::Locked(generation))
+            }
+            FsRequest::Unlock { ino, kind, owner, range } => {
+                self.locks.retain(|(i, k, held)| {
+                    let own = (held.session, held.owner) == (session, *owner);
+                    (i, k) != (ino, kind) || !own || !held.range.overlaps(*range)
+                });
+                Ok(FsReply::Done)
+            }
+            FsRequest::DropLocks { ino, handle } => {
+                self.locks
+                    .retain(|(i, _, held)| i != ino || (held.session, held.handle) != (session, *handle));
+                Ok(FsReply::Done)
+            }
             _ => Err(Status::Malformed),
         }
     }
 
-    fn look(&mut self, request: &FsRequest) -> Answer {
+    /// Locks here are whole: giving up a part gives up all of it.
+    fn in_the_way(&self, session: SessionId, wish: &LockWish) -> Option<LockHeld> {
+        let alike = self.locks.iter().filter(|(ino, kind, _)| (*ino, *kind) == (wish.ino, wish.kind));
+        let mut others =
+            alike.map(|(_, _, held)| held).filter(|h| (h.session, h.owner) != (session, wish.owner));
+        others.find(|held| held.range.overlaps(wish.range) && held.mode.excludes(wish.mode)).copied()
+    }
+
+    fn look(&mut self, session: SessionId, request: &FsRequest) -> Answer {
         match request {
+            FsRequest::TestLock(wish) | FsRequest::AwaitLock { wish, .. } => {
+                Ok(FsReply::LockedBy(self.in_the_way(session, wish)))
+            }
             FsRequest::Lookup { parent, name } => {
                 let ino = self.find(*parent, name)?;
                 self.attr(ino)
@@ -397,6 +437,12 @@ impl FakeNamespace {
         let mut inner = self.inner.lock().unwrap();
         inner.sessions.clear();
         inner.open.clear();
+        inner.locks.clear();
+    }
+
+    /// How many locks are held.
+    pub fn locks(&self) -> usize {
+        self.inner.lock().unwrap().locks.len()
     }
 
     pub fn is_open(&self, ino: Ino, access: Access) -> bool {
@@ -419,7 +465,7 @@ impl FakeNamespace {
                 FsRequest::Open { .. } | FsRequest::Close { .. } => {
                     inner.change(&self.world, session, request)
                 }
-                _ => inner.look(request),
+                _ => inner.look(session, request),
             };
         }
         assert!(call.seq >= call.answered_below, "a call below what was said to be answered");
@@ -489,6 +535,9 @@ impl TypedHandler<MetaProtocol> for FakeNamespace {
                         self.looks_under_way.fetch_add(1, Ordering::SeqCst);
                         drop(self.held_looks.read().await);
                         self.looks_under_way.fetch_sub(1, Ordering::SeqCst);
+                    }
+                    if matches!(request, FsRequest::AwaitLock { .. }) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                     if request.is_change() && take_one(&self.lose_replies) {
                         tokio::time::sleep(Duration::from_secs(3600)).await;

@@ -198,6 +198,8 @@ pub struct Effects {
     pub begun: Vec<SessionId>,
     /// Sessions that ended.
     pub ended: Vec<SessionId>,
+    /// Inodes of which locks were given up.
+    pub unlocked: Vec<Ino>,
     /// Chains that lost the only disk that held everything, and the brick it was in.
     pub lost: Vec<(ChainId, BrickId)>,
 }

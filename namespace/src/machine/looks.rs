@@ -15,6 +15,7 @@ use wire::meta::{DirEntry, FileKind, FsReply, FsRequest, MAX_DIR_ENTRIES, Name};
 use wire::status::{FsError, Status};
 
 use crate::error::Error;
+use crate::machine::locks;
 use crate::machine::txn::{Do, load};
 use crate::machine::xattrs::check_name;
 use crate::store::records::{Entry, Inode, Listed, Place, decode};
@@ -34,6 +35,7 @@ pub fn look(state: &dyn Read, request: &FsRequest) -> Do<FsReply> {
         FsRequest::ReadDir { ino, after, max, with_attrs } => readdir(state, *ino, *after, *max, *with_attrs),
         FsRequest::GetXattr { ino, name } => get_xattr(state, *ino, name),
         FsRequest::ListXattr { ino } => list_xattr(state, *ino),
+        FsRequest::ListLocks { ino } => locks::list(state, *ino),
         _ => Err(Status::Malformed.into()),
     }
 }

@@ -20,6 +20,7 @@ pub mod bricks;
 pub mod command;
 pub mod dirs;
 pub mod files;
+pub mod locks;
 pub mod looks;
 pub mod rename;
 pub mod sessions;
@@ -306,7 +307,13 @@ fn verb(txn: &mut Txn<'_>, session: SessionId, request: &FsRequest) -> Do<FsRepl
         F::ReportWrite { ino, report, then, closes } => {
             files::report(txn, session, *ino, report, then.as_ref(), *closes)
         }
-        F::Lookup { .. }
+        F::Lock(wish) => locks::lock(txn, session, wish),
+        F::Unlock { ino, kind, owner, range } => locks::unlock(txn, (session, *owner), *ino, *kind, *range),
+        F::DropLocks { ino, handle } => locks::drop_handle(txn, session, *ino, *handle),
+        F::TestLock(_)
+        | F::AwaitLock { .. }
+        | F::ListLocks { .. }
+        | F::Lookup { .. }
         | F::LookupParent { .. }
         | F::GetAttr { .. }
         | F::Readlink { .. }

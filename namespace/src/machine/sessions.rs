@@ -6,6 +6,7 @@ use wire::status::Status;
 
 use crate::error::Error;
 use crate::machine::files;
+use crate::machine::locks;
 use crate::machine::trims::Targets;
 use crate::machine::txn::{Do, Txn};
 use crate::store::records::{Inode, Session, decode};
@@ -54,6 +55,7 @@ pub fn end(txn: &mut Txn<'_>, session: SessionId, clean: bool) -> Do<()> {
         txn.delete(keys::SOLE.to_vec());
     }
     txn.effects.ended.push(session);
+    locks::drop_session(txn, session)?;
     for ino in written_by(txn, session)? {
         if clean {
             files::close_for_write(txn, session, ino)?;

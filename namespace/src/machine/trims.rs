@@ -16,6 +16,7 @@ use wire::meta::FileKind;
 use crate::error::Error;
 use crate::machine::bricks;
 use crate::machine::command::TrimAck;
+use crate::machine::locks;
 use crate::machine::txn::{Do, Txn, load};
 use crate::store::records::{Inode, Trim};
 use crate::store::{Read, keys};
@@ -200,6 +201,7 @@ pub fn reclaim(txn: &mut Txn<'_>, ino: Ino) -> Do<()> {
             txn.delete(key);
         }
     }
+    locks::drop_inode(txn, ino)?;
     txn.delete(keys::inode(ino));
     txn.counters.inodes = txn.counters.inodes.saturating_sub(1);
     record(txn, ino, &inode, 0, Targets::Range(0, inode.size))

@@ -125,6 +125,7 @@ impl<'a> Txn<'a> {
         }
         self.effects.begun.extend(new.begun);
         self.effects.ended.extend(new.ended);
+        self.effects.unlocked.extend(new.unlocked);
         self.effects.lost.extend(new.lost);
     }
 

@@ -5,6 +5,7 @@ pub mod check;
 pub mod cluster;
 pub mod fs;
 pub mod join;
+mod locks;
 pub mod members;
 pub mod reads;
 pub mod room;

@@ -3,5 +3,6 @@
 
 pub mod bricks;
 pub mod clock;
+pub mod lock_waits;
 pub mod opens;
 pub mod sessions;

@@ -3,7 +3,7 @@
 
 use wire::id::{CallSeq, DirCookie, Ino, SessionId};
 use wire::join::TokenHash;
-use wire::meta::Name;
+use wire::meta::{LockKind, Name};
 
 /// The cluster map.
 pub const MAP: &[u8] = b"Cmap";
@@ -13,8 +13,12 @@ pub const COUNTERS: &[u8] = b"Ccounters";
 pub const CLOCK: &[u8] = b"Cclock";
 /// What is wanted of the bricks.
 pub const WISHES: &[u8] = b"Cwishes";
+/// Disks that others have taken the place of.
+pub const FORMER_STORES: &[u8] = b"Cformer";
 /// The session that has the cluster for itself, if there is one.
 pub const SOLE: &[u8] = b"Csole";
+/// The generation of the last lock that was granted.
+pub const LOCK_GENERATION: &[u8] = b"Cgeneration";
 /// Index of the last command whose effects are here.
 pub const APPLIED: &[u8] = b"Capplied";
 /// Last entry of the replicated log whose effects are here, and the members as of then.
@@ -88,6 +92,25 @@ pub fn writers(ino: Ino) -> Vec<u8> {
     numbered(b'W', ino.0, &[])
 }
 
+/// `L ino kind`: who holds locks of a kind on an inode.
+pub fn locks(ino: Ino, kind: LockKind) -> Vec<u8> {
+    let kind = match kind {
+        LockKind::Flock => 0,
+        LockKind::Range => 1,
+    };
+    numbered(b'L', ino.0, &[kind])
+}
+
+/// `H session ino`: the session holds locks on the inode.
+pub fn holds(session: SessionId, ino: Ino) -> Vec<u8> {
+    numbered(b'H', session.0, &ino.0.to_be_bytes())
+}
+
+/// `H session`, the prefix of all inodes it holds locks on.
+pub fn held_by(session: SessionId) -> Vec<u8> {
+    numbered(b'H', session.0, &[])
+}
+
 /// `T ino`.
 pub fn trim(ino: Ino) -> Vec<u8> {
     numbered(b'T', ino.0, &[])
@@ -158,6 +181,12 @@ mod tests {
             r"W\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
         );
         assert_eq!(text(token(TokenHash([0x61; 32]))), format!("K{}", "a".repeat(32)));
+        assert_eq!(text(locks(Ino(0x41), LockKind::Flock)), r"L\x00\x00\x00\x00\x00\x00\x00A\x00");
+        assert_eq!(text(locks(Ino(0x41), LockKind::Range)), r"L\x00\x00\x00\x00\x00\x00\x00A\x01");
+        assert_eq!(
+            text(holds(SessionId(0x41), Ino(0x42))),
+            r"H\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
+        );
         assert_eq!(text(trim(Ino(0x41))), r"T\x00\x00\x00\x00\x00\x00\x00A");
     }
 

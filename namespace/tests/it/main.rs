@@ -8,6 +8,7 @@ mod bricks;
 mod cluster;
 mod harness;
 mod listing;
+mod locks;
 mod members;
 mod model;
 mod moves;

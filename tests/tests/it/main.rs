@@ -14,6 +14,7 @@ mod files;
 mod full;
 mod hosts_birth;
 mod hosts_faults;
+mod hosts_locks;
 mod hosts_members;
 mod hosts_misuse;
 mod hosts_page;

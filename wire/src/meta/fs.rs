@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{DirCookie, Ino};
-use crate::meta::{Attr, FileKind, Name, SetTime, Timestamp};
+use crate::id::{DirCookie, Ino, LockGeneration, LockHandle, LockOwner};
+use crate::meta::{Attr, FileKind, LockHeld, LockKind, LockRange, LockWish, Name, SetTime, Timestamp};
 
 /// What a handle is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -308,6 +308,43 @@ pub enum FsRequest {
         /// The last writing handle of the session is gone: also a `Close` for writing.
         closes: bool,
     },
+    /// Takes a lock, if no other owner's is in the way; what the owner held there becomes this. Of `flock` what the owner
+    /// held goes first, and is gone if another one's is in the way. -> `Locked` or `LockedBy`
+    Lock(LockWish),
+    /// Gives up what an owner holds of a range. -> `Done`
+    Unlock {
+        /// The file.
+        ino: Ino,
+        /// Which kind.
+        kind: LockKind,
+        /// Whose.
+        owner: LockOwner,
+        /// Which bytes.
+        range: LockRange,
+    },
+    /// Gives up all locks that were taken through an open file. -> `Done`
+    DropLocks {
+        /// The file.
+        ino: Ino,
+        /// The open file.
+        handle: LockHandle,
+    },
+    /// A lock that is in the way of this one. -> `LockedBy`
+    TestLock(LockWish),
+    /// Waits until a lock could be taken, or for so long: `Lock` may succeed then, unless others were faster. An owner
+    /// that waits for another one that waits for it is told [`FsError::Deadlock`](crate::status::FsError::Deadlock).
+    /// -> `LockedBy`
+    AwaitLock {
+        /// The lock.
+        wish: LockWish,
+        /// How long, in milliseconds; at most 30,000.
+        wait_ms: u32,
+    },
+    /// All locks on a file. -> `Locks`
+    ListLocks {
+        /// The file.
+        ino: Ino,
+    },
 }
 
 /// Answers to [`FsRequest`].
@@ -339,6 +376,12 @@ pub enum FsReply {
     Names(Vec<Bytes>),
     /// Space.
     StatFs(StatFs),
+    /// A lock was taken; its generation.
+    Locked(LockGeneration),
+    /// One that is in the way, or none.
+    LockedBy(Option<LockHeld>),
+    /// Locks, by kind and in order of their first bytes.
+    Locks(Vec<(LockKind, LockHeld)>),
 }
 
 impl FsRequest {
@@ -354,7 +397,10 @@ impl FsRequest {
             | ReadDir { .. }
             | GetXattr { .. }
             | ListXattr { .. }
-            | StatFs => false,
+            | StatFs
+            | TestLock(_)
+            | AwaitLock { .. }
+            | ListLocks { .. } => false,
             Open { access, .. } | Close { access, .. } => *access == Access::Write,
             SetAttr { .. }
             | Create { .. }
@@ -367,7 +413,10 @@ impl FsRequest {
             | Rename { .. }
             | SetXattr { .. }
             | RemoveXattr { .. }
-            | ReportWrite { .. } => true,
+            | ReportWrite { .. }
+            | Lock(_)
+            | Unlock { .. }
+            | DropLocks { .. } => true,
         }
     }
 }

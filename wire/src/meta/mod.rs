@@ -7,6 +7,7 @@ mod attr;
 mod check;
 mod cluster;
 mod fs;
+mod lock;
 mod name;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,7 @@ pub use fs::{
     Access, AttrChanges, DirEntry, FsReply, FsRequest, LateChanges, NewInode, RenameMode, StatFs,
     WriteReport, XattrMode,
 };
+pub use lock::{LockHeld, LockKind, LockMode, LockRange, LockWish};
 pub use name::{MAX_NAME_BYTES, Name, NameError};
 
 /// Longest target of a symbolic link, in bytes.

@@ -34,15 +34,24 @@ numbers! {
     LOOKUP = 1, FORGET = 2, GETATTR = 3, SETATTR = 4, READLINK = 5, SYMLINK = 6, MKNOD = 8, MKDIR = 9,
     UNLINK = 10, RMDIR = 11, RENAME = 12, LINK = 13, OPEN = 14, READ = 15, WRITE = 16, STATFS = 17,
     RELEASE = 18, FSYNC = 20, SETXATTR = 21, GETXATTR = 22, LISTXATTR = 23, REMOVEXATTR = 24, FLUSH = 25,
-    INIT = 26, OPENDIR = 27, READDIR = 28, RELEASEDIR = 29, FSYNCDIR = 30, CREATE = 35, INTERRUPT = 36,
+    INIT = 26, OPENDIR = 27, READDIR = 28, RELEASEDIR = 29, FSYNCDIR = 30, GETLK = 31,
+    SETLK = 32, SETLKW = 33, CREATE = 35, INTERRUPT = 36,
     DESTROY = 38, IOCTL = 39, BATCH_FORGET = 42, FALLOCATE = 43, READDIRPLUS = 44, RENAME2 = 45, LSEEK = 46,
     COPY_FILE_RANGE = 47, STATX = 52, COPY_FILE_RANGE_64 = 53,
 }
 
+// Types of locks, as `fcntl` has them, and the flag of those of `flock`.
+numbers! {
+    LOCK_SHARED = 0, LOCK_EXCLUSIVE = 1, LOCK_NONE = 2, LOCK_IS_FLOCK = 1,
+}
+
+/// The last byte of a file, as the kernel counts.
+pub(super) const LAST_BYTE: u64 = i64::MAX as u64;
+
 // What `SETATTR` says of itself.
 numbers! {
     SET_MODE = 1, SET_UID = 1 << 1, SET_GID = 1 << 2, SET_SIZE = 1 << 3, SET_ATIME = 1 << 4, SET_MTIME = 1 << 5,
-    SET_ATIME_NOW = 1 << 7, SET_MTIME_NOW = 1 << 8,
+    SET_HANDLE = 1 << 6, SET_ATIME_NOW = 1 << 7, SET_MTIME_NOW = 1 << 8,
 }
 
 /// What `statx` is told: everything of `stat`, and the time of birth.
@@ -52,12 +61,16 @@ pub(super) const STATX_ALL: u32 = 0xfff;
 pub(super) mod init {
     /// Reads may be under way side by side.
     pub const ASYNC_READ: u64 = 1;
+    /// Locks of `fcntl` are asked for.
+    pub const POSIX_LOCKS: u64 = 1 << 1;
     /// Inodes can be found again by number.
     pub const EXPORT_SUPPORT: u64 = 1 << 4;
     /// Writes of more than a page.
     pub const BIG_WRITES: u64 = 1 << 5;
     /// The umask is left to us.
     pub const DONT_MASK: u64 = 1 << 6;
+    /// Locks of `flock` are asked for.
+    pub const FLOCK_LOCKS: u64 = 1 << 10;
     /// Pages go when the modification time or the size are new ones.
     pub const AUTO_INVAL_DATA: u64 = 1 << 12;
     /// Listings with attributes.

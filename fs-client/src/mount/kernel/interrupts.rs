@@ -44,16 +44,29 @@ struct Waiting {
     pid: u32,
     asked: Arc<Asked>,
     signalled: bool,
+    /// What it does ends at any signal, and it answers then.
+    cancel: Option<Arc<Notify>>,
+}
+
+impl Waiting {
+    fn signal(&mut self) {
+        self.signalled = true;
+        if let Some(cancel) = &self.cancel {
+            cancel.notify_one();
+        }
+    }
 }
 
 impl Interrupts {
-    /// A request is not answered at once.
-    pub(super) fn waits(&self, unique: u64, pid: u32, asked: Arc<Asked>) {
+    /// A request is not answered at once. `cancel` is notified at any signal: what programs expect to be interrupted
+    /// is given up.
+    pub(super) fn waits(&self, unique: u64, pid: u32, asked: Arc<Asked>, cancel: Option<Arc<Notify>>) {
         let mut state = locked(&self.state);
         let early = state.early.iter().position(|other| *other == unique);
         let signalled = early.and_then(|at| state.early.remove(at)).is_some();
-        state.waiting.insert(unique, Waiting { pid, asked, signalled });
+        let waiting = state.waiting.entry(unique).or_insert(Waiting { pid, asked, signalled: false, cancel });
         if signalled {
+            waiting.signal();
             self.some.notify_one();
         }
     }
@@ -67,7 +80,7 @@ impl Interrupts {
     pub(super) fn signalled(&self, unique: u64) {
         let mut state = locked(&self.state);
         match state.waiting.get_mut(&unique) {
-            Some(waiting) => waiting.signalled = true,
+            Some(waiting) => waiting.signal(),
             None => {
                 state.early.push_back(unique);
                 if state.early.len() > MOST_EARLY {
@@ -127,6 +140,13 @@ mod tests {
     use super::super::reply::tests::asked;
     use super::*;
 
+    /// Whether somebody who waits for it would go on at once.
+    fn futures_are_ready(cancel: &Notify) -> bool {
+        let mut notified = std::pin::pin!(cancel.notified());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        notified.as_mut().poll(&mut context).is_ready()
+    }
+
     /// This process is not dying, and a number that nobody has isn't either.
     #[test]
     fn the_living_are_not_dying() {
@@ -143,7 +163,9 @@ mod tests {
         }
         let (asked, _other) = asked();
         for (unique, signalled) in [(0, false), (2, true), (2 * MOST_EARLY as u64, true), (1000, false)] {
-            interrupts.waits(unique, std::process::id(), asked.clone());
+            let cancel = Arc::new(Notify::new());
+            interrupts.waits(unique, std::process::id(), asked.clone(), Some(cancel.clone()));
+            assert_eq!(futures_are_ready(&cancel), signalled, "{unique}");
             assert_eq!(locked(&interrupts.state).waiting[&unique].signalled, signalled, "{unique}");
         }
         assert!(interrupts.answer_the_dying());

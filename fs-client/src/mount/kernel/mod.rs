@@ -19,5 +19,5 @@ pub(super) use abi::{OPEN_DIRECT, OPEN_KEEP_CACHE, OPEN_NO_FLUSH, OPEN_PARALLEL_
 pub(super) use device::{Device, Options};
 pub(super) use interrupts::Interrupts;
 pub(super) use reply::{Listing, Reply};
-pub(super) use request::{Operation, Request, SetAttr, When};
+pub(super) use request::{Lock, Operation, Request, SetAttr, When};
 pub(super) use serve::{Handler, Wanted, serve};

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use wire::meta::{Attr, FileKind, StatFs};
+use tokio::sync::Notify;
+use wire::meta::{Attr, FileKind, LockHeld, LockMode, StatFs};
 
-use super::abi::{OUT_HEAD, OpenFlags, Output};
+use super::abi::{self, OUT_HEAD, OpenFlags, Output};
 use super::device::Device;
 use super::interrupts::Interrupts;
 
@@ -59,9 +60,20 @@ impl Reply {
 
     /// It is going to take a while: from now on a process that is killed does not wait for it.
     pub(in crate::mount) fn later(mut self, interrupts: &Arc<Interrupts>) -> Reply {
-        interrupts.waits(self.asked.unique, self.pid, self.asked.clone());
+        interrupts.waits(self.asked.unique, self.pid, self.asked.clone(), None);
         self.waits = Some(interrupts.clone());
         self
+    }
+
+    /// The same, for what programs expect to be interrupted: any signal is told by what is returned.
+    pub(in crate::mount) fn later_unless_interrupted(
+        mut self,
+        interrupts: &Arc<Interrupts>,
+    ) -> (Reply, Arc<Notify>) {
+        let cancel = Arc::new(Notify::new());
+        interrupts.waits(self.asked.unique, self.pid, self.asked.clone(), Some(cancel.clone()));
+        self.waits = Some(interrupts.clone());
+        (self, cancel)
     }
 
     fn send(self, parts: &[&[u8]]) -> bool {
@@ -137,6 +149,22 @@ impl Reply {
         self.give(output.u32(block).u32(name).u32(block).zeros(4 + 6 * 4));
     }
 
+    /// A lock that is in the way, or none; `pid` as processes here are to see it.
+    pub(in crate::mount) fn lock(self, held: Option<&LockHeld>, pid: u32) {
+        let mut output = Output::default();
+        match held {
+            Some(LockHeld { range, mode, .. }) => {
+                let mode = match mode {
+                    LockMode::Shared => abi::LOCK_SHARED,
+                    LockMode::Exclusive => abi::LOCK_EXCLUSIVE,
+                };
+                output.u64(range.start).u64(range.end.min(abi::LAST_BYTE)).u32(mode).u32(pid)
+            }
+            None => output.u64(0).u64(0).u32(abi::LOCK_NONE).u32(0),
+        };
+        self.give(&output);
+    }
+
     pub(in crate::mount) fn listing(self, listing: &Listing) {
         self.give(&listing.output);
     }
@@ -206,9 +234,9 @@ impl Listing {
 pub(super) mod tests {
     use std::io::{PipeReader, Read};
 
-    use wire::id::Ino;
+    use wire::id::{Ino, LockGeneration, LockHandle, LockOwner, SessionId};
     use wire::layout::FileLayout;
-    use wire::meta::Timestamp;
+    use wire::meta::{LockRange, Timestamp};
 
     use super::*;
 
@@ -326,6 +354,21 @@ pub(super) mod tests {
         assert_eq!(words(&heard(|reply| assert!(reply.opened(5, OPEN))).1), [5, 0, 1, 0]);
         assert_eq!(words(&heard(|reply| reply.count(5)).1), [5, 0]);
         assert_eq!(words(&heard(|reply| reply.position(1 << 32)).1), [0, 1]);
+        let held = |mode, end| LockHeld {
+            session: SessionId(1),
+            owner: LockOwner(2),
+            handle: LockHandle(3),
+            range: LockRange { start: 5, end },
+            mode,
+            pid: 4,
+            generation: LockGeneration(6),
+            since: Timestamp::default(),
+        };
+        let given = words(&heard(|reply| reply.lock(Some(&held(LockMode::Shared, 9)), 7)).1);
+        assert_eq!(given, [5, 0, 9, 0, 0, 7]);
+        let given = words(&heard(|reply| reply.lock(Some(&held(LockMode::Exclusive, u64::MAX)), 7)).1);
+        assert_eq!(given, [5, 0, u32::MAX, u32::MAX >> 1, 1, 7]);
+        assert_eq!(words(&heard(|reply| reply.lock(None, 7)).1), [0, 0, 0, 0, 2, 0]);
         let space = StatFs { total_bytes: 8192, free_bytes: 4096, inodes: 3 };
         let given = words(&heard(|reply| reply.statfs(&space, 4096, 4, 255)).1);
         assert_eq!(given, [&[2, 0, 1, 0, 1, 0, 7, 0, 4, 0, 4096, 255, 4096][..], &[0; 7]].concat());

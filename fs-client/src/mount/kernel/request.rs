@@ -1,6 +1,7 @@
 //! Requests, understood.
 
-use wire::meta::Timestamp;
+use wire::id::LockOwner;
+use wire::meta::{LockKind, LockMode, LockRange, Timestamp};
 
 use super::abi::{self, Input};
 
@@ -35,6 +36,21 @@ pub(in crate::mount) struct SetAttr {
     pub(in crate::mount) size: Option<u64>,
     pub(in crate::mount) atime: Option<When>,
     pub(in crate::mount) mtime: Option<When>,
+    /// Through an open file.
+    pub(in crate::mount) handle: Option<u64>,
+}
+
+/// A lock that is asked for, or about.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::mount) struct Lock {
+    /// The open file.
+    pub(in crate::mount) handle: u64,
+    pub(in crate::mount) kind: LockKind,
+    pub(in crate::mount) owner: LockOwner,
+    pub(in crate::mount) range: LockRange,
+    /// `None`: what is held is to be given up.
+    pub(in crate::mount) mode: Option<LockMode>,
+    pub(in crate::mount) pid: u32,
 }
 
 /// What is asked for. Handles are what opening answered; flags are those of `open` and its like.
@@ -108,6 +124,12 @@ pub(in crate::mount) enum Operation<'a> {
     },
     Flush {
         handle: u64,
+        owner: LockOwner,
+    },
+    GetLock(Lock),
+    SetLock {
+        lock: Lock,
+        wait: bool,
     },
     SetXattr {
         name: &'a [u8],
@@ -260,7 +282,13 @@ fn operation<'a>(opcode: u32, mut input: Input<'a>) -> Option<Operation<'a>> {
         abi::STATFS => O::StatFs,
         abi::RELEASE => O::Release { handle: input.u64()? },
         abi::FSYNC => O::Fsync { handle: input.u64()? },
-        abi::FLUSH => O::Flush { handle: input.u64()? },
+        abi::FLUSH => {
+            let handle = input.u64()?;
+            input.skip(8)?;
+            O::Flush { handle, owner: LockOwner(input.u64()?) }
+        }
+        abi::GETLK => O::GetLock(lock(input)?),
+        abi::SETLK | abi::SETLKW => O::SetLock { lock: lock(input)?, wait: opcode == abi::SETLKW },
         abi::SETXATTR => {
             let (size, flags) = (input.u32()?, input.u32()?);
             let name = input.name()?;
@@ -303,11 +331,27 @@ fn init(mut input: Input<'_>) -> Option<Init> {
     Some(Init { major, minor, max_readahead, flags: high << 32 | low })
 }
 
+fn lock(mut input: Input<'_>) -> Option<Lock> {
+    let (handle, owner) = (input.u64()?, LockOwner(input.u64()?));
+    let (start, end) = (input.u64()?, input.u64()?);
+    let (mode, pid, flags) = (input.u32()?, input.u32()?, input.u32()?);
+    // To the end, wherever that will be.
+    let range = LockRange { start, end: if end >= abi::LAST_BYTE { u64::MAX } else { end } };
+    let is_flock = flags & abi::LOCK_IS_FLOCK != 0;
+    let mode = match mode {
+        abi::LOCK_SHARED => Some(LockMode::Shared),
+        abi::LOCK_EXCLUSIVE => Some(LockMode::Exclusive),
+        _ => None,
+    };
+    let (kind, range) = if is_flock { (LockKind::Flock, LockRange::ALL) } else { (LockKind::Range, range) };
+    Some(Lock { handle, kind, owner, range, mode, pid })
+}
+
 fn set_attr(mut input: Input<'_>) -> Option<SetAttr> {
     let said = input.u32()?;
     let has = |flag: u32| said & flag != 0;
-    input.skip(12)?;
-    let size = input.u64()?;
+    input.skip(4)?;
+    let (handle, size) = (input.u64()?, input.u64()?);
     input.skip(8)?;
     let (atime, mtime) = (input.u64()?, input.u64()?);
     input.skip(8)?;
@@ -328,6 +372,7 @@ fn set_attr(mut input: Input<'_>) -> Option<SetAttr> {
         size: has(abi::SET_SIZE).then_some(size),
         atime: when(abi::SET_ATIME, abi::SET_ATIME_NOW, atime, atime_nanos),
         mtime: when(abi::SET_MTIME, abi::SET_MTIME_NOW, mtime, mtime_nanos),
+        handle: has(abi::SET_HANDLE).then_some(handle),
     })
 }
 
@@ -388,7 +433,7 @@ mod tests {
         parsed(abi::FORGET, sent().n64(&[1]), O::Forget);
         parsed(abi::GETATTR, sent().n64(&[0, 0]), O::GetAttr);
         let set =
-            sent().n32(&[0x3f, 0]).n64(&[9, 1000, 8, u64::MAX, 3, 0]).n32(&[6, 6, 0, 0o644, 0, 1, 2, 0]);
+            sent().n32(&[0x7f, 0]).n64(&[9, 1000, 8, u64::MAX, 3, 0]).n32(&[6, 6, 0, 0o644, 0, 1, 2, 0]);
         let all = SetAttr {
             mode: Some(0o644),
             uid: Some(1),
@@ -396,6 +441,7 @@ mod tests {
             size: Some(1000),
             atime: at(-1),
             mtime: at(3),
+            handle: Some(9),
         };
         parsed(abi::SETATTR, set, O::SetAttr(all));
         let now = sent().n32(&[0x1b0, 0]).n64(&[0; 6]).n32(&[0; 8]);
@@ -429,6 +475,36 @@ mod tests {
             whole.truncate(80);
             assert!(Request::parse(&whole).is_err());
         }
+        parsed(abi::FLUSH, sent().n64(&[1, 0, 3]), O::Flush { handle: 1, owner: LockOwner(3) });
+        let part = LockRange { start: 5, end: 9 };
+        let range = Lock {
+            handle: 1,
+            kind: LockKind::Range,
+            owner: LockOwner(2),
+            range: part,
+            mode: Some(LockMode::Exclusive),
+            pid: 30,
+        };
+        let sent_lock =
+            |end: u64, mode: u32, flags: u32| sent().n64(&[1, 2, 5, end]).n32(&[mode, 30, flags, 0]);
+        let asked = |opcode: u32, arguments: Sent| match Request::parse(&arguments.with_head(opcode))
+            .unwrap()
+            .operation
+        {
+            O::GetLock(lock) => (lock, None),
+            O::SetLock { lock, wait } => (lock, Some(wait)),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(asked(abi::GETLK, sent_lock(9, 1, 0)), (range, None));
+        assert_eq!(asked(abi::SETLK, sent_lock(9, 1, 0)), (range, Some(false)));
+        assert_eq!(asked(abi::SETLKW, sent_lock(9, 1, 0)), (range, Some(true)));
+        let rest = LockRange { start: 5, end: u64::MAX };
+        let open = Lock { range: rest, mode: None, ..range };
+        assert_eq!(asked(abi::SETLK, sent_lock(i64::MAX as u64, 2, 0)), (open, Some(false)));
+        let flock =
+            Lock { kind: LockKind::Flock, range: LockRange::ALL, mode: Some(LockMode::Shared), ..range };
+        assert_eq!(asked(abi::SETLKW, sent_lock(9, 0, 1)), (flock, Some(true)));
+        assert!(Request::parse(&sent().n64(&[1, 2, 5, 9]).n32(&[1, 30]).with_head(abi::SETLK)).is_err());
         parsed(abi::INTERRUPT, sent().n64(&[0x76]), O::Interrupt { unique: 0x76 });
         parsed(99, sent().n64(&[1]), O::Unknown(99));
     }
@@ -446,7 +522,6 @@ mod tests {
             ),
             (abi::RELEASE, sent().n64(&[1]).n32(&[2, 0]).n64(&[3]), O::Release { handle: 1 }),
             (abi::FSYNC, sent().n64(&[1]).n32(&[1, 0]), O::Fsync { handle: 1 }),
-            (abi::FLUSH, sent().n64(&[1, 0, 3]), O::Flush { handle: 1 }),
             (abi::LISTXATTR, sent().n32(&[64, 0]), O::ListXattr { size: 64 }),
             (
                 abi::READDIR,

@@ -26,6 +26,8 @@ pub(in crate::mount) struct Wanted {
     pub(in crate::mount) max_background: u16,
     /// Pages go when the modification time or the size are new ones.
     pub(in crate::mount) drops_pages: bool,
+    /// Locks are asked for, and not kept by the kernel for itself.
+    pub(in crate::mount) asks_for_locks: bool,
     /// Threads that listen.
     pub(in crate::mount) threads: usize,
 }
@@ -46,7 +48,9 @@ impl Wanted {
             | init::POSIX_ACL
             | init::MAX_PAGES
             | init::INIT_EXT;
-        if self.drops_pages { always | init::AUTO_INVAL_DATA } else { always }
+        let drops = if self.drops_pages { init::AUTO_INVAL_DATA } else { 0 };
+        let locks = if self.asks_for_locks { init::POSIX_LOCKS | init::FLOCK_LOCKS } else { 0 };
+        always | drops | locks
     }
 
     /// The answer to the kernel's introduction.

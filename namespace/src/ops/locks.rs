@@ -1,0 +1,86 @@
+//! Waiting for locks. What is held is in the state; who waits is known to the member that leads only, and says so again to
+//! the next one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use wire::id::SessionId;
+use wire::meta::{FsReply, LockHeld, LockWish};
+use wire::status::{FsError, Status};
+
+use crate::config::LOCK_WAIT_MS;
+use crate::machine::locks::{self, Holder, in_the_way};
+use crate::namespace::{Namespace, lock};
+
+/// Somebody who waits, until this is dropped.
+struct Waiting<'a> {
+    namespace: &'a Namespace,
+    number: u64,
+    changed: Arc<Notify>,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(namespace: &'a Namespace, who: Holder, wish: LockWish) -> Self {
+        let (number, changed) = lock(&namespace.watchers.lock_waits).begin(who, wish);
+        Self { namespace, number, changed }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.namespace.watchers.lock_waits).end(self.number);
+    }
+}
+
+impl Namespace {
+    fn held(&self, wish: &LockWish) -> Result<Vec<LockHeld>, Status> {
+        locks::held(&*self.db, wish.ino, wish.kind).map_err(|error| self.failed(&error))
+    }
+
+    /// A lock that is in the way.
+    pub async fn test_lock(&self, session: SessionId, wish: &LockWish) -> Result<FsReply, Status> {
+        locks::check(wish)?;
+        self.log.read_barrier().await?;
+        let held = self.held(wish)?;
+        let other = in_the_way(&held, (session, wish.owner), wish).next();
+        Ok(FsReply::LockedBy(other.copied()))
+    }
+
+    /// Waits until a lock could be taken.
+    pub async fn await_lock(
+        &self,
+        session: SessionId,
+        wish: LockWish,
+        wait_ms: u32,
+    ) -> Result<FsReply, Status> {
+        locks::check(&wish)?;
+        self.log.read_barrier().await?;
+        let until = Instant::now() + Duration::from_millis(u64::from(wait_ms.min(LOCK_WAIT_MS)));
+        let who = (session, wish.owner);
+        // First in line, then a look: whatever is given up after the look is heard of.
+        let waiting = Waiting::begin(self, who, wish);
+        loop {
+            let held = self.held(&wish)?;
+            let other = {
+                let waits = lock(&self.watchers.lock_waits);
+                let Some(other) = waits.in_the_way(waiting.number, &held) else {
+                    return Ok(FsReply::LockedBy(None));
+                };
+                let read = |wish: &LockWish| locks::held(&*self.db, wish.ino, wish.kind);
+                if waits.would_wait_for_ever(who, &wish, read).map_err(|error| self.failed(&error))? {
+                    return Err(FsError::Deadlock.into());
+                }
+                other
+            };
+            let changed = tokio::select! {
+                changed = timeout_at(until, waiting.changed.notified()) => changed.is_ok(),
+                () = self.watchers.stopped() => return Err(Status::Busy),
+            };
+            if !changed {
+                return Ok(FsReply::LockedBy(Some(other)));
+            }
+        }
+    }
+}
