@@ -1,6 +1,7 @@
 //! `brickyard brick list|drain|remove|rebalance|scrub|settings`: orders about bricks, and how far they
 //! are. Who moves where is the namespace's matter; this asks and shows.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use crate::status;
 const PAUSE: Duration = Duration::from_millis(250);
 /// A drain that moves nothing for so long, since nobody can take the rest, is not waited for any longer.
 const STUCK_FOR: Duration = Duration::from_secs(10);
+/// A drain of which no byte gets on for so long, since who takes copies is full, neither.
+const STANDS_FOR: Duration = Duration::from_secs(20);
 /// A namespace that does not answer for so long while its work is waited for is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -198,7 +201,30 @@ fn empty(
     let report = status.bricks.iter().find(|(id, _)| *id == brick);
     let used = report.map_or(0, |(_, r)| r.total_bytes.saturating_sub(r.free_bytes));
     let copied = status.bricks.iter().map(|(id, report)| (id.0, report.sync_done_bytes));
-    Ok(Some(Left { steps: chains, bytes: Some(emptying.see(used, copied)) }))
+    let done = emptying.see(used, copied);
+    let full = full_targets(status, brick);
+    if emptying.stands_for((chains, done.1), Instant::now()) >= STANDS_FOR && !full.is_empty() {
+        bail!("{}", full_text(brick, chains, &full));
+    }
+    Ok(Some(Left { steps: chains, bytes: Some(done) }))
+}
+
+/// Bricks that are to get copies of chains of this one, and are full.
+fn full_targets(status: &ClusterStatus, brick: BrickId) -> BTreeSet<BrickId> {
+    let full = |id: &BrickId| status.bricks.iter().any(|(of, report)| of == id && status::is_full(report));
+    status.map.chains_of(brick).flat_map(|chain| chain.syncing()).filter(full).collect()
+}
+
+/// Why a brick is not emptied though copies are being made, and what to do.
+fn full_text(brick: BrickId, chains: usize, full: &BTreeSet<BrickId>) -> String {
+    let full: Vec<String> = full.iter().map(BrickId::to_string).collect();
+    format!(
+        "brick {brick} is not empty: {} left, and nothing gets on, since {} full that take copies: {}; add a brick, or make room. \
+         It goes on by itself then, and `brickyard brick drain {brick} --undo` takes the order back",
+        counted(chains, "chain is", "chains are"),
+        if full.len() == 1 { "a brick is" } else { "bricks are" },
+        full.join(", ")
+    )
 }
 
 /// Why a brick cannot be emptied, and what to do.
@@ -515,5 +541,57 @@ mod tests {
         }
         let text = refusal(BrickId(7), &BrickRefusal::TooFewBricks { left: 1, replicas: 2 });
         assert!(text.contains("1 brick would") && text.contains("add a brick"), "{text}");
+    }
+
+    /// Copies that can't get on since who takes them is full are told as that.
+    #[test]
+    fn full_bricks_that_take_copies_are_named() {
+        use wire::id::{BootId, ChainEpoch, ClusterId, NodeId, StoreId};
+        use wire::map::{BrickInfo, Chain, Member, MemberState};
+        use wire::meta::{BrickReport, Wishes};
+        let mut map = ClusterMap::new(ClusterId([1; 16]), 2);
+        for brick in 0..3 {
+            let info = BrickInfo {
+                id: BrickId(brick),
+                store: StoreId([0; 16]),
+                node: NodeId([0; 16]),
+                host: String::new(),
+                endpoint: wire::net::Endpoint::Memory(1),
+                boot: BootId(1),
+                alive: true,
+            };
+            map.bricks.insert(BrickId(brick), info);
+        }
+        let states = [(0, MemberState::Serving), (1, MemberState::Serving), (2, MemberState::Syncing)];
+        let members = states.map(|(brick, state)| Member { brick: BrickId(brick), state }).to_vec();
+        map.chains.insert(ChainId(4), Chain { id: ChainId(4), epoch: ChainEpoch(1), members });
+        let report = |free_bytes| BrickReport { total_bytes: 1 << 40, free_bytes, ..BrickReport::default() };
+        let mut status = ClusterStatus {
+            map,
+            bricks: vec![(BrickId(0), report(0)), (BrickId(2), report(1 << 39))],
+            sessions: Vec::new(),
+            inodes: 0,
+            orphans: 0,
+            trims: 0,
+            wishes: Wishes::new(0),
+            missed_ms: Vec::new(),
+            held_ms: Vec::new(),
+            stuck: Vec::new(),
+        };
+        assert!(full_targets(&status, BrickId(0)).is_empty());
+        status.bricks[1].1 = report(4096);
+        let full = full_targets(&status, BrickId(0));
+        assert_eq!(full, BTreeSet::from([BrickId(2)]));
+        assert!(
+            full_targets(&status, BrickId(2)).contains(&BrickId(2))
+                && full_targets(&status, BrickId(9)).is_empty()
+        );
+        let text = full_text(BrickId(0), 3, &full);
+        assert!(
+            text.contains("3 chains are left")
+                && text.contains("copies: 2;")
+                && text.contains("drain 0 --undo"),
+            "{text}"
+        );
     }
 }

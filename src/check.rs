@@ -208,6 +208,13 @@ async fn look(admin: &Admin, data_too: bool) -> Result<Findings> {
             copies.entry(chunk.key).or_default().push((brick.id, chunk));
         }
     }
+    for chain in map.chains.values().filter(|chain| chain.head().is_none()) {
+        let what = format!(
+            "unavailable: nobody serves chain {}; `brickyard status` says who is waited for",
+            chain.id
+        );
+        findings.problems.insert(Problem { what, file: None });
+    }
     let files = list_files(admin).await?;
     for (key, copies) in &copies {
         judge(&map, &files, *key, copies, &mut findings);

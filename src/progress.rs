@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::show::{bytes, time};
 
 /// A rate is not said before so long.
@@ -54,6 +56,8 @@ pub struct Emptying {
     said: std::collections::BTreeMap<u32, u64>,
     copied: u64,
     done: u64,
+    /// How far it was, and since when.
+    stands: Option<((usize, u64), Instant)>,
 }
 
 impl Emptying {
@@ -71,6 +75,17 @@ impl Emptying {
         }
         self.done = self.done.max(self.copied).max(total.saturating_sub(used)).min(total);
         (total, self.done)
+    }
+
+    /// For how long it has been as far as this.
+    pub fn stands_for(&mut self, reached: (usize, u64), now: Instant) -> Duration {
+        match self.stands {
+            Some((before, since)) if before == reached => now.saturating_duration_since(since),
+            _ => {
+                self.stands = Some((reached, now));
+                Duration::ZERO
+            }
+        }
     }
 }
 
@@ -90,6 +105,18 @@ mod tests {
         assert_eq!((idle.rate(), idle.left()), (None, None));
         let done = Progress { total: 1 << 30, ..later };
         assert_eq!(done.left().unwrap(), Duration::ZERO);
+    }
+
+    /// Whatever gets on begins the time anew.
+    #[test]
+    fn it_stands_while_nothing_gets_on() {
+        let (mut emptying, begun) = (Emptying::default(), Instant::now());
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        assert_eq!(emptying.stands_for((3, 10), at(0)), Duration::ZERO);
+        assert_eq!(emptying.stands_for((3, 10), at(5)), Duration::from_secs(5));
+        assert_eq!(emptying.stands_for((3, 11), at(6)), Duration::ZERO);
+        assert_eq!(emptying.stands_for((2, 11), at(9)), Duration::ZERO);
+        assert_eq!(emptying.stands_for((2, 11), at(19)), Duration::from_secs(10));
     }
 
     /// Reports that begin anew, and bytes that went unreported, never make it go back.

@@ -63,7 +63,7 @@ fn left_of(status: &ClusterStatus, brick: BrickId) -> usize {
 }
 
 /// Whether a brick can hardly take anything any more: members that join it wait for room.
-fn is_full(report: &BrickReport) -> bool {
+pub fn is_full(report: &BrickReport) -> bool {
     report.total_bytes > 0 && report.free_bytes < (report.total_bytes / FULL_PART).max(FULL_BYTES)
 }
 

@@ -16,7 +16,7 @@ use wire::net::{CallError, Credential, Endpoint, MemoryHub, Net, NetConfig, Role
 use super::exporter::{self, Exporter};
 use super::life::{self, Ending};
 use super::server::{self, Place, Server};
-use super::{addresses, joining, listen_address, reachable};
+use super::{addresses, is_ours, joining, listen_address, reachable};
 use crate::admin::Admin;
 use crate::brick_admin;
 
@@ -85,6 +85,8 @@ pub fn run(options: Options) -> Result<ExitCode> {
 struct Prepared {
     configs: Vec<brick_server::Config>,
     net: Net,
+    places: Vec<Place>,
+    server: Server,
 }
 
 /// Sees to it that every directory is a brick, and the server a member of their cluster.
@@ -125,6 +127,9 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
             place.check_cluster(token.cluster, "the join token")?;
         }
     }
+    if new > 0 && (token.is_some() || known.is_some()) {
+        is_ours(listen)?;
+    }
     let credential = match (known, &namespaces, token) {
         (Some(known), None, _) => known,
         (Some(known), Some(namespaces), _) => {
@@ -148,8 +153,9 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
     let server = Server { listen, host };
     refuse_strangers(&net, credential.namespaces()).await?;
     for place in &mut places {
-        place.remember(&server, &credential)?;
+        place.remember(&credential)?;
         if place.brick.is_none() {
+            place.remember_server(&server)?;
             make_brick(place, &server, &credential, &net, options).await?;
         }
     }
@@ -171,7 +177,7 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
         "{} does not say where the namespace is: give --join",
         places[0].credential_file().display()
     );
-    Ok(Prepared { configs, net })
+    Ok(Prepared { configs, net, places, server })
 }
 
 /// A namespace that will never have anything to do with this server is told of at once, and not waited for.
@@ -255,9 +261,13 @@ async fn replaced(admin: &Admin, brick: BrickId, lose_data: bool) -> Result<Bric
 }
 
 async fn serve(prepared: Prepared, exporter: Exporter, mut ending: Ending) -> Result<ExitCode> {
-    let Prepared { configs, net } = prepared;
+    let Prepared { configs, net, places, server } = prepared;
     let numbers: Vec<String> = configs.iter().map(|config| config.brick.to_string()).collect();
     let running = brick_server::start_all(configs, net.clone()).await?;
+    // The directories are held now: a start that was refused has changed nothing.
+    for place in &places {
+        place.remember_server(&server)?;
+    }
     let life = async {
         let_in(&running).await;
         let word = if numbers.len() == 1 { "brick" } else { "bricks" };

@@ -88,6 +88,19 @@ pub fn reachable(listen: SocketAddr) -> Result<SocketAddr> {
     Ok(listen)
 }
 
+/// Refuses an address that no interface of this machine has: others would be told of it, and in vain.
+///
+/// # Errors
+/// If it is another machine's.
+pub fn is_ours(listen: SocketAddr) -> Result<()> {
+    match std::net::TcpListener::bind((listen.ip(), 0)) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+            bail!("--listen {listen}: this machine has no such address")
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

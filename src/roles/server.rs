@@ -127,17 +127,25 @@ impl Place {
         place::make(&node(&self.dir))
     }
 
-    /// Remembers the server and its credential.
+    /// Remembers the credential.
     ///
     /// # Errors
-    /// If they can't be written.
-    pub fn remember(&self, server: &Server, credential: &Credential) -> Result<()> {
+    /// If it can't be written.
+    pub fn remember(&self, credential: &Credential) -> Result<()> {
         self.prepare()?;
-        if self.server()?.as_ref() != Some(server) {
-            place::write(&node(&self.dir).join("server.json"), KIND, server)?;
-        }
         if !self.credential_file().exists() {
             credential.save(&self.credential_file())?;
+        }
+        Ok(())
+    }
+
+    /// Remembers the server. Of a directory that somebody may be serving only by who holds it.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn remember_server(&self, server: &Server) -> Result<()> {
+        if self.server()?.as_ref() != Some(server) {
+            place::write(&node(&self.dir).join("server.json"), KIND, server)?;
         }
         Ok(())
     }
@@ -174,6 +182,16 @@ pub fn look(dirs: &[PathBuf]) -> Result<Vec<Place>> {
             dir.display()
         );
         places.push(Place::look(dir)?);
+    }
+    for dir in &seen {
+        let inside = seen.iter().find(|other| *other != dir && other.starts_with(dir));
+        if let Some(inside) = inside {
+            bail!(
+                "{} is inside of {}: give each brick a directory of its own",
+                inside.display(),
+                dir.display()
+            );
+        }
     }
     let first = places.iter().find_map(|place| place.brick.map(|brick| (&place.dir, brick.cluster)));
     if let Some((dir, cluster)) = first {

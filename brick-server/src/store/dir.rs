@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -247,6 +247,7 @@ pub fn format(dir: &Path, cluster: ClusterId, brick: BrickId) -> Result<StoreId,
 /// See [`format()`].
 pub fn format_as(dir: &Path, cluster: ClusterId, brick: BrickId, store: StoreId) -> Result<(), DirError> {
     fs::create_dir_all(dir).map_err(at(dir))?;
+    close_to_others(dir).map_err(at(dir))?;
     let _held = hold(dir)?;
     if let Some(what) = stranger(dir)? {
         return Err(DirError::NotEmpty { dir: dir.to_owned(), what });
@@ -438,6 +439,15 @@ pub struct Held {
 /// The engine over real files.
 pub type FileStore = Engine<FileDisk, RocksIndex>;
 
+/// Everybody's files are in there: nobody but the owner of the directory looks into it, whatever the modes of the files.
+fn close_to_others(dir: &Path) -> io::Result<()> {
+    let mode = fs::metadata(dir)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode & 0o7700))?;
+    }
+    Ok(())
+}
+
 impl Held {
     /// Takes a directory, if it is the one that is meant and all of it is there.
     ///
@@ -465,6 +475,7 @@ impl Held {
             }
         }
         let lock = hold(dir)?;
+        close_to_others(dir).map_err(at(dir))?;
         mend_identity(dir)?;
         Ok(Held { identity, dir: dir.to_owned(), _lock: lock, sharing: Sharing::join(device) })
     }

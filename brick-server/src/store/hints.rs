@@ -51,6 +51,8 @@ pub struct Hints {
 struct Files {
     dir: PathBuf,
     now: File,
+    /// Its last line may have been cut off by a crash.
+    is_cut: bool,
     next: Option<File>,
 }
 
@@ -114,10 +116,8 @@ impl Hints {
     /// # Errors
     /// What the operating system says.
     pub fn open(dir: &Path) -> io::Result<Hints> {
-        let mut now = OpenOptions::new().append(true).create(true).open(dir.join(HINTS_FILE))?;
-        // What a crash cut off ends here, so that nothing is lost of what follows.
-        now.write_all(b"\n")?;
-        let files = Files { dir: dir.to_owned(), now, next: None };
+        let now = OpenOptions::new().append(true).create(true).open(dir.join(HINTS_FILE))?;
+        let files = Files { dir: dir.to_owned(), now, is_cut: true, next: None };
         Ok(Hints { files: Some(Mutex::new(files)), ..Hints::default() })
     }
 
@@ -145,6 +145,11 @@ impl Hints {
         let text: Vec<u8> = names.iter().flat_map(|(ino, path)| line(*ino, path)).collect();
         let mut files = lock(files);
         self.dirty.store(true, Ordering::Release);
+        if files.is_cut {
+            // It ends here, so that nothing is lost of what follows.
+            files.now.write_all(b"\n")?;
+            files.is_cut = false;
+        }
         append(&mut files.now, &text)?;
         files.next.as_mut().map_or(Ok(()), |next| append(next, &text))
     }
@@ -169,6 +174,7 @@ impl Hints {
                     next.sync_all()?;
                     fs::rename(files.dir.join(NEW_FILE), files.dir.join(HINTS_FILE))?;
                     files.now = next;
+                    files.is_cut = false;
                     File::open(&files.dir)?.sync_all()?;
                 }
             }

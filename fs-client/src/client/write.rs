@@ -188,9 +188,7 @@ impl Shared {
         let tight = self.window.available_permits() < self.outside.config.window_bytes / 4;
         let mut state = locked(&inode.state);
         // Under the lock: what is taken in now is not among what was dropped with the lock of the file.
-        if let Err(error) = file.not_lost() {
-            return Err(error);
-        }
+        file.not_lost()?;
         let offset = if file.options.append { state.size() } else { offset };
         let end = offset.saturating_add(len);
         if end > MAX_FILE_BYTES {

@@ -7,7 +7,9 @@
 //! 2. A member that missed an acknowledged write never serves before it was synced: only
 //!    the one that was last to serve comes back serving (`only_those_who_hold_everything_serve`).
 //! 3. The epoch grows with every change of the members (`any_history_is_lawful`).
-//! 4. A replaced disk never serves before it was synced (`only_those_who_hold_everything_serve`).
+//! 4. A replaced disk never serves before it was synced, unless it took the place of the only one that held everything and
+//!    nobody else is left: who replaces that one has given up what it held, and the chain goes on with what is there
+//!    (`only_those_who_hold_everything_serve`, `a_chain_that_was_given_up_goes_on`).
 //! 5. Nobody leaves a chain whose going would take a copy that is wanted, and never the last
 //!    one that holds everything (`any_history_is_lawful`, `nobody_leaves_who_is_needed`).
 //!
@@ -86,7 +88,7 @@ pub enum Replaced {
     NotMember,
     /// Another member holds everything.
     Harmless,
-    /// Nobody else is known to hold everything: the chain has no one who may serve.
+    /// Nobody else is known to hold everything: the chain goes on with what another one has, or empty.
     Lost,
 }
 
@@ -95,15 +97,30 @@ pub fn replaced(chain: &mut Chain, brick: BrickId) -> Replaced {
     let Some(state) = chain.state_of(brick) else { return Replaced::NotMember };
     let others_serve = chain.serving().any(|b| b != brick);
     let held_all = matches!(state, MemberState::Serving | MemberState::LastServing);
+    let is_lost = held_all && !others_serve;
+    let heir = if is_lost { heir(chain, brick) } else { None };
     let changed = change(chain, |member| {
         if member.brick == brick {
             member.state = MemberState::Waiting;
+        }
+        if Some(member.brick) == heir {
+            member.state = match member.state {
+                MemberState::Offline => MemberState::LastServing,
+                _ => MemberState::Serving,
+            };
         }
     });
     if !changed {
         chain.epoch = ChainEpoch(chain.epoch.0 + 1);
     }
-    if held_all && !others_serve { Replaced::Lost } else { Replaced::Harmless }
+    if is_lost { Replaced::Lost } else { Replaced::Harmless }
+}
+
+/// Who goes on with a chain of which `brick` alone held everything, and holds nothing any more: one that is there, else one that
+/// may come back, else the empty one.
+fn heir(chain: &Chain, brick: BrickId) -> Option<BrickId> {
+    let first = |state| chain.members.iter().find(|m| m.brick != brick && m.state == state).map(|m| m.brick);
+    first(MemberState::Waiting).or_else(|| first(MemberState::Offline)).or(Some(brick))
 }
 
 /// The head says that the brick has everything now.

@@ -41,8 +41,6 @@ struct World {
     written: BTreeMap<ChainId, u64>,
     /// Last write that each disk holds, without a gap before it.
     held: BTreeMap<(BrickId, ChainId), u64>,
-    /// Chains of which a disk was taken away that alone had everything.
-    lost: BTreeSet<ChainId>,
     /// A report that a member is up to date which is still on its way.
     late: Option<(ChainId, ChainEpoch, BrickId)>,
 }
@@ -58,8 +56,7 @@ impl World {
         let facts = facts(&map);
         let written = map.chains.keys().map(|c| (*c, 0)).collect();
         let held = map.chains.values().flat_map(|c| c.members.iter().map(|m| ((m.brick, c.id), 0))).collect();
-        let (wishes, lost) = (Wishes::new(0), BTreeSet::new());
-        Self { dice, map, wishes, facts, written, held, lost, late: None }
+        Self { dice, map, wishes: Wishes::new(0), facts, written, held, late: None }
     }
 
     fn any_brick(&mut self) -> BrickId {
@@ -95,18 +92,25 @@ impl World {
     fn replace(&mut self, brick: BrickId) {
         self.map.bricks.get_mut(&brick).unwrap().alive = true;
         self.facts.lost.remove(&brick);
-        let mut lost = BTreeSet::new();
-        self.each_chain(|chain| {
-            if replaced(chain, brick) == Replaced::Lost {
-                lost.insert(chain.id);
-            }
-            true
-        });
-        self.lost.extend(lost);
         for ((b, _), held) in &mut self.held {
             if *b == brick {
                 *held = 0;
             }
+        }
+        let mut heirs = Vec::new();
+        self.each_chain(|chain| {
+            if replaced(chain, brick) == Replaced::Lost {
+                let has_all =
+                    |m: &&Member| matches!(m.state, MemberState::Serving | MemberState::LastServing);
+                heirs.push((chain.id, chain.members.iter().find(has_all).unwrap().brick));
+            }
+            true
+        });
+        // What the heir has is everything from now on.
+        for (chain, heir) in heirs {
+            let held = self.held.get(&(heir, chain)).copied().unwrap_or_default();
+            self.held.insert((heir, chain), held);
+            self.written.insert(chain, held);
         }
     }
 
@@ -206,9 +210,6 @@ impl World {
     fn check(&self) {
         self.map.verify().unwrap();
         for chain in self.map.chains.values() {
-            if self.lost.contains(&chain.id) {
-                assert!(chain.head().is_none(), "chain {} lost everything and serves", chain.id);
-            }
             for brick in chain.serving() {
                 let held = self.held.get(&(brick, chain.id)).copied();
                 assert_eq!(held, Some(self.written[&chain.id]), "{brick} serves chain {}", chain.id);
@@ -218,7 +219,7 @@ impl World {
                 .members
                 .iter()
                 .any(|m| self.held.get(&(m.brick, chain.id)) == Some(&self.written[&chain.id]));
-            assert!(kept || self.lost.contains(&chain.id), "nobody has all of chain {}", chain.id);
+            assert!(kept, "nobody has all of chain {}", chain.id);
             assert!(chain.members.len() <= 2 * usize::from(self.map.replicas) + 1, "{chain:?}");
         }
     }
@@ -246,7 +247,7 @@ impl World {
         let wanted = usize::from(self.map.replicas);
         let keepers = self.map.bricks.values().filter(keeps).count();
         let hosts: BTreeSet<_> = self.map.bricks.values().filter(keeps).map(|b| b.host.clone()).collect();
-        for chain in self.map.chains.values().filter(|c| !self.lost.contains(&c.id)) {
+        for chain in self.map.chains.values() {
             assert!(chain.members.iter().all(|m| m.state == MemberState::Serving), "{chain:?}");
             assert_eq!(chain.members.len(), wanted, "{chain:?}");
             if keepers < wanted {

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId, StoreId};
 use wire::layout::TableVersion;
-use wire::map::{BrickInfo, Chain, Member, MemberState, plan_chains};
+use wire::map::{BrickInfo, Chain, ClusterMap, Member, MemberState, plan_chains};
 use wire::meta::BrickRegistration;
 use wire::status::Status;
 
 use crate::chain::{self, NotSynced, Replaced, growth};
 use crate::machine::trims;
-use crate::machine::txn::{Do, Txn};
+use crate::machine::txn::{Do, Txn, load};
 use crate::machine::wishes;
+use crate::store::{Read, keys};
 
 fn info(brick: &BrickRegistration) -> BrickInfo {
     BrickInfo {
@@ -92,8 +93,15 @@ pub fn register(txn: &mut Txn<'_>, brick: &BrickRegistration, stayed: &BTreeSet<
     if before.alive && before == info(brick) {
         return Ok(());
     }
+    let is_other = before.store != StoreId([0; 16]) && before.store != brick.store;
+    if is_other {
+        known_elsewhere(txn, &txn.map, brick)?;
+    }
     txn.change_map().bricks.insert(id, info(brick));
-    if before.store != StoreId([0; 16]) && before.store != brick.store {
+    if is_other {
+        let mut former: BTreeSet<StoreId> = txn.load(keys::FORMER_STORES)?.unwrap_or_default();
+        former.insert(before.store);
+        txn.put(keys::FORMER_STORES.to_vec(), &former)?;
         trims::forget_brick(txn, id)?;
         let mut lost = Vec::new();
         for chain in txn.change_map().chains.values_mut() {
@@ -113,6 +121,14 @@ pub fn register(txn: &mut Txn<'_>, brick: &BrickRegistration, stayed: &BTreeSet<
         make_table(txn, &bricks);
     }
     Ok(())
+}
+
+/// Refuses a disk that another one has taken the place of, or that is another brick's: it would serve what is long outdated, or
+/// what is not its.
+pub fn known_elsewhere(state: &dyn Read, map: &ClusterMap, brick: &BrickRegistration) -> Do<()> {
+    let former: BTreeSet<StoreId> = load(state, keys::FORMER_STORES)?.unwrap_or_default();
+    let is_anothers = map.bricks.values().any(|b| b.id != brick.brick && b.store == brick.store);
+    if is_anothers || former.contains(&brick.store) { Err(Status::OtherDisk.into()) } else { Ok(()) }
 }
 
 /// Lets a living brick back into its chains, once it owes no cuts.

@@ -14,6 +14,7 @@ use wire::status::Status;
 use crate::chain::plan::plan;
 use crate::config::MAP_WAIT_MS;
 use crate::error::Error;
+use crate::machine::bricks::known_elsewhere;
 use crate::machine::command::{Op, Outcome};
 use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
@@ -53,8 +54,21 @@ impl Namespace {
             // It may be about to be added, or it was removed.
             return Err(if id.0 < given { Status::Forbidden } else { Status::Busy });
         };
+        if known.store != brick.store {
+            self.told(known_elsewhere(&*self.db, &map, &brick))?;
+        }
         {
             let mut bricks = lock(&self.watchers.bricks);
+            let lives_elsewhere = known.alive && known.boot != boot && known.endpoint != brick.endpoint;
+            if lives_elsewhere && bricks.is_heard(id, known.boot, Instant::now()) {
+                if bricks.is_new_rival(id, boot) {
+                    tracing::warn!(
+                        brick = %id, here = %known.endpoint, there = %brick.endpoint,
+                        "a second process says that it is this brick; it is not let in while the first one is heard"
+                    );
+                }
+                return Err(Status::Rival);
+            }
             let again = known.alive && known.boot != boot && known.boot != BootId(0);
             if again && !bricks.is_pending(id, boot) {
                 bricks.died(id, Instant::now());

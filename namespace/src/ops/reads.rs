@@ -29,7 +29,8 @@ impl Namespace {
         self.told(look(&*self.db, &FsRequest::GetAttr { ino }))
     }
 
-    fn told(&self, reply: Do<FsReply>) -> Result<FsReply, Status> {
+    /// An answer of the state, or why there is none.
+    pub(super) fn told<T>(&self, reply: Do<T>) -> Result<T, Status> {
         reply.map_err(|fail| match fail {
             Fail::Status(status) => status,
             Fail::Store(error) => self.failed(&error),

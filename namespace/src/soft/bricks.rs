@@ -43,6 +43,8 @@ struct Seen {
     report: Option<BrickReport>,
     /// What the last heartbeat came over.
     connection: Option<Weak<Peer>>,
+    /// The last life that wanted to be it beside the one that is.
+    rival: Option<BootId>,
     /// Since when it is missed.
     missed: Option<Instant>,
     /// How often it died, without a long good time in between, and when last.
@@ -74,6 +76,17 @@ impl Bricks {
         seen.heard = Some((now, boot));
         seen.report = Some(report);
         seen.deadline = Some(now + self.dead_after);
+    }
+
+    /// Whether a life of a brick was heard so lately that it lives.
+    pub fn is_heard(&self, brick: BrickId, boot: BootId, now: Instant) -> bool {
+        let heard = self.seen.get(&brick).and_then(|seen| seen.heard);
+        heard.is_some_and(|(at, of)| of == boot && now.saturating_duration_since(at) < self.dead_after)
+    }
+
+    /// Whether a life that is not let in beside another one was not told of yet.
+    pub fn is_new_rival(&mut self, brick: BrickId, boot: BootId) -> bool {
+        self.seen.entry(brick).or_default().rival.replace(boot) != Some(boot)
     }
 
     /// A brick says why it serves no more. That is no sign of life.

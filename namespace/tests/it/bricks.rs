@@ -11,6 +11,7 @@ use wire::id::{BootId, BrickId, Ino, StoreId};
 use wire::map::MemberState;
 use wire::meta::{Access, FsRequest};
 use wire::net::Endpoint;
+use wire::status::Status;
 
 use crate::harness::{ROOT, World, name, registration};
 
@@ -97,9 +98,10 @@ fn a_brick_goes_and_comes_back() {
     world.sound();
 }
 
-/// Another disk under an old number starts empty; if it was the last one, nobody serves.
+/// Another disk under an old number starts empty; if it took the place of the last one, the chain goes on with what others
+/// have. The old disk is not let in again, nor is another brick's.
 #[test]
-fn a_replaced_disk_is_synced_or_missed() {
+fn a_replaced_disk_is_synced_or_given_up() {
     let mut world = with_bricks(2);
     let mut other = registration(0, 2, Endpoint::Memory(1));
     other.store = StoreId([99; 16]);
@@ -114,7 +116,27 @@ fn a_replaced_disk_is_synced_or_missed() {
     let applied = world.batch(vec![namespace::machine::command::Command { at, who: None, op }]);
     assert!(!applied.effects.lost.is_empty());
     let map = world.machine.map();
-    assert!(map.chains.values().all(|c| c.head().is_none()));
+    assert!(map.chains.values().all(|c| c.head() == Some(BrickId(0))));
+    let refused = |world: &mut World, id: u32, store: StoreId| {
+        let mut brick = registration(id, 9, Endpoint::Memory(1));
+        brick.store = store;
+        let before = world.machine.map();
+        let answer = world.op(Op::RegisterBrick { brick, stayed: BTreeSet::new() });
+        assert_eq!(answer, Err(Status::OtherDisk));
+        assert_eq!(world.machine.map(), before);
+    };
+    for (id, former) in [
+        (0, registration(0, 1, Endpoint::Memory(1)).store),
+        (1, registration(1, 1, Endpoint::Memory(1)).store),
+    ] {
+        refused(&mut world, id, former);
+        dead(&mut world, id, 2);
+        refused(&mut world, id, former);
+        refused(&mut world, id, registration(1 - id, 1, Endpoint::Memory(1)).store);
+    }
+    refused(&mut world, 0, StoreId([98; 16]));
+    world.reopen();
+    refused(&mut world, 1, StoreId([99; 16]));
     world.sound();
 }
 

@@ -254,3 +254,52 @@ fn a_disk_replaced_late_gets_its_share_when_asked() -> Result<()> {
     cluster.check(true)?;
     cluster.finish()
 }
+
+/// The only brick that had everything is lost for good and given up: what another one has is served again, and everything that is
+/// written from then on is kept. Until then the check says that nobody serves it.
+#[test]
+fn what_was_given_up_is_served_from_what_is_left() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 2, replicas: 2 })?;
+    cluster.allow_log("");
+    let root = cluster.mountpoint().to_owned();
+    let store = |name: &str, n: u64| -> Result<Vec<u8>> {
+        let bytes = seed::bytes(n, 0, 5_000_000);
+        std::fs::write(root.join(name), &bytes)?;
+        File::open(root.join(name))?.sync_all()?;
+        Ok(bytes)
+    };
+    let old = store("old", 1)?;
+    cluster.bricks[0].kill9()?;
+    store("new", 2)?;
+    cluster.bricks[1].kill9()?;
+    let number = cluster.status()?["bricks"][1]["id"].to_string();
+    let dir = cluster.brick_dir(1);
+    std::fs::rename(&dir, cluster.workshop().path().join("lost"))?;
+    std::fs::create_dir(&dir)?;
+    cluster.bricks[0].start()?;
+    let checked = cluster.admin(&["check"])?.run()?;
+    ensure!(
+        checked.status.code() == Some(1) && checked.text().contains("nobody serves chain"),
+        "{}",
+        checked.text()
+    );
+
+    let host = cluster.bricks[1].host().clone();
+    let token = cluster.token("brick", &[])?;
+    let mut args: Vec<std::ffi::OsString> = vec!["brick".into(), "--dir".into(), dir.into()];
+    args.extend(cluster.join_args(&host, &token));
+    args.extend(["--replace".into(), number.into()]);
+    let refused = host.run(brickyard_tests::cluster::binary()?).args(&args).limit(LIMIT).run()?;
+    ensure!(refused.error_text().contains("--lose-data"), "{}", refused.error_text());
+    args.push("--lose-data".into());
+    cluster.bricks[1].set_args(args);
+    cluster.bricks[1].start()?;
+    cluster.wait_whole(LIMIT)?;
+    ensure!(std::fs::read(root.join("old"))? == old, "what the other one had reads wrong");
+    // What only the lost one had is gone; reading it ends.
+    std::fs::read(root.join("new"))?;
+    let again = store("again", 3)?;
+    ensure!(std::fs::read(root.join("again"))? == again);
+    cluster.check(true)?;
+    cluster.finish()
+}

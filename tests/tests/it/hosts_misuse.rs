@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use brickyard_tests::cluster::binary;
+use brickyard_tests::hosts::Process;
 use brickyard_tests::netns::Host;
-use brickyard_tests::{HostCluster, Run, Shape, seed, tree};
+use brickyard_tests::{HostCluster, Run, Shape, seed, tree, wait};
 
 use crate::bad_input::refused;
 
@@ -73,7 +74,7 @@ fn wrong_tokens_are_refused() -> Result<()> {
     ensure!(std::fs::read_dir(&full)?.count() == 1, "something was made beside it");
     let mut args: Vec<OsString> = vec!["brick".into(), "--dir".into(), dir.clone().into()];
     args.extend(cluster.join_args(&host, &good));
-    let mut third = brickyard_tests::hosts::Process::new("third", &host, &binary()?, args);
+    let mut third = Process::new("third", &host, &binary()?, args);
     third.start()?;
     let again = cluster.workshop().path().join("again");
     let host = cluster.new_host()?;
@@ -175,6 +176,69 @@ fn a_replaced_empty_disk_is_not_taken_for_the_old_one() -> Result<()> {
     cluster.bricks[1].start()?;
     cluster.wait_whole(LIMIT)?;
     ensure!(std::fs::read(&file)? == bytes, "reads wrong after the disk was replaced");
+
+    // The old disk is no brick any more, wherever it is put, also while the new one is away.
+    cluster.allow_log("not let in");
+    let old = cluster.workshop().path().join("old");
+    let stray = not_let_in(&mut cluster, "old", &old, "knows another disk by this number")?;
+    ensure!(std::fs::read(&file)? == bytes, "reads wrong beside the old disk");
+    cluster.wait_whole(LIMIT)?;
+    cluster.bricks[1].stop()?;
+    let plain = vec!["brick".into(), "--dir".into(), cluster.brick_dir(1).into()];
+    cluster.bricks[1].set_args(plain);
+    drop(stray);
+    let stray = not_let_in(&mut cluster, "old", &old, "knows another disk by this number")?;
+    cluster.bricks[1].start()?;
+    cluster.wait_whole(LIMIT)?;
+    drop(stray);
+    ensure!(std::fs::read(&file)? == bytes, "reads wrong after the old disk was there");
+    cluster.check(true)?;
+    cluster.finish()
+}
+
+/// A brick's directory, started on another host; returns when it says why it is not let in.
+fn not_let_in(cluster: &mut HostCluster, name: &str, dir: &Path, why: &str) -> Result<Process> {
+    let host = cluster.new_host()?;
+    let listen = std::net::SocketAddr::new(host.address(), 7100);
+    let args = ["brick", "--listen", &listen.to_string(), "--dir"].map(OsString::from);
+    let args = args.into_iter().chain([dir.into()]).collect();
+    let mut stray = Process::new(name, &host, &binary()?, args);
+    let ready = stray.spawn()?;
+    wait::until_true("it is not let in", LIMIT, || {
+        ensure!(stray.runs(), "it has ended:\n{}", stray.log().tail(5));
+        Ok(stray.log().tail(20).contains(why))
+    })?;
+    ensure!(ready.try_recv().is_err(), "it says that it is ready");
+    Ok(stray)
+}
+
+/// A copy of a brick's directory is not let in while the brick lives, and disturbs it in nothing.
+#[test]
+fn a_copy_of_a_brick_is_not_let_in() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 2, replicas: 2 })?;
+    cluster.allow_log("not let in");
+    let file = cluster.mountpoint().join("file");
+    let write = |n: u64| -> Result<Vec<u8>> {
+        let bytes = seed::bytes(n, 0, 3_000_000);
+        std::fs::write(&file, &bytes)?;
+        std::fs::File::open(&file)?.sync_all()?;
+        Ok(bytes)
+    };
+    write(1)?;
+    cluster.bricks[1].stop()?;
+    let copy = cluster.workshop().path().join("copy");
+    Run::new("cp").args(["-a"]).arg(cluster.brick_dir(1)).arg(&copy).ok()?;
+    cluster.bricks[1].start()?;
+    cluster.wait_whole(LIMIT)?;
+    let bytes = write(2)?;
+    let epochs = cluster.status()?["map_epoch"].clone();
+    let stray = not_let_in(&mut cluster, "copy", &copy, "another process is heard as this brick")?;
+    let until = std::time::Instant::now() + Duration::from_secs(4);
+    while std::time::Instant::now() < until {
+        ensure!(std::fs::read(&file)? == bytes, "reads wrong beside a copy");
+    }
+    ensure!(cluster.status()?["map_epoch"] == epochs, "the copy changed something");
+    drop(stray);
     cluster.check(true)?;
     cluster.finish()
 }
