@@ -197,3 +197,22 @@ fn formatting_spares_what_is_there() {
     assert!(spared.ends_with("can't be formatted: it holds thesis.tex"), "{spared}");
     assert_eq!(std::fs::read(mine.join("thesis.tex")).unwrap(), b"...");
 }
+
+/// Nobody but its owner looks into a brick's directory, also one that was there before with a mode for everybody.
+#[test]
+fn a_brick_is_closed_to_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("brick");
+    let mode = || std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777;
+    let open_to_all = || std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::create_dir(&dir).unwrap();
+    open_to_all();
+    brick_server::format(&dir, CLUSTER, BrickId(3)).unwrap();
+    assert_eq!(mode(), 0o700);
+    open_to_all();
+    Held::take(&dir, ClusterId([8; 16]), None).unwrap_err();
+    assert_eq!(mode(), 0o755, "a refused directory was changed");
+    drop(Held::take(&dir, CLUSTER, None).unwrap());
+    assert_eq!(mode(), 0o700);
+}

@@ -4,7 +4,9 @@
 //!    (`what_was_written_under_a_lock_is_seen_by_the_next_holder`).
 //! 2. Locks end with the open file they were taken through, also one that is granted when it is closed already
 //!    (`locks_end_with_their_file`).
-//! 3. With the session its locks are gone, and somebody else may hold them: whatever was written through a file that
+//! 3. Whoever held it before and was cut off writes nothing any more once the lock is granted: bricks are asked by a map that
+//!    blocks it (`a_lock_is_used_by_a_map_that_blocks_its_former_holder`).
+//! 4. With the session its locks are gone, and somebody else may hold them: whatever was written through a file that
 //!    held one and had not reached the bricks by then never does, and the file takes no further change
 //!    (`who_lost_a_lock_writes_no_more`).
 
@@ -14,12 +16,14 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use wire::id::{Ino, LockGeneration, LockHandle, LockOwner, SessionId};
+use wire::id::{Ino, LockGeneration, LockHandle, LockOwner, MapEpoch, SessionId};
 use wire::meta::{FsReply, FsRequest, LockHeld, LockKind, LockMode, LockRange, LockWish};
 
 use super::inode::OpenInode;
 use super::open::File;
+use super::retry::Retry;
 use super::{Client, Shared};
 use crate::error::Error;
 use crate::locked;
@@ -189,11 +193,12 @@ impl Shared {
             self.locks.note(file, &lock);
             let session = self.session.id();
             match self.fs(FsRequest::Lock(wish)).await? {
-                FsReply::Locked(generation) => {
+                FsReply::Locked { generation, map } => {
                     if file.closed.load(Ordering::Acquire) {
                         self.drop_locks(file).await?;
                         return Err(Error::Locked);
                     }
+                    self.reach_map(map).await?;
                     // Granted to a session that is gone is not granted.
                     if self.session.id() != session {
                         continue;
@@ -214,6 +219,21 @@ impl Shared {
                 waited = self.wait_for_lock(wish) => waited?,
             }
         }
+    }
+
+    /// Returns when this map is known: from then on every brick that is asked has heard of those it blocks.
+    async fn reach_map(&self, wanted: MapEpoch) -> Result<(), Error> {
+        let mut retry = Retry::until(&self.outside.metrics, Instant::now() + self.outside.config.deadline);
+        while self.map().epoch < wanted {
+            let known = self.map().epoch;
+            self.refresh_map(known).await;
+            if self.map().epoch == known {
+                retry
+                    .pause("the namespace", &format!("the map is at {known}, and {wanted} is needed"))
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns when a lock may be free.

@@ -136,6 +136,22 @@ impl Client {
         self.shared.operations.run("create", parent, work).await
     }
 
+    /// Makes a regular file without a name, as if in `parent`, and opens it for reading and writing; [`Client::link`] gives it a
+    /// name.
+    ///
+    /// # Errors
+    /// [`FsError::NotFound`] if the directory is gone.
+    pub async fn create_unnamed(
+        &self,
+        parent: Ino,
+        new: NewInode,
+        options: OpenOptions,
+    ) -> Result<Created, Error> {
+        let options = OpenOptions { write: true, truncate: false, ..options };
+        let work = self.shared.create_by(FsRequest::CreateUnnamed { parent, new }, options);
+        self.shared.operations.run("create", parent, work).await
+    }
+
     /// What `close` promises: the bricks have the data in memory, and where other mounts may look
     /// ([`Sharing::Shared`]) the namespace knows the size; else it learns it when the last handle is
     /// released. Not durable: see [`Client::fsync`].
@@ -242,8 +258,14 @@ impl Shared {
         options: OpenOptions,
     ) -> Result<Created, Error> {
         let access = options.access();
+        self.create_by(FsRequest::Create { parent, name, new, exclusive, access }, options).await
+    }
+
+    /// Carries out a request that makes and opens a file.
+    async fn create_by(self: &Arc<Self>, request: FsRequest, options: OpenOptions) -> Result<Created, Error> {
+        let access = options.access();
         let creation = Creation::begin(&self.table);
-        let reply = self.fs(FsRequest::Create { parent, name, new, exclusive, access }).await?;
+        let reply = self.fs(request).await?;
         let FsReply::Created { attr, new } = reply else {
             return Err(Error::unexpected("the namespace", "what was created"));
         };

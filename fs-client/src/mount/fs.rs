@@ -19,7 +19,7 @@ use super::handles::Handles;
 use super::kernel::{
     self, Handler, Interrupts, Listing, OpenFlags, Operation, Reply, Request, SetAttr, Wanted,
 };
-use crate::client::{Client, FallocateMode, File, Lock};
+use crate::client::{Client, Created, FallocateMode, File, Lock};
 use crate::config::Sharing;
 use crate::error::Error;
 
@@ -305,6 +305,8 @@ impl Adapter {
             RenameMode::NoReplace
         } else if flags == RenameFlags::EXCHANGE {
             RenameMode::Exchange
+        } else if flags == RenameFlags::WHITEOUT {
+            RenameMode::Whiteout
         } else {
             return reply.error(Errno::INVAL);
         };
@@ -333,22 +335,33 @@ impl Adapter {
     }
 
     fn create(&self, parent: Ino, entry: &[u8], new: NewInode, flags: u32, reply: Reply) {
-        let valid = self.valid;
         let entry = or_reply!(reply, name(entry));
-        let (files, sharing) = (self.files.clone(), self.sharing);
         let exclusive = OFlags::from_bits_retain(flags).contains(OFlags::EXCL);
-        self.spawn(reply, |client, reply| async move {
-            let options = convert::open_options(flags);
-            match client.create(parent, entry, new, exclusive, options).await {
-                Ok(created) => {
-                    let flags = open_flags(&created.file, sharing);
-                    let handle = files.insert(created.file);
-                    let valid = (valid.of_names(), valid.of(FileKind::File));
-                    if !reply.created(&created.attr, valid, handle, flags) {
-                        close_unheard(&client, &files, handle).await;
+        self.spawn_created(reply, |client| async move {
+            client.create(parent, entry, new, exclusive, convert::open_options(flags)).await
+        });
+    }
+
+    /// Answers with what was made and opened.
+    fn spawn_created<F>(&self, reply: Reply, work: impl FnOnce(Client) -> F)
+    where
+        F: Future<Output = Result<Created, Error>> + Send + 'static,
+    {
+        let (valid, files, sharing) = (self.valid, self.files.clone(), self.sharing);
+        self.spawn(reply, |client, reply| {
+            let made = work(client.clone());
+            async move {
+                match made.await {
+                    Ok(created) => {
+                        let flags = open_flags(&created.file, sharing);
+                        let handle = files.insert(created.file);
+                        let valid = (valid.of_names(), valid.of(FileKind::File));
+                        if !reply.created(&created.attr, valid, handle, flags) {
+                            close_unheard(&client, &files, handle).await;
+                        }
                     }
+                    Err(error) => reply.error(errno(&error)),
                 }
-                Err(error) => reply.error(errno(&error)),
             }
         });
     }
@@ -632,6 +645,13 @@ impl Handler for Adapter {
             O::Open { flags } => self.open(ino, flags, reply),
             O::Create { name, flags, mode, umask } => {
                 self.create(ino, name, new_inode(request, mode, umask), flags, reply);
+            }
+            O::TmpFile { flags, mode, umask } => {
+                let (new, options) = (new_inode(request, mode, umask), convert::open_options(flags));
+                self.spawn_created(
+                    reply,
+                    |client| async move { client.create_unnamed(ino, new, options).await },
+                );
             }
             O::Read { handle, offset, size } => self.read(handle, offset, size, reply),
             O::Write { handle, offset, data } => self.write(handle, offset, data, reply),

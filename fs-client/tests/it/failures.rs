@@ -52,6 +52,34 @@ async fn an_error_is_told_to_each_handle() {
     client.shutdown().await.unwrap();
 }
 
+/// A part of a block whose rest nobody can read can't be written: that is told at once, and what else is written to the file is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_can_read_is_not_waited_for() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let first = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let second = client.open(first.ino(), read_write()).await.unwrap();
+    let is_lost = |request: &BrickRequest| match request {
+        BrickRequest::Change { key, .. } => key.index == 0,
+        _ => false,
+    };
+    cluster.world.fault(move |_, r| is_lost(r).then_some(Fault::Refuse(Status::Corrupt)));
+    let begun = Instant::now();
+    client.write_at(&first, 5, b"part").await.unwrap();
+    client.write_at(&second, 1 << 20, b"elsewhere").await.unwrap();
+    let told = client.fsync(&first).await.unwrap_err();
+    assert!(matches!(told, Error::Corrupt { .. }) && told.errno() == Errno::IO, "{told}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "told after {:?}", begun.elapsed());
+    client.fsync(&second).await.unwrap_err();
+    client.fsync(&second).await.unwrap();
+    assert_eq!(&client.read_at(&second, 1 << 20, 20).await.unwrap()[..], b"elsewhere");
+    for file in [first, second] {
+        // The close of each may tell it, too.
+        let _ = client.release(file).await;
+    }
+    client.shutdown().await.unwrap();
+}
+
 /// A brick that has no room to commit until the deadline: fsync says that the disk is full, keeps what was
 /// written, and makes it durable when there is room.
 #[tokio::test(flavor = "multi_thread")]

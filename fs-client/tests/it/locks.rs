@@ -6,7 +6,7 @@ use std::time::Duration;
 use brickyard_fs_client::{Client, Error, File, Lock, OpenOptions};
 use tokio::sync::Notify;
 use wire::brick::BrickRequest;
-use wire::id::{Ino, LockOwner};
+use wire::id::{Ino, LockOwner, MapEpoch};
 use wire::meta::{LockKind, LockMode, LockRange, Name, NewInode};
 use wire::status::Status;
 
@@ -145,5 +145,27 @@ async fn who_lost_a_lock_writes_no_more() {
         client.release(file).await.unwrap();
     }
     assert_eq!(cluster.namespace.locks(), 0);
+    client.shutdown().await.unwrap();
+}
+
+/// A lock is not given out before the map is known by which its former holder is blocked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_is_used_by_a_map_that_blocks_its_former_holder() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let file = made(&client, "f").await;
+    let next = MapEpoch(client.map().epoch.0 + 1);
+    cluster.namespace.inner.lock().unwrap().lock_map = Some(next);
+    let granted = {
+        let (client, file) = (client.clone(), file.clone());
+        tokio::spawn(async move { client.lock(&file, lock(1, LockMode::Exclusive), None).await })
+    };
+    until("it is granted at the namespace", || cluster.namespace.locks() == 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!granted.is_finished(), "it is used by an old map");
+    cluster.world.map.send_modify(|map| map.epoch = next);
+    granted.await.unwrap().unwrap();
+    assert!(client.map().epoch >= next);
+    client.release(file).await.unwrap();
     client.shutdown().await.unwrap();
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use wire::id::{CallSeq, DirCookie, Ino, LockGeneration, SessionId};
+use wire::id::{CallSeq, DirCookie, Ino, LockGeneration, MapEpoch, SessionId};
 use wire::layout::{FileLayout, TableVersion};
 use wire::meta::{
     Access, Attr, AttrChanges, ClusterReply, ClusterRequest, DirEntry, FileKind, FsReply, FsRequest,
@@ -44,6 +44,8 @@ pub struct Inner {
     next_session: u64,
     locks: Vec<(Ino, LockKind, LockHeld)>,
     next_generation: u64,
+    /// The map that grants of locks name.
+    pub lock_map: Option<MapEpoch>,
 }
 
 pub struct FakeNamespace {
@@ -330,7 +332,8 @@ impl Inner {
                 let since = Timestamp::default();
                 let held = LockHeld { session, owner, handle, range, mode, pid, generation, since };
                 self.locks.push((ino, kind, held));
-                Ok(FsReply::Locked(generation))
+                let map = self.lock_map.unwrap_or_default();
+                Ok(FsReply::Locked { generation, map })
             }
             FsRequest::Unlock { ino, kind, owner, range } => {
                 self.locks.retain(|(i, k, held)| {

@@ -1,6 +1,6 @@
 //! Names: made, linked, removed.
 
-use wire::id::{DirCookie, Ino};
+use wire::id::{DirCookie, Ino, SessionId};
 use wire::meta::{FileKind, FsReply, MAX_LINKS, MAX_SYMLINK_BYTES, Name, NewInode};
 use wire::status::FsError;
 
@@ -10,8 +10,8 @@ use crate::machine::FIRST_COOKIE;
 use crate::machine::acl;
 use crate::machine::files::{changed, modified};
 use crate::machine::txn::{Do, Txn};
-use crate::store::keys;
-use crate::store::records::{Entry, Inode, Listed, Place};
+use crate::store::records::{Entry, Inode, Listed, Place, encode};
+use crate::store::{Read, keys};
 
 /// Makes a name for an inode in `dir`, which the caller writes. Its place is behind all others.
 pub fn add_name(
@@ -53,31 +53,20 @@ pub fn leave_place(txn: &mut Txn<'_>, parent: Ino, entry: &Entry) -> Do<()> {
     Ok(())
 }
 
-/// Makes an inode with a name, and writes both and the directory.
-pub fn make(
+/// Makes an inode as if in a directory, which gives it a group, a layout and access lists. The caller writes it.
+pub fn fresh(
     txn: &mut Txn<'_>,
-    parent: Ino,
-    name: &Name,
+    (parent, dir): (Ino, &Inode),
     new: &NewInode,
     kind: FileKind,
     finish: impl FnOnce(&mut Inode),
 ) -> Do<(Ino, Inode)> {
-    let mut dir = txn.live_dir(parent)?;
-    if txn.entry(parent, name)?.is_some() {
-        return Err(FsError::Exists.into());
-    }
     let is_dir = kind == FileKind::Directory;
-    if is_dir {
-        if dir.nlink >= MAX_LINKS {
-            return Err(FsError::TooManyLinks.into());
-        }
-        dir.nlink += 1;
-    }
     let ino = Ino(txn.counters.next_ino);
     txn.counters.next_ino += 1;
     txn.counters.inodes += 1;
     let group_inherits = dir.mode & 0o2000 != 0;
-    let (mode, lists) = acl::heritage(txn, (parent, &dir), new, kind)?;
+    let (mode, lists) = acl::heritage(txn, (parent, dir), new, kind)?;
     let mut layout = dir.layout;
     if kind == FileKind::File {
         layout.table = txn.map.current_table().unwrap_or_default();
@@ -109,11 +98,49 @@ pub fn make(
     };
     finish(&mut inode);
     acl::bequeath(txn, ino, &mut inode, lists)?;
+    Ok((ino, inode))
+}
+
+/// Makes an inode with a name, and writes both and the directory.
+pub fn make(
+    txn: &mut Txn<'_>,
+    parent: Ino,
+    name: &Name,
+    new: &NewInode,
+    kind: FileKind,
+    finish: impl FnOnce(&mut Inode),
+) -> Do<(Ino, Inode)> {
+    let mut dir = txn.live_dir(parent)?;
+    if txn.entry(parent, name)?.is_some() {
+        return Err(FsError::Exists.into());
+    }
+    if kind == FileKind::Directory {
+        if dir.nlink >= MAX_LINKS {
+            return Err(FsError::TooManyLinks.into());
+        }
+        dir.nlink += 1;
+    }
+    let (ino, inode) = fresh(txn, (parent, &dir), new, kind, finish)?;
     add_name(txn, parent, &mut dir, name, ino, kind)?;
     modified(&mut dir, txn.at);
     txn.put_inode(parent, &dir)?;
     txn.put_inode(ino, &inode)?;
     Ok((ino, inode))
+}
+
+/// What the record of an inode without a name says if it never had one.
+const NEVER_NAMED: bool = true;
+
+/// An inode has no name: it is freed when nobody has it open. `never_named`: it may get one until then.
+pub fn orphaned(txn: &mut Txn<'_>, ino: Ino, never_named: bool) -> Do<()> {
+    if never_named {
+        txn.put(keys::orphan(ino), &NEVER_NAMED)?;
+    } else {
+        txn.put(keys::orphan(ino), &())?;
+    }
+    txn.counters.orphans += 1;
+    txn.effects.orphans = true;
+    Ok(())
 }
 
 /// `mkdir`.
@@ -159,8 +186,8 @@ pub fn symlink(txn: &mut Txn<'_>, parent: Ino, name: &Name, target: &Bytes, new:
     Ok(FsReply::Attr(inode.attr(ino)))
 }
 
-/// `link`.
-pub fn link(txn: &mut Txn<'_>, ino: Ino, parent: Ino, name: &Name) -> Do<FsReply> {
+/// `link`. A file that never had a name gets one by the session that has it open; one that lost its last name gets none.
+pub fn link(txn: &mut Txn<'_>, session: SessionId, ino: Ino, parent: Ino, name: &Name) -> Do<FsReply> {
     let mut dir = txn.live_dir(parent)?;
     if txn.entry(parent, name)?.is_some() {
         return Err(FsError::Exists.into());
@@ -170,7 +197,12 @@ pub fn link(txn: &mut Txn<'_>, ino: Ino, parent: Ino, name: &Name) -> Do<FsReply
         return Err(FsError::NotPermitted.into());
     }
     if inode.nlink == 0 {
-        return Err(FsError::NotFound.into());
+        let never_named = txn.get(&keys::orphan(ino))? == Some(encode(&NEVER_NAMED)?);
+        if !never_named || txn.get(&keys::writer(ino, session))?.is_none() {
+            return Err(FsError::NotFound.into());
+        }
+        txn.delete(keys::orphan(ino));
+        txn.counters.orphans = txn.counters.orphans.saturating_sub(1);
     }
     if inode.nlink >= MAX_LINKS {
         return Err(FsError::TooManyLinks.into());
@@ -193,9 +225,7 @@ pub fn drop_link(txn: &mut Txn<'_>, ino: Ino) -> Do<()> {
     };
     changed(&mut inode, txn.at);
     if inode.nlink == 0 {
-        txn.put(keys::orphan(ino), &())?;
-        txn.counters.orphans += 1;
-        txn.effects.orphans = true;
+        orphaned(txn, ino, false)?;
     }
     txn.put_inode(ino, &inode)
 }

@@ -131,6 +131,16 @@ pub fn create(
     Ok(FsReply::Created { attr: inode.attr(ino), new: true })
 }
 
+/// `open` with O_TMPFILE: a file that has no name until it is linked, and is freed if it is closed before.
+pub fn create_unnamed(txn: &mut Txn<'_>, session: SessionId, parent: Ino, new: &NewInode) -> Do<FsReply> {
+    let dir = txn.live_dir(parent)?;
+    let (ino, mut inode) = dirs::fresh(txn, (parent, &dir), new, FileKind::File, |inode| inode.nlink = 0)?;
+    txn.put_inode(ino, &inode)?;
+    dirs::orphaned(txn, ino, true)?;
+    add_writer(txn, session, ino, &mut inode)?;
+    Ok(FsReply::Created { attr: inode.attr(ino), new: true })
+}
+
 fn add_writer(txn: &mut Txn<'_>, session: SessionId, ino: Ino, inode: &mut Inode) -> Do<()> {
     txn.put(keys::writer(ino, session), &())?;
     if !inode.written {

@@ -10,7 +10,8 @@
 //!    first, as on Linux, so that two that share a lock and both want it alone do not wait for each other for ever
 //!    (`locks_match_the_model`).
 //! 3. A later grant has a higher generation, over all files (`generations_grow`).
-//! 4. With its session a lock is gone (`locks_match_the_model`); sessions that ended hold none, which [`crate::verify`] checks.
+//! 4. Who takes a lock is told the map by which its former holders are blocked (`a_grant_names_the_map`).
+//! 5. With its session a lock is gone (`locks_match_the_model`); sessions that ended hold none, which [`crate::verify`] checks.
 
 use wire::id::{Ino, LockGeneration, LockHandle, LockOwner, SessionId};
 use wire::meta::{FsReply, LockHeld, LockKind, LockRange, LockWish};
@@ -155,7 +156,7 @@ pub fn lock(txn: &mut Txn<'_>, session: SessionId, wish: &LockWish) -> Do<FsRepl
         return Err(FsError::NoLocks.into());
     }
     put(txn, wish.ino, wish.kind, after, &before)?;
-    Ok(FsReply::Locked(generation))
+    Ok(FsReply::Locked { generation, map: txn.map.epoch })
 }
 
 /// Gives up what an owner holds of a range.

@@ -291,10 +291,11 @@ fn verb(txn: &mut Txn<'_>, session: SessionId, request: &FsRequest) -> Do<FsRepl
         F::Create { parent, name, new, exclusive, access } => {
             files::create(txn, session, *parent, name, new, *exclusive, *access)
         }
+        F::CreateUnnamed { parent, new } => files::create_unnamed(txn, session, *parent, new),
         F::Mkdir { parent, name, new } => dirs::mkdir(txn, *parent, name, new),
         F::Mknod { parent, name, new, kind, rdev } => dirs::mknod(txn, *parent, name, new, *kind, *rdev),
         F::Symlink { parent, name, target, new } => dirs::symlink(txn, *parent, name, target, new),
-        F::Link { ino, parent, name } => dirs::link(txn, *ino, *parent, name),
+        F::Link { ino, parent, name } => dirs::link(txn, session, *ino, *parent, name),
         F::Unlink { parent, name } => dirs::unlink(txn, *parent, name),
         F::Rmdir { parent, name } => dirs::rmdir(txn, *parent, name),
         F::Rename { parent, name, new_parent, new_name, mode } => {

@@ -6,10 +6,10 @@
 //! renames what it lists ends.
 
 use wire::id::Ino;
-use wire::meta::{FileKind, FsReply, MAX_LINKS, Name, RenameMode};
+use wire::meta::{FileKind, FsReply, MAX_LINKS, Name, NewInode, RenameMode};
 use wire::status::FsError;
 
-use crate::machine::dirs::{add_name, drop_link, leave_place, put_name, remove_name};
+use crate::machine::dirs::{self, add_name, drop_link, leave_place, put_name, remove_name};
 use crate::machine::files::{changed, modified};
 use crate::machine::txn::{Do, Txn};
 use crate::store::records::{Entry, Inode};
@@ -33,6 +33,10 @@ pub fn rename(txn: &mut Txn<'_>, from: (Ino, &Name), to: (Ino, &Name), mode: Ren
         Some(target) if mode == RenameMode::Exchange => exchange(txn, from, source, to, target)?,
         Some(target) => replace(txn, from, source, to, target)?,
         None => simply(txn, from, source, to)?,
+    }
+    if mode == RenameMode::Whiteout && txn.entry(from.0, from.1)?.is_none() {
+        let new = NewInode { mode: 0, umask: 0, uid: 0, gid: 0 };
+        dirs::make(txn, from.0, from.1, &new, FileKind::CharDevice, |_| {})?;
     }
     Ok(FsReply::Done)
 }

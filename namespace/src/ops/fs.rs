@@ -38,7 +38,7 @@ impl Namespace {
                 };
                 self.settled(reply).await
             }
-            FsRequest::Create { .. } | FsRequest::Open { .. } => {
+            FsRequest::Create { .. } | FsRequest::CreateUnnamed { .. } | FsRequest::Open { .. } => {
                 let reply = self.done(who, request).await;
                 self.settled(reply).await
             }

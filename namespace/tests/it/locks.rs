@@ -140,7 +140,7 @@ proptest! {
                     }
                     let refused = cells(&mut model, kind, range).any(|cell| cell.iter().any(|c| !own(c) && c.3.excludes(mode)));
                     match locks.lock(who, kind, range, mode).unwrap() {
-                        FsReply::Locked(_) => {
+                        FsReply::Locked { .. } => {
                             prop_assert!(!refused, "{who:?} got {range:?}");
                             for cell in cells(&mut model, kind, range) {
                                 cell.retain(|c| !own(c));
@@ -187,7 +187,7 @@ fn generations_grow() {
     let mut locks = Locks::new();
     let (one, other) = (Who(0, 1, 1), Who(1, 1, 1));
     let granted = |reply: Result<FsReply, Status>| match reply.unwrap() {
-        FsReply::Locked(generation) => generation,
+        FsReply::Locked { generation, .. } => generation,
         other => panic!("{other:?}"),
     };
     let low = LockRange { start: 0, end: 4 };
@@ -222,13 +222,16 @@ fn locks_have_limits() {
     let most = namespace::config::LOCKS_A_FILE as u64;
     for n in 0..most {
         let byte = LockRange { start: n * 2, end: n * 2 };
-        assert!(matches!(locks.lock(who, LockKind::Range, byte, LockMode::Shared), Ok(FsReply::Locked(_))));
+        assert!(matches!(
+            locks.lock(who, LockKind::Range, byte, LockMode::Shared),
+            Ok(FsReply::Locked { .. })
+        ));
     }
     let beyond = LockRange { start: most * 2, end: most * 2 };
     refused(locks.lock(who, LockKind::Range, beyond, LockMode::Shared), FsError::NoLocks);
     assert_eq!(locks.held().len() as u64, most);
     let all = LockRange::ALL;
-    assert!(matches!(locks.lock(who, LockKind::Range, all, LockMode::Shared), Ok(FsReply::Locked(_))));
+    assert!(matches!(locks.lock(who, LockKind::Range, all, LockMode::Shared), Ok(FsReply::Locked { .. })));
     assert_eq!(locks.held().len(), 1);
     locks.world.unlink(ROOT, "f").unwrap();
     assert_eq!(locks.held().len(), 1);
@@ -236,4 +239,21 @@ fn locks_have_limits() {
     assert_eq!(locks.held(), []);
     locks.world.sound();
     refused(locks.lock(who, LockKind::Range, all, LockMode::Shared), FsError::Stale);
+}
+
+/// Who takes over the lock of a session that was ended is told of the map that blocks it.
+#[test]
+fn a_grant_names_the_map() {
+    let mut locks = Locks::new();
+    let (one, other) = (Who(0, 1, 1), Who(1, 1, 1));
+    let all = LockRange::ALL;
+    locks.lock(one, LockKind::Flock, all, LockMode::Exclusive).unwrap();
+    let gone = locks.sessions[0];
+    locks.world.op(Op::EndSession { session: gone, clean: false }).unwrap();
+    let FsReply::Locked { map, .. } = locks.lock(other, LockKind::Flock, all, LockMode::Exclusive).unwrap()
+    else {
+        panic!("the lock of a session that is over is held");
+    };
+    let now = locks.world.machine.map();
+    assert!(map == now.epoch && now.blocked.since(gone).is_some_and(|since| since <= map));
 }

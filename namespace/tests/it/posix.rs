@@ -1,6 +1,7 @@
 //! Verbs to the letter, one story each.
 
 use bytes::Bytes;
+use namespace::machine::command::Op;
 use wire::chunk::MAX_FILE_BYTES;
 use wire::id::Ino;
 use wire::meta::*;
@@ -60,6 +61,66 @@ fn paths_lead_to_their_inodes() {
     world.sound();
     world.unlink(a, "link").unwrap();
     assert_eq!(world.paths(&[one, Ino(1 << 40)]), ["?", "?"]);
+    world.sound();
+}
+
+/// A file without a name: it is freed when it is closed, unless it was given one by who has it open.
+#[test]
+fn a_file_is_made_without_a_name() {
+    let mut world = World::new();
+    let dir = world.mkdir(ROOT, "dir");
+    let make = |world: &mut World| world.attr_of(FsRequest::CreateUnnamed { parent: dir, new: new(0o644) });
+    let (kept, lost) = (make(&mut world), make(&mut world));
+    assert_eq!((kept.nlink, kept.mode, kept.uid, kept.kind), (0, 0o644, 10, FileKind::File));
+    assert_eq!(world.attr(dir).size, 0);
+    world.sound();
+    let reclaim = |world: &mut World| {
+        world.op(Op::Reclaim(vec![kept.ino, lost.ino])).unwrap();
+    };
+    reclaim(&mut world);
+    let link = |ino| FsRequest::Link { ino, parent: dir, name: name("named") };
+    // Somebody else cannot name what it does not have open.
+    let (session, other) = (world.session, world.open_session(2));
+    world.session = other;
+    assert_eq!(world.err(link(kept.ino)), FsError::NotFound);
+    world.session = session;
+    assert_eq!(world.attr_of(link(kept.ino)).nlink, 1);
+    assert_eq!(world.lookup(dir, "named").unwrap().ino, kept.ino);
+    assert_eq!(world.paths(&[kept.ino, lost.ino]), ["/dir/named", "?"]);
+    for ino in [kept.ino, lost.ino] {
+        world.fs(FsRequest::Close { ino, access: Access::Write }).unwrap();
+    }
+    let late = FsRequest::Link { ino: lost.ino, parent: dir, name: name("late") };
+    assert_eq!(world.err(late), FsError::NotFound);
+    reclaim(&mut world);
+    assert_eq!(world.attr(kept.ino).nlink, 1);
+    assert_eq!(world.err(FsRequest::GetAttr { ino: lost.ino }), FsError::Stale);
+    world.sound();
+    world.unlink(dir, "named").unwrap();
+    reclaim(&mut world);
+    assert_eq!(world.err(FsRequest::GetAttr { ino: kept.ino }), FsError::Stale);
+    world.sound();
+    world.fs(FsRequest::Rmdir { parent: ROOT, name: name("dir") }).unwrap();
+    assert_eq!(world.err(FsRequest::CreateUnnamed { parent: dir, new: new(0o644) }), FsError::NotFound);
+}
+
+/// A rename that leaves a whiteout, over a name and to a new one; one onto its own twin leaves none.
+#[test]
+fn a_rename_may_leave_a_whiteout() {
+    let mut world = World::new();
+    let (file, other) = (world.file(ROOT, "f"), world.file(ROOT, "other"));
+    for to in ["new", "other"] {
+        world.rename((ROOT, "f"), (ROOT, to), RenameMode::Whiteout).unwrap();
+        assert_eq!(world.lookup(ROOT, to).unwrap().ino, file);
+        let left = world.lookup(ROOT, "f").unwrap();
+        assert_eq!((left.kind, left.rdev, left.mode, left.nlink), (FileKind::CharDevice, 0, 0, 1));
+        world.sound();
+        world.rename((ROOT, to), (ROOT, "f"), RenameMode::Replace).unwrap();
+    }
+    assert_eq!(world.attr(other).nlink, 0);
+    world.fs(FsRequest::Link { ino: file, parent: ROOT, name: name("twin") }).unwrap();
+    world.rename((ROOT, "f"), (ROOT, "twin"), RenameMode::Whiteout).unwrap();
+    assert_eq!(world.lookup(ROOT, "f").unwrap().ino, file);
     world.sound();
 }
 

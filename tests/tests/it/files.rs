@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::time::{Duration, SystemTime};
 
@@ -82,23 +83,23 @@ fn open_files_outlive_their_names() -> Result<()> {
         .write(true)
         .custom_flags(rustix::fs::OFlags::TMPFILE.bits() as i32)
         .open(place.path())
-        .or_else(|error| match error.raw_os_error() {
-            // O_TMPFILE is optional; programs fall back to create and unlink, and so do we.
-            Some(95 | 21 | 22) => {
-                let path = place.join("fallback");
-                let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-                std::fs::remove_file(&path).map(|()| file)
-            }
-            _ => Err(error),
-        })
         .context("O_TMPFILE")?;
+    ensure!(nameless.metadata()?.nlink() == 0, "a file without a name has links");
     nameless.write_all(&big)?;
     nameless.seek(SeekFrom::Start(0))?;
     let mut back = Vec::new();
     nameless.read_to_end(&mut back)?;
     ensure!(back == big);
-    drop(nameless);
     ensure!(std::fs::read_dir(place.path())?.count() == 0, "the directory is not empty again");
+    // It gets a name when all of it is there: nobody sees half of it.
+    let (by_number, named) = (format!("/proc/self/fd/{}", nameless.as_raw_fd()), place.join("named"));
+    let cwd = rustix::fs::CWD;
+    rustix::fs::linkat(cwd, &by_number, cwd, &named, rustix::fs::AtFlags::SYMLINK_FOLLOW)
+        .context("naming it")?;
+    ensure!(nameless.metadata()?.nlink() == 1);
+    drop(nameless);
+    ensure!(std::fs::read(&named)? == big, "what was given a name reads wrong");
+    std::fs::remove_file(&named)?;
     place.finish()
 }
 

@@ -151,6 +151,16 @@ fn rename_keeps_its_promises() -> Result<()> {
     ensure!(refused == Err(Errno::EXIST), "no-replace replaced: {refused:?}");
     renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE)?;
     ensure!(std::fs::read(&a)? == b"b" && std::fs::read(&b)? == b"a", "exchange did not exchange");
+    renameat_with(CWD, &a, CWD, path("away"), RenameFlags::WHITEOUT)?;
+    let left = std::fs::metadata(&a)?;
+    ensure!(
+        (left.mode() & 0o170_000, left.rdev()) == (0o020_000, 0),
+        "a whiteout is {:o}, {}",
+        left.mode(),
+        left.rdev()
+    );
+    ensure!(std::fs::read(path("away"))? == b"b");
+    std::fs::rename(path("away"), &a)?;
     std::fs::create_dir_all(path("d/e/f"))?;
     std::fs::create_dir(path("empty"))?;
     std::fs::write(path("d/e/f/file"), "inside")?;

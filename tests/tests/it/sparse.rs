@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use brickyard_tests::{Place, Run, seed};
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
 const MIB: u64 = 1 << 20;
@@ -204,8 +204,6 @@ fn what_is_not_there_is_refused() -> Result<()> {
     std::fs::write(dir.join("from"), &bytes)?;
     let (from, to) =
         (File::options().read(true).write(true).open(dir.join("from"))?, File::create(dir.join("to"))?);
-    let nameless = rustix::fs::open(dir, OFlags::TMPFILE | OFlags::RDWR, Mode::from_raw_mode(0o600));
-    ensure!(nameless.map(drop) == Err(Errno::OPNOTSUPP), "O_TMPFILE");
     ensure!(rustix::fs::ioctl_ficlone(&to, &from) == Err(Errno::OPNOTSUPP), "FICLONE");
     for flags in [FallocateFlags::COLLAPSE_RANGE, FallocateFlags::INSERT_RANGE] {
         ensure!(fallocate(&from, flags, MIB, MIB) == Err(Errno::OPNOTSUPP), "{flags:?}");

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{DirCookie, Ino, LockGeneration, LockHandle, LockOwner};
+use crate::id::{DirCookie, Ino, LockGeneration, LockHandle, LockOwner, MapEpoch};
 use crate::meta::{Attr, FileKind, LockHeld, LockKind, LockRange, LockWish, Name, SetTime, Timestamp};
 
 /// What a handle is for.
@@ -24,6 +24,8 @@ pub enum RenameMode {
     NoReplace,
     /// Swap the two.
     Exchange,
+    /// Replace it, and leave a whiteout in the old place: a character device of number 0, which an overlay takes for "removed".
+    Whiteout,
 }
 
 /// How `setxattr` treats an existing attribute.
@@ -345,6 +347,13 @@ pub enum FsRequest {
         /// The file.
         ino: Ino,
     },
+    /// Makes a regular file without a name and opens it for writing in this session; `Link` gives it one. -> `Created`
+    CreateUnnamed {
+        /// The directory it is made as if in.
+        parent: Ino,
+        /// Attributes.
+        new: NewInode,
+    },
 }
 
 /// Answers to [`FsRequest`].
@@ -376,8 +385,14 @@ pub enum FsReply {
     Names(Vec<Bytes>),
     /// Space.
     StatFs(StatFs),
-    /// A lock was taken; its generation.
-    Locked(LockGeneration),
+    /// A lock was taken.
+    Locked {
+        /// Its generation.
+        generation: LockGeneration,
+        /// By this map whoever lost it before is blocked: what is asked of bricks under the lock has to be asked by this one or
+        /// a later one.
+        map: MapEpoch,
+    },
     /// One that is in the way, or none.
     LockedBy(Option<LockHeld>),
     /// Locks, by kind and in order of their first bytes.
@@ -416,7 +431,8 @@ impl FsRequest {
             | ReportWrite { .. }
             | Lock(_)
             | Unlock { .. }
-            | DropLocks { .. } => true,
+            | DropLocks { .. }
+            | CreateUnnamed { .. } => true,
         }
     }
 }

@@ -37,7 +37,7 @@ numbers! {
     INIT = 26, OPENDIR = 27, READDIR = 28, RELEASEDIR = 29, FSYNCDIR = 30, GETLK = 31,
     SETLK = 32, SETLKW = 33, CREATE = 35, INTERRUPT = 36,
     DESTROY = 38, IOCTL = 39, BATCH_FORGET = 42, FALLOCATE = 43, READDIRPLUS = 44, RENAME2 = 45, LSEEK = 46,
-    COPY_FILE_RANGE = 47, STATX = 52, COPY_FILE_RANGE_64 = 53,
+    COPY_FILE_RANGE = 47, TMPFILE = 51, STATX = 52, COPY_FILE_RANGE_64 = 53,
 }
 
 // Types of locks, as `fcntl` has them, and the flag of those of `flock`.

@@ -105,6 +105,12 @@ pub(in crate::mount) enum Operation<'a> {
         mode: u32,
         umask: u32,
     },
+    /// A file without a name, opened.
+    TmpFile {
+        flags: u32,
+        mode: u32,
+        umask: u32,
+    },
     Read {
         handle: u64,
         offset: u64,
@@ -272,6 +278,10 @@ fn operation<'a>(opcode: u32, mut input: Input<'a>) -> Option<Operation<'a>> {
             let (flags, mode, umask) = (input.u32()?, input.u32()?, input.u32()?);
             input.skip(4)?;
             O::Create { name: input.name()?, flags, mode, umask }
+        }
+        abi::TMPFILE => {
+            let (flags, mode, umask) = (input.u32()?, input.u32()?, input.u32()?);
+            O::TmpFile { flags, mode, umask }
         }
         abi::READ => O::Read { handle: input.u64()?, offset: input.u64()?, size: input.u32()? },
         abi::WRITE => {
@@ -515,6 +525,11 @@ mod tests {
         use Operation as O;
         for (opcode, arguments, expected) in [
             (abi::OPEN, sent().n32(&[1, 0]), O::Open { flags: 1 }),
+            (
+                abi::TMPFILE,
+                sent().n32(&[1, 2, 3, 0]).bytes(b"/\0"),
+                O::TmpFile { flags: 1, mode: 2, umask: 3 },
+            ),
             (
                 abi::READ,
                 sent().n64(&[1, 2]).n32(&[3, 0]).n64(&[4]).n32(&[5, 0]),
