@@ -5,6 +5,8 @@
 //! start, for what came shortly before the end of the last life. Budget: a page at a time, with a pause after each.
 //!
 //! 1. Names are a help: whatever goes wrong with them ends the round and nothing else.
+//! 2. What the namespace did not answer for is asked for again the next time
+//!    (`what_was_not_answered_is_asked_again`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +31,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Runs until `stop`.
 pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     let mut next_round = Instant::now() + brick.config.names_period.min(FIRST_ROUND);
+    let mut came = Vec::new();
     loop {
         tokio::select! {
             biased;
@@ -37,7 +40,7 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
         }
         let is_round = Instant::now() >= next_round;
         let done = async {
-            newcomers(&brick).await?;
+            newcomers(&brick, &mut came).await?;
             if is_round { round(&brick).await } else { Ok(()) }
         };
         let done = tokio::select! {
@@ -54,15 +57,18 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// The names of files that have come.
-async fn newcomers(brick: &Brick) -> Result<(), Status> {
+/// The names of files that have come. `came`: those that were taken and are not noted yet.
+async fn newcomers(brick: &Brick, came: &mut Vec<Ino>) -> Result<(), Status> {
     loop {
-        let inodes = brick.store.nameless(PAGE);
-        if inodes.is_empty() {
+        if came.is_empty() {
+            *came = brick.store.nameless(PAGE);
+        }
+        if came.is_empty() {
             return Ok(());
         }
-        let names = ask(brick, inodes).await?;
+        let names = ask(brick, came.clone()).await?;
         brick.disk(move |store| store.note_names(&names)).await?;
+        came.clear();
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/hints   a line a name: crc32c of the rest as 8 hexadecimal digits | inode, decimal | path
 //! ```
-//! In a path, backslash and line feed are written `\\\\` and `\\n`; other bytes are as they are. The last line of
+//! In a path, backslash and line feed are written `\\` and `\n`; other bytes are as they are. The last line of
 //! an inode counts; a line whose checksum is wrong does not.
 //!
 //! 1. What is written anew beside the file (`hints.new`) takes its place when all of it is durable, with what was

@@ -48,3 +48,24 @@ async fn bricks_learn_the_names_of_their_files() {
     let renamed = ["2 /new/2", "4 /new/4", "6 /new/6", "8 /new/8"];
     until("all names are new", || async { hints(&cluster, 0) == renamed }).await;
 }
+
+/// A namespace that does not answer for a moment costs no name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_answered_is_asked_again() {
+    let mut cluster = Cluster::pair().await;
+    cluster.down(0).await;
+    let patient = Config {
+        names_pause: Duration::from_millis(20),
+        names_period: Duration::from_secs(3600),
+        ..cluster.config(0)
+    };
+    cluster.up_with(0, patient).await;
+    cluster.write(key(2, 0), 0, b"bytes").await;
+    until("the name is noted", || async { hints(&cluster, 0) == ["2 /old/2"] }).await;
+    cluster.namespace.be_silent(true);
+    let asked = cluster.namespace.asked_for_paths();
+    cluster.write(key(4, 0), 0, b"bytes").await;
+    until("it was asked in vain", || async { cluster.namespace.asked_for_paths() > asked }).await;
+    cluster.namespace.be_silent(false);
+    until("the name is noted after all", || async { hints(&cluster, 0) == ["2 /old/2", "4 /old/4"] }).await;
+}
