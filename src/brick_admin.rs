@@ -577,6 +577,7 @@ mod tests {
             missed_ms: Vec::new(),
             held_ms: Vec::new(),
             stuck: Vec::new(),
+            apart_ms: Vec::new(),
         };
         assert!(full_targets(&status, BrickId(0)).is_empty());
         status.bricks[1].1 = report(4096);

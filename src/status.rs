@@ -45,6 +45,7 @@ fn state_name(state: MemberState) -> &'static str {
         MemberState::Waiting => "waiting",
         MemberState::LastServing => "last-serving",
         MemberState::Offline => "offline",
+        MemberState::Leaving => "leaving",
     }
 }
 
@@ -278,6 +279,8 @@ fn as_json(status: &ClusterStatus) -> Value {
         .iter()
         .map(|s| json!({ "id": s.session.0, "host": s.host, "mount": s.mount, "heard_ms": s.heard_ms }))
         .collect();
+    let apart: Vec<Value> =
+        status.apart_ms.iter().map(|([a, b], ms)| json!({ "bricks": [a.0, b.0], "since_ms": ms })).collect();
     json!({
         "cluster": map.cluster.to_string(),
         "map_epoch": map.epoch.0,
@@ -285,6 +288,7 @@ fn as_json(status: &ClusterStatus) -> Value {
         "health": health(status).0,
         "rebalancing": status.wishes.rebalancing,
         "repair_after_ms": status.wishes.repair_after_ms,
+        "apart": apart,
         "copies_under_way": map.chains.values().map(|c| c.syncing().count()).sum::<usize>(),
         "bricks": bricks_as_json(status),
         "chains": chains,
@@ -293,6 +297,21 @@ fn as_json(status: &ClusterStatus) -> Value {
         "orphans": status.orphans,
         "trims": status.trims,
     })
+}
+
+/// Two bricks that can't reach each other, and what to do.
+fn apart_as_text(status: &ClusterStatus, [a, b]: [BrickId; 2], since: Duration) -> String {
+    let name = |brick: BrickId| match status.map.bricks.get(&brick) {
+        Some(info) => format!("brick {brick} ({} on {})", info.endpoint, info.host),
+        None => format!("brick {brick}"),
+    };
+    format!(
+        "\n{} and {} can't reach each other for {} s, though both reach the namespace: look at the network and at firewalls between \
+         them. Chains of both keep one of the two up to date until they can.\n",
+        name(a),
+        name(b),
+        since.as_secs()
+    )
 }
 
 fn as_text(status: &ClusterStatus) -> String {
@@ -308,6 +327,9 @@ fn as_text(status: &ClusterStatus) -> String {
         status.trims
     );
     text.push_str(&bricks_as_text(status));
+    for (pair, ms) in &status.apart_ms {
+        text.push_str(&apart_as_text(status, *pair, Duration::from_millis(*ms)));
+    }
     let moving = map.chains.values().any(|c| c.syncing().next().is_some());
     if moving || status.wishes.rebalancing {
         let why = if status.wishes.rebalancing { "; rebalancing" } else { "" };

@@ -14,6 +14,7 @@ pub mod heartbeat;
 pub mod leftovers;
 pub mod naming;
 pub mod progress;
+pub mod reach;
 pub mod reconcile;
 pub mod scrub;
 pub mod settle;
@@ -30,5 +31,6 @@ pub fn loops(brick: &Arc<Brick>, stop: &watch::Receiver<bool>) -> Vec<BoxFuture<
         Box::pin(scrub::run(brick.clone(), stop.clone())),
         Box::pin(naming::run(brick.clone(), stop.clone())),
         Box::pin(settle::run(brick.clone(), stop.clone())),
+        Box::pin(reach::run(brick.clone(), stop.clone())),
     ]
 }

@@ -29,16 +29,18 @@ use crate::chain::gates::{Gates, Passage};
 use crate::chain::lost::Lost;
 use crate::chain::marks::Marks;
 use crate::chain::pace::Pace;
+use crate::chain::reach::Reach;
 use crate::chain::rules::{self, Standings, Wish};
 use crate::chain::syncs::Syncs;
 use crate::chain::writers::Writers;
-use crate::config::{Config, GATE_DEADLINE, PEER_DEADLINE, REFUSED_FOR, SUSPECT_AGAIN};
+use crate::config::{Config, GATE_DEADLINE, PEER_DEADLINE, PEER_PATIENCE, REFUSED_FOR, SUSPECT_AGAIN};
 use crate::error::status_of;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::ops::patch::Staging;
 use crate::pool::{Pool, PoolError};
 use crate::store::dir::Held;
+use crate::store::lives::Lives;
 use crate::store::{ChunkStore, Header, Pressure, StoreError};
 
 /// Everything about one brick.
@@ -64,6 +66,7 @@ pub struct Brick {
     pub(crate) cleared: Mutex<BTreeMap<ChainId, MapEpoch>>,
     pub(crate) lost: Mutex<Lost>,
     pub(crate) syncs: Syncs,
+    pub(crate) reach: Reach,
     /// Of copying in the background.
     pub(crate) copying: Pace,
     pub(crate) staging: Staging,
@@ -77,6 +80,8 @@ pub struct Brick {
     pub(crate) stir: Notify,
     pub(crate) config: Config,
     store_id: StoreId,
+    /// On its disk; none in a simulation.
+    lives: Mutex<Option<Lives>>,
     /// Its directory; none in a simulation.
     held: Option<Held>,
     endpoint: Endpoint,
@@ -112,10 +117,10 @@ impl Place {
         rules::find(&self.map, self.chain)
     }
 
-    /// Members other than `me` that get every change: serving ones, then syncing ones.
+    /// Members other than `me` that get every change: serving ones, then leaving and syncing ones.
     pub fn others(&self, me: BrickId) -> Result<Vec<BrickId>, Status> {
         let chain = self.chain()?;
-        Ok(chain.serving().chain(chain.syncing()).filter(|b| *b != me).collect())
+        Ok(chain.serving().chain(chain.leaving()).chain(chain.syncing()).filter(|b| *b != me).collect())
     }
 }
 
@@ -132,6 +137,7 @@ pub(crate) struct Parts {
     pub(crate) namespaces: Namespaces,
     pub(crate) endpoint: Endpoint,
     pub(crate) boot: BootId,
+    pub(crate) lives: Option<Lives>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -158,6 +164,7 @@ impl Brick {
             cleared: Mutex::default(),
             lost: Mutex::default(),
             syncs: Syncs::default(),
+            reach: Reach::default(),
             copying: Pace::new(parts.config.copy_bytes_per_second),
             staging: Staging::default(),
             pending: Pending::default(),
@@ -168,6 +175,7 @@ impl Brick {
             stir: Notify::new(),
             config: parts.config,
             store_id: parts.store_id,
+            lives: Mutex::new(parts.lives),
             held: parts.held,
             endpoint: parts.endpoint,
             view: Arc::new(RwLock::new(View { map: Arc::new(map), standings: Standings::new() })),
@@ -441,6 +449,11 @@ impl Brick {
         self.acknowledged.fetch_max(at, Ordering::Relaxed);
     }
 
+    /// Serves nothing until a heartbeat is acknowledged that is sent from now on.
+    pub(crate) fn fence(&self) {
+        self.acknowledged.store(0, Ordering::Relaxed);
+    }
+
     /// Whether it must not serve because the namespace may have given it up.
     pub fn is_fenced(&self) -> bool {
         let last = self.acknowledged.load(Ordering::Relaxed);
@@ -477,6 +490,18 @@ impl Brick {
             node: self.config.node,
             host: self.config.host.clone(),
             endpoint: self.endpoint,
+        }
+    }
+
+    /// The lives its disk knows; none where it says nothing.
+    pub(crate) fn lives(&self) -> Vec<BootId> {
+        lock(&self.lives).as_ref().map(Lives::known).unwrap_or_default()
+    }
+
+    /// The namespace has taken note of this life. Waits for the disk.
+    pub(crate) fn life_counts(&self) {
+        if let Some(Err(error)) = lock(&self.lives).as_mut().map(Lives::counts) {
+            tracing::warn!(brick = %self.id, %error, "could not note that this life was taken note of");
         }
     }
 
@@ -531,7 +556,8 @@ impl Brick {
 
     // Other bricks.
 
-    /// Calls another member; gives up when the chain changes.
+    /// Calls another member; gives up when the chain changes, and at once where one that is only being brought up to date can't
+    /// be reached: nobody waits for that one.
     ///
     /// # Errors
     /// What the net or the other brick says; [`Status::Busy`] if the chain changed first.
@@ -545,19 +571,33 @@ impl Brick {
         let Some(endpoint) = place.map.endpoint_of(to).copied() else {
             return Err(CallError::Status(Status::MapBehind));
         };
+        let syncing = || place.chain().is_ok_and(|chain| chain.state_of(to) == Some(MemberState::Syncing));
+        if self.reach.is_out(to) && syncing() {
+            return Err(CallError::Status(Status::Busy));
+        }
         let call = BrickCall { brick: to, map: place.map.epoch, request };
-        let deadline = tokio::time::Instant::now() + PEER_DEADLINE;
+        let deadline = Instant::now() + PEER_DEADLINE;
         let reply = tokio::select! {
             biased;
             reply = self.net.request::<wire::brick::BrickProtocol>(&endpoint, &call, payload, deadline) => reply,
             () = self.chain_changed(place.chain) => Err(CallError::Status(Status::Busy)),
+            () = self.wait_in_doubt(to) => Err(CallError::Status(Status::Busy)),
         };
-        if let Err(CallError::Net(error)) = &reply
-            && !matches!(error, NetError::Deadline { .. })
-        {
-            self.suspect(&place.map, to).await;
+        if let Err(CallError::Net(error)) = &reply {
+            self.reach.doubt(to);
+            if !matches!(error, NetError::Deadline { .. }) {
+                self.suspect(&place.map, to).await;
+            }
         }
         reply
+    }
+
+    /// Doubts whoever lets a call wait for long. Never returns.
+    async fn wait_in_doubt(&self, to: BrickId) {
+        loop {
+            tokio::time::sleep(PEER_PATIENCE).await;
+            self.reach.doubt(to);
+        }
     }
 
     /// Tells the namespace that a brick does not answer, so that it looks for itself: a process

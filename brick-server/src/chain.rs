@@ -7,6 +7,7 @@ pub mod lost;
 pub mod marks;
 pub mod pace;
 pub mod pieces;
+pub mod reach;
 pub mod rules;
 pub mod syncs;
 pub mod writers;

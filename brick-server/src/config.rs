@@ -95,6 +95,8 @@ impl Config {
 
 /// Longest wait for another brick's answer to a change; ends earlier when the chain changes.
 pub const PEER_DEADLINE: Duration = Duration::from_secs(10);
+/// A call to another brick that waits longer makes it doubted, see [`crate::chain::reach`].
+pub const PEER_PATIENCE: Duration = Duration::from_secs(1);
 /// The namespace is told of bricks that are away no more often than this.
 pub const SUSPECT_AGAIN: Duration = Duration::from_millis(200);
 /// Longest wait for one answer of the namespace.

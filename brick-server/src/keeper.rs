@@ -32,6 +32,7 @@ use crate::pool::Pool;
 use crate::server::{Seat, Server};
 use crate::store::ChunkStore;
 use crate::store::dir::{self, FileStore, Held};
+use crate::store::lives::Lives;
 
 /// How long calls that were given up may hold a brick that is to be closed.
 const LINGER: Duration = Duration::from_secs(20);
@@ -42,16 +43,26 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A brick that did not fail for so long has a clean slate.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
 
+/// A brick's directory whose store is open: a life of it is about to begin.
+pub struct Opened {
+    held: Held,
+    store: FileStore,
+    boot: BootId,
+    lives: Option<Lives>,
+}
+
 /// Takes a brick's directory and opens the store in it. Waits for the disk and reads the whole index.
 ///
 /// # Errors
-/// [`Error::Dir`]; nothing was changed.
-pub async fn open(config: &Config) -> Result<(Held, FileStore), Error> {
+/// [`Error::Dir`], or no random numbers to be had; nothing was changed.
+pub async fn open(config: &Config) -> Result<Opened, Error> {
     let (dir, cluster, brick, limits) = (config.dir.clone(), config.cluster, config.brick, config.limits);
     let open = move || -> Result<_, Error> {
         let held = Held::take(&dir, cluster, Some(brick))?;
         let store = held.open(limits)?;
-        Ok((held, store))
+        let boot = BootId(u64::from_le_bytes(dir::random()?).max(1));
+        let lives = held.begin_life(boot)?;
+        Ok(Opened { held, store, boot, lives })
     };
     tokio::task::spawn_blocking(open).await.map_err(|e| Error::Thread(std::io::Error::other(e)))?
 }
@@ -92,8 +103,9 @@ impl Keeper {
     /// Begins a life: the brick answers when this returns.
     ///
     /// # Errors
-    /// [`Error::Thread`], or no random numbers to be had.
-    pub fn begin(&self, (held, store): (Held, FileStore)) -> Result<Life, Error> {
+    /// [`Error::Thread`].
+    pub fn begin(&self, opened: Opened) -> Result<Life, Error> {
+        let Opened { held, store, boot, lives } = opened;
         let store: Arc<dyn ChunkStore> = Arc::new(store);
         let name = format!("brick{}", self.config.brick);
         let committer = Committer::start(
@@ -106,7 +118,8 @@ impl Keeper {
             committer: committer.map_err(Error::Thread)?,
             pool: Pool::start(&name, self.config.threads, config::POOL_JOBS).map_err(Error::Thread)?,
             namespaces: Namespaces::new(self.config.namespaces.clone()),
-            boot: BootId(u64::from_le_bytes(dir::random()?).max(1)),
+            boot,
+            lives,
             net: self.net.clone(),
             store_id: held.identity.store,
             held: Some(held),

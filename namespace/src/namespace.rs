@@ -21,6 +21,7 @@ use crate::machine::command::{Answer, Caller, Command, Effects, Op};
 use crate::machine::txn::load;
 use crate::machine::wishes;
 use crate::metrics::Metrics;
+use crate::soft::apart::Apart;
 use crate::soft::bricks::Bricks;
 use crate::soft::clock::SteadyClock;
 use crate::soft::lock_waits::LockWaits;
@@ -45,12 +46,16 @@ pub struct Watchers {
     pub orphans: Notify,
     /// A brick may have ended.
     pub suspected: Notify,
+    /// A member that leaves a chain may know that now.
+    pub informed: Notify,
     /// Sessions that live.
     pub sessions: Mutex<Sessions>,
     /// What they have open for reading.
     pub opens: Mutex<Opens>,
     /// Who waits for locks.
     pub lock_waits: Mutex<LockWaits>,
+    /// Which bricks can't reach each other.
+    pub apart: Mutex<Apart>,
     /// When bricks were heard.
     pub bricks: Mutex<Bricks>,
     /// What join tokens expire by.
@@ -173,6 +178,7 @@ impl Namespace {
         let seen = load(&*self.db, keys::CLOCK)?.unwrap_or_default();
         *lock(&self.watchers.sessions) = sessions;
         *lock(&self.watchers.opens) = Opens::default();
+        *lock(&self.watchers.apart) = Apart::default();
         *lock(&self.watchers.bricks) = Bricks::new(self.config.brick_dead_after, self.config.brick_grace);
         *lock(&self.watchers.clock) = SteadyClock::new(seen, std::time::Instant::now());
         self.watchers.map.send_if_modified(|known| {
@@ -249,7 +255,16 @@ impl Namespace {
         let limit = Duration::from_millis(wishes.repair_after_ms);
         let missed = bricks.missed(&map).into_iter();
         let lost = missed.filter(|(_, since)| now.saturating_duration_since(*since) >= limit);
-        Ok(Facts { space: space.collect(), lost: lost.map(|(brick, _)| brick).collect(), owing })
+        let pairs = lock(&self.watchers.apart).pairs(now);
+        let long = pairs.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= limit);
+        Ok(Facts {
+            space: space.collect(),
+            lost: lost.map(|(brick, _)| brick).collect(),
+            owing,
+            informed: bricks.informed(&map),
+            estranged: long.map(|(pair, _)| *pair).collect(),
+            apart: pairs.into_keys().collect(),
+        })
     }
 
     /// Waits until no living brick owes cuts of `ino`. Those that are dead do it before they

@@ -120,9 +120,11 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         trims,
         orphans: Notify::new(),
         suspected: Notify::new(),
+        informed: Notify::new(),
         sessions: Mutex::default(),
         opens: Mutex::default(),
         lock_waits: Mutex::default(),
+        apart: Mutex::default(),
         bricks: Mutex::new(Bricks::new(config.brick_dead_after, config.brick_grace)),
         clock: Mutex::new(SteadyClock::new(Timestamp::default(), std::time::Instant::now())),
         stopping: watch::Sender::new(false),
@@ -320,11 +322,13 @@ fn may(role: Role, request: &MetaRequest) -> bool {
         MetaRequest::Cluster(C::OpenSession { .. } | C::Renew { .. } | C::CloseSession) => client,
         MetaRequest::Cluster(
             C::RegisterBrick(_)
+            | C::RegisterLife { .. }
             | C::Heartbeat { .. }
             | C::SyncDone { .. }
             | C::AddBrick(_)
             | C::Farewell { .. }
-            | C::Paths(_),
+            | C::Paths(_)
+            | C::Unreachable { .. },
         ) => {
             matches!(role, Role::Brick | Role::Admin)
         }
@@ -427,10 +431,11 @@ impl Namespace {
             C::Renew { map, open } => self.renew(self.session(session)?, map, open),
             C::CloseSession => self.close_session(session.ok_or(Status::Malformed)?).await,
             C::GetMap { after, wait_ms } => self.get_map(after, wait_ms).await,
-            C::RegisterBrick(brick) => self.register_brick(brick).await,
-            C::Heartbeat { brick, boot, report, .. } => {
+            C::RegisterBrick(brick) => self.register_brick(brick, &[]).await,
+            C::RegisterLife { brick, lives } => self.register_brick(brick, &lives).await,
+            C::Heartbeat { brick, boot, map, report } => {
                 let connection = Arc::downgrade(peer);
-                self.heartbeat(brick, boot, report, connection).await
+                self.heartbeat(brick, boot, map, report, connection).await
             }
             C::SyncDone { chain, epoch, brick } => self.sync_done(chain, epoch, brick).await,
             C::Status => self.status(),
@@ -449,6 +454,7 @@ impl Namespace {
             C::Lead { id } => self.have_lead(id).await,
             C::Authority => self.authority(),
             C::Paths(inodes) => self.paths(inodes).await,
+            C::Unreachable { by, brick } => Ok(self.unreachable(by, brick)),
         }
     }
 }

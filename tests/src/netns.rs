@@ -173,6 +173,29 @@ impl Host {
             .with_context(|| format!("cannot cut off {}", self.label()))
     }
 
+    /// Lets nothing pass between this host and another one, in silence; both reach all others.
+    pub fn part_from(&self, other: &Host) -> Result<()> {
+        let (table, address) = (self.table_against(other), other.address());
+        let rules = format!(
+            "table ip {table} {{
+                chain in {{ type filter hook input priority 0; ip saddr {address} drop; }}
+                chain out {{ type filter hook output priority 0; ip daddr {address} drop; }}
+            }}"
+        );
+        need(&[("nft", "nftables")])?;
+        self.run("nft").arg(rules).limit(LIMIT).ok().map(drop)
+    }
+
+    /// Ends what [`Host::part_from`] began.
+    pub fn meet(&self, other: &Host) -> Result<()> {
+        let table = self.table_against(other);
+        self.run("nft").args(["delete", "table", "ip", &table]).limit(LIMIT).ok().map(drop)
+    }
+
+    fn table_against(&self, other: &Host) -> String {
+        format!("apart{}", other.number)
+    }
+
     /// Puts the cable back.
     pub fn heal(&self) -> Result<()> {
         ip(&format!("-n {} link set v{} master br0", self.world, self.number))

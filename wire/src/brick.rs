@@ -261,6 +261,8 @@ pub enum BrickRequest {
         /// In bytes.
         len: u32,
     },
+    /// Whether it can be reached. Asks nothing of the disk. -> `Done`
+    Ping,
 }
 
 /// A block of which only the checksum is left: a copy of it fails that checksum as the original does, and is put

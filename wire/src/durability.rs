@@ -76,8 +76,15 @@ impl Holders {
         for &Holder { brick, boot, served } in self.members.iter() {
             let state = chain.and_then(|chain| chain.state_of(brick));
             // The last one to serve comes back as it is, and the others follow it.
-            let in_sync =
-                matches!(state, Some(MemberState::Serving | MemberState::Syncing | MemberState::LastServing));
+            let in_sync = matches!(
+                state,
+                Some(
+                    MemberState::Serving
+                        | MemberState::Syncing
+                        | MemberState::LastServing
+                        | MemberState::Leaving
+                )
+            );
             match committed(brick) {
                 Some(now) if now == boot => {
                     witnesses += usize::from(served && unbroken && state == Some(MemberState::Serving));

@@ -7,6 +7,7 @@
 //! 2. Serving members stand before all others, so the first one is the head.
 //! 3. A chain has at most one last-serving member, and then no serving one.
 //! 4. Every chain of a table exists.
+//! 5. A member leaves only where another one serves.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +31,9 @@ pub enum MemberState {
     LastServing,
     /// Gone.
     Offline,
+    /// About to stop being one that holds everything: clients do not read from it any more, but every change waits for it
+    /// until it is known to know that. Whoever reads there by an older map so misses nothing that was acknowledged.
+    Leaving,
 }
 
 /// One place in a chain.
@@ -66,6 +70,11 @@ impl Chain {
     /// Members that are being brought up to date.
     pub fn syncing(&self) -> impl Iterator<Item = BrickId> + '_ {
         self.with_state(MemberState::Syncing)
+    }
+
+    /// Members that clients read from no more, and that changes wait for until they know it.
+    pub fn leaving(&self) -> impl Iterator<Item = BrickId> + '_ {
+        self.with_state(MemberState::Leaving)
     }
 
     /// What `brick` may do in this chain, if it is a member.
@@ -173,6 +182,9 @@ impl ClusterMap {
             let last = chain.members.iter().filter(|m| m.state == MemberState::LastServing).count();
             if last > 1 || (last == 1 && chain.head().is_some()) {
                 return Err(format!("chain {}: last-serving beside a serving member", chain.id));
+            }
+            if chain.head().is_none() && chain.leaving().next().is_some() {
+                return Err(format!("chain {}: a member leaves though nobody serves", chain.id));
             }
         }
         for (table, chains) in &self.tables {

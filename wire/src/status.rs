@@ -88,6 +88,13 @@ pub enum Status {
          files off it, and emptied it can join anew"
     )]
     OtherDisk,
+    /// The disk of a brick does not know the brick's last life.
+    #[error(
+        "this disk was set back to an earlier state, by a snapshot, an image or an old copy: it lacks what was acknowledged since. \
+         'brickyard salvage' gets files off it; to be a brick again, empty the directory and prepare it with --replace, so that it is \
+         brought up to date"
+    )]
+    SetBack,
 }
 
 impl Status {
@@ -103,9 +110,12 @@ impl Status {
             Status::OldMap(_) | Status::ChainChanged(_) | Status::WrongMember => Advice::RefreshMap,
             Status::SessionGone => Advice::NewSession,
             Status::Corrupt | Status::DiskFailed => Advice::TryOtherCopy,
-            Status::Fs(_) | Status::Malformed | Status::Forbidden | Status::NotAlone | Status::OtherDisk => {
-                Advice::GiveUp
-            }
+            Status::Fs(_)
+            | Status::Malformed
+            | Status::Forbidden
+            | Status::NotAlone
+            | Status::OtherDisk
+            | Status::SetBack => Advice::GiveUp,
         }
     }
 }

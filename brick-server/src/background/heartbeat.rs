@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use wire::map::MemberState;
 use wire::meta::{BrickReport, ClusterReply, ClusterRequest};
 use wire::net::CallError;
 use wire::status::Status;
@@ -49,8 +50,11 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
                 _ = stop.wait_for(|stop| *stop) => return,
             };
         match done {
-            Ok(known) => {
-                registered = known;
+            Ok(beaten) => {
+                registered = beaten != Beaten::Unknown;
+                if beaten == Beaten::Again {
+                    ticks.reset_immediately();
+                }
                 silence.end(&brick);
                 if beats.is_multiple_of(LEARN_EVERY)
                     && let Err(error) = brick.namespaces.learn(&brick.net).await
@@ -86,7 +90,9 @@ impl Silence {
                 brick = %brick.id,
                 "is not let in: it was removed from the cluster; its directory can be emptied and joined anew"
             ),
-            CallError::Status(status @ (Status::Rival | Status::OtherDisk)) if !registered => {
+            CallError::Status(status @ (Status::Rival | Status::OtherDisk | Status::SetBack))
+                if !registered =>
+            {
                 tracing::warn!(brick = %brick.id, dir = %brick.config.dir.display(), "is not let in: {status}");
             }
             error => tracing::info!(brick = %brick.id, %error, "the namespace does not answer"),
@@ -100,12 +106,17 @@ impl Silence {
     }
 }
 
-async fn register(brick: &Brick) -> Result<(), CallError> {
+async fn register(brick: &Arc<Brick>) -> Result<(), CallError> {
     let sent = Instant::now();
-    match brick.namespaces.ask(&brick.net, ClusterRequest::RegisterBrick(brick.registration())).await? {
+    let request = ClusterRequest::RegisterLife { brick: brick.registration(), lives: brick.lives() };
+    match brick.namespaces.ask(&brick.net, request).await? {
         ClusterReply::Map(map) => {
             brick.install(map);
             brick.acknowledged(sent);
+            let noting = brick.clone();
+            if brick.pool.run(move || noting.life_counts()).await.is_err() {
+                tracing::debug!(brick = %brick.id, "could not note that this life was taken note of");
+            }
             Ok(())
         }
         ClusterReply::OtherCluster(theirs) => {
@@ -131,20 +142,36 @@ async fn report(brick: &Arc<Brick>) -> Result<BrickReport, PoolError> {
         .await
 }
 
-/// `false`: the namespace does not know this life of the brick.
-async fn beat(brick: &Arc<Brick>) -> Result<bool, CallError> {
+/// What follows from a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beaten {
+    /// The namespace does not know this life of the brick.
+    Unknown,
+    /// It goes on.
+    Known,
+    /// The brick is leaving a chain, and the namespace waits to hear that it knows.
+    Again,
+}
+
+async fn beat(brick: &Arc<Brick>) -> Result<Beaten, CallError> {
     let report = report(brick).await.map_err(|_| CallError::Status(Status::Busy))?;
+    if report.failed.is_some() {
+        // Others go on without it as soon as this is heard, which is before the answer is here.
+        brick.fence();
+    }
     let sent = Instant::now();
-    let map = brick.map().epoch;
-    let request = ClusterRequest::Heartbeat { brick: brick.id, boot: brick.boot, map, report };
+    let has = brick.map().epoch;
+    let request = ClusterRequest::Heartbeat { brick: brick.id, boot: brick.boot, map: has, report };
     match brick.namespaces.ask(&brick.net, request).await? {
-        ClusterReply::Heartbeat { register: true, .. } => Ok(false),
+        ClusterReply::Heartbeat { register: true, .. } => Ok(Beaten::Unknown),
         ClusterReply::Heartbeat { map, register: false } => {
             // The map before the right to serve: an old map must not be served by.
             if brick.need_map(map).await.is_ok() {
                 brick.acknowledged(sent);
             }
-            Ok(true)
+            let map = brick.map();
+            let leaves = map.chains_of(brick.id).any(|c| c.state_of(brick.id) == Some(MemberState::Leaving));
+            Ok(if leaves && map.epoch > has { Beaten::Again } else { Beaten::Known })
         }
         _ => Err(CallError::Status(Status::Malformed)),
     }

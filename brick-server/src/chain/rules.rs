@@ -76,6 +76,11 @@ pub fn find(map: &ClusterMap, wanted: ChainRef) -> Result<&Chain, Status> {
     }
 }
 
+/// Whether a member in this state gets every change.
+pub fn takes_changes(state: MemberState) -> bool {
+    matches!(state, MemberState::Serving | MemberState::Leaving | MemberState::Syncing)
+}
+
 /// Whether `me` may do what is wished in `chain`.
 ///
 /// # Errors
@@ -87,7 +92,7 @@ pub fn may(chain: &Chain, standing: Option<&Standing>, me: BrickId, wish: Wish) 
     match wish {
         Wish::Look => Ok(()),
         Wish::Follow if is_head => Err(Status::WrongMember),
-        Wish::Follow if matches!(state, MemberState::Serving | MemberState::Syncing) => Ok(()),
+        Wish::Follow if takes_changes(state) => Ok(()),
         Wish::Change if !is_head => Err(Status::WrongMember),
         Wish::Read if state != MemberState::Serving => Err(Status::WrongMember),
         Wish::Change | Wish::Read if !sure => Err(Status::Busy),
@@ -163,8 +168,10 @@ mod tests {
     /// Head, member, syncing member and stranger: each may do its own.
     #[test]
     fn roles_in_a_chain_decide() {
-        use MemberState::{Offline, Serving, Syncing};
-        let map = map(3, &[(OTHER, Serving), (ME, Serving), (BrickId(3), Syncing), (BrickId(4), Offline)]);
+        use MemberState::{Leaving, Offline, Serving, Syncing};
+        let leaves = (BrickId(6), Leaving);
+        let map =
+            map(3, &[(OTHER, Serving), (ME, Serving), (BrickId(3), Syncing), (BrickId(4), Offline), leaves]);
         let chain = &map.chains[&CHAIN];
         let standing = |sure| Standing { epoch: ChainEpoch(3), serving: true, head: false, sure };
         let (yes, no) = (standing(true), standing(false));
@@ -177,6 +184,8 @@ mod tests {
         assert_eq!(may(chain, None, BrickId(3), Wish::Read), Err(Status::WrongMember));
         assert_eq!(may(chain, None, BrickId(3), Wish::Follow), Ok(()));
         assert_eq!(may(chain, None, BrickId(4), Wish::Follow), Err(Status::WrongMember));
+        assert_eq!(may(chain, None, BrickId(6), Wish::Follow), Ok(()));
+        assert_eq!(may(chain, Some(&yes), BrickId(6), Wish::Read), Err(Status::WrongMember));
         assert_eq!(may(chain, None, BrickId(4), Wish::Look), Ok(()));
         assert_eq!(may(chain, None, BrickId(5), Wish::Look), Err(Status::WrongMember));
     }

@@ -188,8 +188,8 @@ impl Client {
             let serving: Vec<BrickId> = self.map.chains[&CHAIN].serving().collect();
             if !serving.is_empty() {
                 let from = serving[self.world().dice.below(serving.len() as u64) as usize];
-                let request =
-                    BrickRequest::Read { chain: self.chain(), key: cell.0, offset: cell.1, len: 16 };
+                let chain = self.chain();
+                let request = BrickRequest::Read { chain, key: cell.0, offset: cell.1, len: 16 };
                 if let Ok((BrickReply::Read { version }, data)) = self.call(from, request, Bytes::new()).await
                 {
                     let word = |at: usize| {
@@ -197,7 +197,8 @@ impl Client {
                             .map_or(0, |b| b.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
                     };
                     assert_eq!(word(0), word(8), "a torn write of {cell:?}");
-                    self.oracle().end_read(cell, &floor, version.0, word(0), from);
+                    let tenure = self.world().tenure(chain.epoch.0);
+                    self.oracle().end_read(cell, &floor, (tenure, version.0), word(0), from);
                     return word(0);
                 }
             }

@@ -163,6 +163,7 @@ impl Cluster {
             pool: Pool::simulated(move || for_pool.disk_delay(id)),
             namespaces: Namespaces::new(vec![self.namespace_at]),
             boot,
+            lives: None,
             net,
             store_id: StoreId([number as u8 + 1; 16]),
             held: None,
@@ -203,6 +204,7 @@ impl Cluster {
         self.world.be_fair();
         for number in 0..bricks {
             self.world.cut(node(number), false);
+            (0..bricks).for_each(|other| self.world.join(node(number), node(other)));
             self.world.slow_down(BrickId(number), false);
             if let Some(life) = self.running.get(&number) {
                 life.process.freeze(false);
@@ -218,7 +220,7 @@ impl Cluster {
         let dice = &world.dice;
         let number = dice.below(plan.bricks.into()) as u32;
         let now = Instant::now();
-        let kind = dice.below(17);
+        let kind = dice.below(23);
         tracing::info!(kind, number, steps = world.steps(), "misfortune");
         match kind {
             0..=4 => {
@@ -261,7 +263,14 @@ impl Cluster {
                 world.slow_down(BrickId(number), true);
                 ends.push((now + dice.ms(500, 10_000), End::Quick(number)));
             }
-            _ => self.namespace.substitute(BrickId(number)),
+            16..=19 => self.namespace.substitute(BrickId(number)),
+            _ => {
+                let other = dice.below(plan.bricks.into()) as u32;
+                if other != number {
+                    self.world.part(node(number), node(other), dice.below(4) > 0);
+                    ends.push((now + dice.ms(500, 20_000), End::Meet(number, other)));
+                }
+            }
         }
     }
 
@@ -275,6 +284,7 @@ impl Cluster {
                 }
             }
             End::Join(number) => self.world.cut(node(number), false),
+            End::Meet(number, other) => self.world.join(node(number), node(other)),
             End::Quick(number) => self.world.slow_down(BrickId(number), false),
             End::Empty(number) => {
                 if let Some(life) = self.running.get(&number) {
@@ -317,6 +327,7 @@ enum End {
     Join(u32),
     Empty(u32),
     Quick(u32),
+    Meet(u32, u32),
 }
 
 /// One run.

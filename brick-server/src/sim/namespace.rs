@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
-use wire::id::{BrickId, ChainEpoch, ChainId, ClusterId, MapEpoch, SessionId};
+use wire::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, MapEpoch, SessionId};
 use wire::map::{BrickInfo, Chain, ClusterMap, Member, MemberState};
 use wire::meta::{
     BrickRegistration, ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest,
@@ -29,12 +29,20 @@ pub struct SimNamespace {
     map: Mutex<ClusterMap>,
     changed: Notify,
     heard: Mutex<BTreeMap<BrickId, Instant>>,
+    /// Who can't reach whom, told when first.
+    apart: Mutex<BTreeMap<[(BrickId, BootId); 2], Instant>>,
 }
 
 impl SimNamespace {
     pub fn new(world: Arc<World>, cluster: ClusterId) -> Arc<SimNamespace> {
         let map = Mutex::new(ClusterMap::new(cluster, 2));
-        Arc::new(SimNamespace { world, map, changed: Notify::new(), heard: Mutex::default() })
+        Arc::new(SimNamespace {
+            world,
+            map,
+            changed: Notify::new(),
+            heard: Mutex::default(),
+            apart: Mutex::default(),
+        })
     }
 
     pub fn map(&self) -> ClusterMap {
@@ -49,8 +57,9 @@ impl SimNamespace {
         if let Err(wrong) = map.verify() {
             panic!("{wrong}");
         }
-        let serving: Vec<BrickId> = map.chains.get(&CHAIN).map_or(vec![], |chain| chain.serving().collect());
-        self.world.serving(&serving);
+        if let Some(chain) = map.chains.get(&CHAIN) {
+            self.world.serving(chain.epoch.0, &chain.serving().collect::<Vec<_>>());
+        }
         self.world.note(map.epoch.0);
         tracing::info!(epoch = %map.epoch, chain = ?map.chains.get(&CHAIN), "map");
     }
@@ -80,12 +89,53 @@ impl SimNamespace {
         }
     }
 
-    /// Drops a member that nobody needs, if there is one more than `wanted`.
-    fn trim(chain: &mut Chain, wanted: usize) {
-        if chain.serving().count() > wanted
-            && let Some(first) = chain.head()
-        {
-            chain.members.retain(|m| m.brick != first);
+    /// Some member that nobody needs begins to leave, if there is one more than `wanted`.
+    fn trim(&self, chain: &mut Chain, wanted: usize) {
+        let serving: Vec<BrickId> = chain.serving().collect();
+        if serving.len() > wanted {
+            Self::leaves(chain, serving[self.world.dice.below(serving.len() as u64) as usize]);
+        }
+    }
+
+    fn leaves(chain: &mut Chain, brick: BrickId) {
+        let serves = |m: &&mut Member| m.brick == brick && m.state == MemberState::Serving;
+        chain.members.iter_mut().filter(serves).for_each(|m| m.state = MemberState::Leaving);
+    }
+
+    /// A brick is known to have the map in which it is leaving: it goes, or is brought up to date.
+    fn left(&self, brick: BrickId) {
+        let wanted = usize::from(lock(&self.map).replicas);
+        self.law(|chain| {
+            if chain.serving().count() >= wanted {
+                chain.members.retain(|m| m.brick != brick);
+            }
+            let leaves = |m: &&mut Member| m.brick == brick;
+            chain.members.iter_mut().filter(leaves).for_each(|m| m.state = MemberState::Syncing);
+        });
+    }
+
+    fn state_of(&self, brick: BrickId) -> Option<MemberState> {
+        lock(&self.map).chains.get(&CHAIN).and_then(|chain| chain.state_of(brick))
+    }
+
+    /// Where a head can't reach a member though both are heard, one of them begins to leave.
+    fn part(&self) {
+        let told: Vec<_> = lock(&self.apart).iter().map(|(pair, first)| (*pair, *first)).collect();
+        for (pair, first) in told {
+            let [(head, _), (member, _)] = pair;
+            let map = self.map();
+            let lives = |(id, boot)| map.bricks.get(&id).is_some_and(|b| b.alive && b.boot == boot);
+            let heard = |(id, _)| lock(&self.heard).get(&id).is_some_and(|at| *at > first);
+            if !pair.into_iter().all(lives) || first.elapsed() > DEAD_AFTER {
+                lock(&self.apart).remove(&pair);
+                continue;
+            }
+            let heads = map.chains.get(&CHAIN).is_some_and(|chain| chain.head() == Some(head));
+            if heads && pair.into_iter().all(heard) && self.state_of(member) == Some(MemberState::Serving) {
+                lock(&self.apart).remove(&pair);
+                let out = if self.world.dice.one_in(3) { head } else { member };
+                self.law(|chain| Self::leaves(chain, out));
+            }
         }
     }
 
@@ -98,7 +148,7 @@ impl SimNamespace {
             for member in &mut chain.members {
                 member.state = match member.state {
                     MemberState::Waiting if served => MemberState::Syncing,
-                    MemberState::Syncing if !served => MemberState::Waiting,
+                    MemberState::Syncing | MemberState::Leaving if !served => MemberState::Waiting,
                     other => other,
                 };
             }
@@ -159,6 +209,8 @@ impl SimNamespace {
                 if another_has_all {
                     chain.members.iter_mut().filter(serving).for_each(|m| m.state = MemberState::Waiting);
                 }
+                let leaving = |m: &&mut Member| m.brick == id && m.state == MemberState::Leaving;
+                chain.members.iter_mut().filter(leaving).for_each(|m| m.state = MemberState::Waiting);
             }),
             Some(_) => {}
         }
@@ -200,14 +252,14 @@ impl SimNamespace {
                 let _ = timeout(Duration::from_millis(wait_ms.into()), newer).await;
                 Ok(ClusterReply::Map(self.map()))
             }
-            ClusterRequest::RegisterBrick(brick) => {
+            ClusterRequest::RegisterLife { brick, .. } => {
                 // A call of an earlier life that came late.
                 if self.world.life(brick.brick).is_none_or(|life| life.boot != brick.boot) {
                     return Err(Status::Busy);
                 }
                 Ok(self.register(brick))
             }
-            ClusterRequest::Heartbeat { brick, boot, report, .. } => {
+            ClusterRequest::Heartbeat { brick, boot, map: has, report } => {
                 let known = lock(&self.map).bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot);
                 if report.failed.is_some() {
                     if known {
@@ -217,6 +269,10 @@ impl SimNamespace {
                 }
                 if known {
                     lock(&self.heard).insert(brick, Instant::now());
+                    let informed = has >= lock(&self.map).epoch;
+                    if informed && self.state_of(brick) == Some(MemberState::Leaving) {
+                        self.left(brick);
+                    }
                 }
                 Ok(ClusterReply::Heartbeat { map: lock(&self.map).epoch, register: !known })
             }
@@ -233,9 +289,13 @@ impl SimNamespace {
                 self.law(|chain| {
                     let member = chain.members.iter_mut().find(|m| m.brick == brick);
                     member.into_iter().for_each(|m| m.state = MemberState::Serving);
-                    Self::trim(chain, wanted);
+                    self.trim(chain, wanted);
                 });
                 Ok(ClusterReply::Map(self.map()))
+            }
+            ClusterRequest::Unreachable { by, brick } => {
+                lock(&self.apart).entry([by, brick]).or_insert_with(Instant::now);
+                Ok(ClusterReply::Done)
             }
             _ => Err(Status::Malformed),
         }
@@ -255,6 +315,7 @@ impl SimNamespace {
                 map.bricks.values().filter(|b| b.alive).map(|b| b.id).filter(silent).collect()
             };
             late.into_iter().for_each(|brick| self.declare_dead(brick));
+            self.part();
         }
     }
 

@@ -30,8 +30,9 @@ struct Cell {
     forbidden: BTreeMap<u64, &'static str>,
     /// The last value seen, and how many crashes there had been.
     seen: Option<(u64, u64)>,
-    /// What each version showed, since the last crash.
-    versions: BTreeMap<u64, u64>,
+    /// What each version showed under each head, since the last crash. A head may number a copy anew to level a member that is
+    /// being brought up to date; a successor that does not know gives that number once more.
+    versions: BTreeMap<(u64, u64), u64>,
     versions_of: u64,
 }
 
@@ -113,7 +114,14 @@ impl Oracle {
 
     /// # Panics
     /// If the value must not be seen.
-    pub fn end_read(&self, cell: CellId, floor: &Floor, version: u64, value: u64, from: BrickId) {
+    pub fn end_read(
+        &self,
+        cell: CellId,
+        floor: &Floor,
+        (tenure, version): (u64, u64),
+        value: u64,
+        from: BrickId,
+    ) {
         let crashes = self.world.crash_count();
         let now = Instant::now();
         self.with(cell, |state| {
@@ -132,7 +140,7 @@ impl Oracle {
                 state.versions_of = crashes;
             }
             if floor.crashes == crashes {
-                let known = *state.versions.entry(version).or_insert(value);
+                let known = *state.versions.entry((tenure, version)).or_insert(value);
                 assert_eq!(known, value, "two contents of one version: {}", place());
                 let seen = state.seen.filter(|(_, then)| *then == crashes).map_or(0, |(seen, _)| seen);
                 state.seen = Some((seen.max(value), crashes));

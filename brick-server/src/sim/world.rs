@@ -124,12 +124,16 @@ pub struct World {
     trace: AtomicU64,
     fair: AtomicBool,
     cut: Mutex<BTreeSet<NodeId>>,
+    /// Those that only can't reach each other.
+    parted: Mutex<BTreeSet<[NodeId; 2]>>,
     /// Bricks whose disks take long for everything.
     slow: Mutex<BTreeSet<BrickId>>,
     addresses: Mutex<BTreeMap<u64, NodeId>>,
     lives: Mutex<BTreeMap<BrickId, Life>>,
     /// Who serves in the chain, and since when.
     serving: Mutex<BTreeMap<BrickId, Instant>>,
+    /// The heads there were, and since which epoch of the chain.
+    heads: Mutex<Vec<(u64, Option<BrickId>)>>,
     /// How often a brick lost its memory, or served again without it.
     pub crashes: AtomicU64,
 }
@@ -142,10 +146,12 @@ impl World {
             trace: AtomicU64::new(seed),
             fair: AtomicBool::new(false),
             cut: Mutex::default(),
+            parted: Mutex::default(),
             slow: Mutex::default(),
             addresses: Mutex::default(),
             lives: Mutex::default(),
             serving: Mutex::default(),
+            heads: Mutex::default(),
             crashes: AtomicU64::new(0),
         })
     }
@@ -184,6 +190,19 @@ impl World {
         } else {
             all.remove(&node)
         };
+    }
+
+    /// Two can't reach each other, though others can reach both; or only the first can't reach the second.
+    pub fn part(&self, a: NodeId, b: NodeId, both_ways: bool) {
+        let mut all = lock(&self.parted);
+        all.insert([a, b]);
+        if both_ways {
+            all.insert([b, a]);
+        }
+    }
+
+    pub fn join(&self, a: NodeId, b: NodeId) {
+        lock(&self.parted).retain(|pair| *pair != [a, b] && *pair != [b, a]);
     }
 
     pub fn slow_down(&self, brick: BrickId, slow: bool) {
@@ -232,13 +251,22 @@ impl World {
         lock(&self.lives).get(&brick).copied()
     }
 
-    /// The map says who serves now.
-    pub fn serving(&self, now: &[BrickId]) {
+    /// The map says who serves now, the head first, and since which epoch of the chain.
+    pub fn serving(&self, epoch: u64, now: &[BrickId]) {
+        let (mut heads, head) = (lock(&self.heads), now.first().copied());
+        if heads.last().is_none_or(|(_, last)| *last != head) {
+            heads.push((epoch, head));
+        }
         let mut serving = lock(&self.serving);
         serving.retain(|brick, _| now.contains(brick));
         for brick in now {
             serving.entry(*brick).or_insert_with(Instant::now);
         }
+    }
+
+    /// Which head, of all there were, an epoch of the chain had.
+    pub fn tenure(&self, epoch: u64) -> u64 {
+        lock(&self.heads).iter().filter(|(since, _)| *since <= epoch).count() as u64
     }
 
     /// Whether a brick lives in that life and has served without a break since `since`.
@@ -272,7 +300,8 @@ impl Weather for Sky {
         let is_cut = {
             let cut = lock(&world.cut);
             let target = lock(&world.addresses).get(&to).copied();
-            cut.contains(&from.node) || target.is_some_and(|node| cut.contains(&node))
+            let parted = |node: NodeId| lock(&world.parted).contains(&[from.node, node]);
+            cut.contains(&from.node) || target.is_some_and(|node| cut.contains(&node) || parted(node))
         };
         if !lock(&world.addresses).contains_key(&to) {
             // Nobody listens there any more.

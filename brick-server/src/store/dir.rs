@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
-use wire::id::{BrickId, ClusterId, StoreId};
+use wire::id::{BootId, BrickId, ClusterId, StoreId};
 
 use super::StoreError;
 use super::engine::{Engine, Io, Limits};
@@ -24,6 +24,7 @@ use super::file_disk::{FileDisk, Means, file_name};
 use super::hints::{HINTS_FILE, Hints};
 use super::index::IndexError;
 use super::lease::lock;
+use super::lives::{LIVES_FILE, Lives};
 use super::log;
 use super::open::Medium;
 use super::reserve::{RESERVE_FILE, Reserve};
@@ -478,6 +479,26 @@ impl Held {
         close_to_others(dir).map_err(at(dir))?;
         mend_identity(dir)?;
         Ok(Held { identity, dir: dir.to_owned(), _lock: lock, sharing: Sharing::join(device) })
+    }
+
+    /// Begins a life of the brick in it. Where that can't be noted the disk is said to have failed, unless it is one of before
+    /// lives were noted and has no room: then nothing is known of it for now.
+    ///
+    /// # Errors
+    /// [`DirError::Io`].
+    pub fn begin_life(&self, boot: BootId) -> Result<Option<Lives>, DirError> {
+        let file = self.dir.join(LIVES_FILE);
+        let was_there = file.exists();
+        match Lives::begin(&self.dir, boot) {
+            Ok(lives) => Ok(Some(lives)),
+            Err(error) if !was_there && error.kind() == io::ErrorKind::StorageFull => {
+                tracing::warn!(file = %file.display(), "no room to note the lives of this brick in: noted when there is");
+                // Not worth keeping, if it could be made at all.
+                let _ = fs::remove_file(&file);
+                Ok(None)
+            }
+            Err(error) => Err(at(&file)(error)),
+        }
     }
 
     /// Opens the store in it.

@@ -59,6 +59,7 @@ pub mod index;
 mod journal;
 mod lease;
 mod listing;
+pub mod lives;
 mod log;
 mod open;
 mod overlay;

@@ -91,7 +91,7 @@ impl FakeNamespace {
         }
         match request {
             ClusterRequest::GetMap { .. } => Ok(ClusterReply::Map(self.map())),
-            ClusterRequest::RegisterBrick(r) => {
+            ClusterRequest::RegisterLife { brick: r, .. } => {
                 let info = BrickInfo {
                     id: r.brick,
                     store: r.store,

@@ -12,8 +12,10 @@ use wire::id::{BootId, BrickId};
 use wire::net::Probed;
 
 use crate::background::{Stop, stopped};
+use crate::chain::cut_off;
 use crate::machine::command::Op;
 use crate::namespace::{Namespace, lock};
+use crate::soft::apart::Verdict;
 
 /// Runs until told to stop.
 pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
@@ -36,6 +38,7 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
         }
         look_for(&namespace).await;
         bricks(&namespace, now).await;
+        apart(&namespace, now).await;
         sessions(&namespace, now).await;
         // What proposing took is not standing still.
         last = last.max(Instant::now());
@@ -77,6 +80,27 @@ async fn bricks(namespace: &Namespace, now: Instant) {
     for (brick, boot) in dead {
         warn!(%brick, "a brick was not heard in time and counts as dead");
         give_up(namespace, brick, boot).await;
+    }
+}
+
+/// Where a head can't reach a living member, one of them stops serving.
+async fn apart(namespace: &Namespace, now: Instant) {
+    let verdicts = {
+        let bricks = lock(&namespace.watchers.bricks);
+        lock(&namespace.watchers.apart)
+            .judge(now, |(brick, boot), then| bricks.is_heard_after(brick, boot, then))
+    };
+    let map = namespace.map();
+    for verdict in verdicts {
+        let Verdict { head, member, out } = verdict;
+        let concerned = map.chains.values().any(|c| cut_off(&mut c.clone(), head, member, out));
+        if !concerned {
+            continue;
+        }
+        warn!(%head, %member, %out, "two bricks can't reach each other: one of them is brought up to date later");
+        if let Err(status) = namespace.propose(Op::CutOff(verdict)).await {
+            warn!(%head, %member, %status, "could not part two bricks that can't reach each other; trying again");
+        }
     }
 }
 

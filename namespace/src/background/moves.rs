@@ -1,6 +1,6 @@
 //! Has members join and leave chains, as [`crate::chain::plan`] says.
 //!
-//! Period: `plan_every`, and not before all bricks had their time to be heard of after a start:
+//! Period: `plan_every`, at once when a member that leaves is known to know it, and not before all bricks had their time to be heard of after a start:
 //! who seems dead then may only not have spoken yet. Budget: the plan's own, so many copies a
 //! brick at a time.
 
@@ -27,6 +27,7 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
         tokio::select! {
             () = stopped(&mut stop) => return,
             _ = ticks.tick() => {}
+            () = namespace.watchers.informed.notified() => {}
         }
         if let Err(error) = pass(&namespace).await {
             namespace.failed(&error);
@@ -44,6 +45,7 @@ async fn pass(namespace: &Namespace) -> Result<(), Error> {
             match step {
                 Step::Join { chain, brick, .. } => info!(%chain, %brick, "a brick is to join a chain"),
                 Step::Leave { chain, brick, .. } => info!(%chain, %brick, "a brick is to leave a chain"),
+                Step::Stay { chain, brick, .. } => info!(%chain, %brick, "a brick fell behind in a chain"),
             }
         }
         match namespace.propose(Op::Move(planned.steps)).await {

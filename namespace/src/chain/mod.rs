@@ -12,6 +12,10 @@
 //!    (`only_those_who_hold_everything_serve`, `a_chain_that_was_given_up_goes_on`).
 //! 5. Nobody leaves a chain whose going would take a copy that is wanted, and never the last
 //!    one that holds everything (`any_history_is_lawful`, `nobody_leaves_who_is_needed`).
+//! 6. A living member that serves stops doing so in two steps: it is *leaving* first, when clients do not read from it but
+//!    changes still wait for it; what it is then, or whether it is a member, is decided when it is known to have that map.
+//!    Otherwise it would go on answering readers by the map it has while others acknowledge changes without it
+//!    (`who_serves_leaves_in_two_steps`).
 //!
 //! [`growth`] says when chains are made, [`plan`] who is to join and to leave them.
 
@@ -71,7 +75,9 @@ pub fn restarted(chain: &mut Chain, brick: BrickId, stayed: &BTreeSet<BrickId>) 
     }
     let another_has_all = chain.serving().any(|b| b != brick && stayed.contains(&b));
     let changed = change(chain, |member| {
-        if member.brick == brick && member.state == MemberState::Serving && another_has_all {
+        let serves = member.state == MemberState::Serving && another_has_all;
+        // Its new life has the map, and lacks what it had in memory.
+        if member.brick == brick && (serves || member.state == MemberState::Leaving) {
             member.state = MemberState::Waiting;
         }
     });
@@ -98,7 +104,7 @@ pub fn replaced(chain: &mut Chain, brick: BrickId) -> Replaced {
     let others_serve = chain.serving().any(|b| b != brick);
     let held_all = matches!(state, MemberState::Serving | MemberState::LastServing);
     let is_lost = held_all && !others_serve;
-    let heir = if is_lost { heir(chain, brick) } else { None };
+    let heir = is_lost.then(|| heir(chain, brick));
     let changed = change(chain, |member| {
         if member.brick == brick {
             member.state = MemberState::Waiting;
@@ -118,9 +124,9 @@ pub fn replaced(chain: &mut Chain, brick: BrickId) -> Replaced {
 
 /// Who goes on with a chain of which `brick` alone held everything, and holds nothing any more: one that is there, else one that
 /// may come back, else the empty one.
-fn heir(chain: &Chain, brick: BrickId) -> Option<BrickId> {
+fn heir(chain: &Chain, brick: BrickId) -> BrickId {
     let first = |state| chain.members.iter().find(|m| m.brick != brick && m.state == state).map(|m| m.brick);
-    first(MemberState::Waiting).or_else(|| first(MemberState::Offline)).or(Some(brick))
+    first(MemberState::Waiting).or_else(|| first(MemberState::Offline)).unwrap_or(brick)
 }
 
 /// The head says that the brick has everything now.
@@ -152,17 +158,45 @@ pub fn joined(chain: &mut Chain, brick: BrickId) -> bool {
     true
 }
 
-/// The brick stops being a member, if as many others serve as copies are wanted; one that is
-/// only on its way to a copy may leave as soon as somebody serves. Returns whether the chain
-/// changed.
+/// The brick begins to leave if it serves, and stops being a member otherwise, if as many others serve
+/// as copies are wanted; one that is only on its way to a copy may leave as soon as somebody
+/// serves. One that is leaving has to know that (law 6). Returns whether the chain changed.
 pub fn left(chain: &mut Chain, brick: BrickId, replicas: u8) -> bool {
     let others = chain.serving().filter(|b| *b != brick).count();
-    let needed = match chain.state_of(brick) {
-        None | Some(MemberState::LastServing) => return false,
-        Some(MemberState::Serving | MemberState::Offline) => usize::from(replicas.max(1)),
-        Some(MemberState::Syncing | MemberState::Waiting) => 1,
+    let Some(state) = chain.state_of(brick) else { return false };
+    let needed = match state {
+        MemberState::LastServing => return false,
+        MemberState::Serving | MemberState::Leaving | MemberState::Offline => usize::from(replicas.max(1)),
+        MemberState::Syncing | MemberState::Waiting => 1,
     };
-    others >= needed && removed(chain, brick)
+    others >= needed
+        && if state == MemberState::Serving { begins_to_leave(chain, brick) } else { removed(chain, brick) }
+}
+
+/// The head can't reach a member that serves, so it can't give it what it is told: `out`, one of the two, begins to leave.
+/// Returns whether the chain changed.
+pub fn cut_off(chain: &mut Chain, head: BrickId, member: BrickId, out: BrickId) -> bool {
+    let serves = chain.state_of(member) == Some(MemberState::Serving);
+    serves && chain.head() == Some(head) && (out == head || out == member) && begins_to_leave(chain, out)
+}
+
+/// A member that is leaving knows it, and is to stay: it is brought up to date. Returns whether the chain
+/// changed.
+pub fn fell_behind(chain: &mut Chain, brick: BrickId) -> bool {
+    change(chain, |member| {
+        if member.brick == brick && member.state == MemberState::Leaving {
+            member.state = MemberState::Syncing;
+        }
+    })
+}
+
+fn begins_to_leave(chain: &mut Chain, brick: BrickId) -> bool {
+    let others_serve = chain.serving().any(|b| b != brick);
+    change(chain, |member| {
+        if member.brick == brick && member.state == MemberState::Serving && others_serve {
+            member.state = MemberState::Leaving;
+        }
+    })
 }
 
 /// The brick is given up: it stops being a member though nobody has taken its place, if it
@@ -191,7 +225,7 @@ fn change(chain: &mut Chain, edit: impl FnMut(&mut Member)) -> bool {
     for member in &mut chain.members {
         member.state = match member.state {
             MemberState::Waiting if served => MemberState::Syncing,
-            MemberState::Syncing if !served => MemberState::Waiting,
+            MemberState::Syncing | MemberState::Leaving if !served => MemberState::Waiting,
             other => other,
         };
     }

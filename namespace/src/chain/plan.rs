@@ -3,8 +3,8 @@
 //!
 //! Pure, and without a memory: all follows from the map, the wishes and what is known of the
 //! bricks now, so a plan that was cut off by a restart is simply made again. A member is moved
-//! in two steps: the new one joins and is brought up to date, then the old one leaves. Which
-//! one that is follows from the loads as well: adding the new member has made it the one that
+//! in three steps: the new one joins and is brought up to date, the old one begins to leave, and goes when it
+//! knows that. Which one that is follows from the loads as well: adding the new member has made it the one that
 //! can be spared most.
 //!
 //! 1. A step never takes a copy that is wanted ([`super::left`]; `histories_keep_every_copy`).
@@ -18,6 +18,8 @@
 //!    (`who_owes_cuts_does_not_join`).
 //! 6. A chain that lacks a member gets one, waits for its turn, or is said to be stuck
 //!    (`a_chain_that_finds_nobody_says_why`).
+//! 7. Nobody joins a chain whose head can't reach it, and one that its head could not reach for long is replaced
+//!    (`who_is_cut_off_for_long_is_replaced`).
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,8 +50,17 @@ pub enum Step {
         /// Who.
         brick: BrickId,
     },
-    /// A member leaves.
+    /// A member that serves begins to leave; any other one goes.
     Leave {
+        /// The chain.
+        chain: ChainId,
+        /// As it was when this was planned.
+        epoch: ChainEpoch,
+        /// Who.
+        brick: BrickId,
+    },
+    /// A member that is leaving is to stay, and is brought up to date.
+    Stay {
         /// The chain.
         chain: ChainId,
         /// As it was when this was planned.
@@ -63,7 +74,7 @@ impl Step {
     /// The chain that changes.
     pub fn chain(&self) -> ChainId {
         match self {
-            Step::Join { chain, .. } | Step::Leave { chain, .. } => *chain,
+            Step::Join { chain, .. } | Step::Leave { chain, .. } | Step::Stay { chain, .. } => *chain,
         }
     }
 }
@@ -86,6 +97,17 @@ pub struct Facts {
     pub lost: BTreeSet<BrickId>,
     /// Bricks that still have chunks to cut.
     pub owing: BTreeSet<BrickId>,
+    /// Living bricks that have this map, or a later one.
+    pub informed: BTreeSet<BrickId>,
+    /// Pairs of bricks that can't reach each other, the lower number first.
+    pub apart: BTreeSet<[BrickId; 2]>,
+    /// Those of them that have been so for as long as a brick may be away.
+    pub estranged: BTreeSet<[BrickId; 2]>,
+}
+
+/// Two bricks in order.
+pub fn pair(a: BrickId, b: BrickId) -> [BrickId; 2] {
+    if a < b { [a, b] } else { [b, a] }
 }
 
 /// What is to be done.
@@ -118,11 +140,12 @@ pub fn take(
                 && chain::joined(chain, brick)
         }
         Step::Leave { epoch, brick, .. } => epoch == chain.epoch && chain::left(chain, brick, map.replicas),
+        Step::Stay { epoch, brick, .. } => epoch == chain.epoch && chain::fell_behind(chain, brick),
     }
 }
 
 fn is_up(state: MemberState) -> bool {
-    matches!(state, MemberState::Serving | MemberState::Syncing | MemberState::Waiting)
+    matches!(state, MemberState::Serving | MemberState::Syncing | MemberState::Waiting | MemberState::Leaving)
 }
 
 /// How much a brick carries for its weight: compared as fractions.
@@ -166,7 +189,7 @@ pub fn plan(map: &ClusterMap, wishes: &Wishes, facts: &Facts) -> Plan {
         even = !planner.can_be_more_even();
         planner.balance();
     }
-    let moving = map.chains.values().any(|c| c.syncing().next().is_some());
+    let moving = map.chains.values().any(|c| c.syncing().chain(c.leaving()).next().is_some());
     let even = even && planner.steps.is_empty() && !moving;
     Plan { steps: planner.steps.into_values().collect(), stuck, even }
 }
@@ -191,7 +214,8 @@ impl<'a> Planner<'a> {
             steps: BTreeMap::new(),
         };
         for chain in map.chains.values() {
-            let stay: Vec<_> = chain.members.iter().map(|m| m.brick).filter(|b| planner.keeps(*b)).collect();
+            let stays = |brick: &BrickId| planner.keeps(*brick) && !planner.is_estranged(chain, *brick);
+            let stay: Vec<_> = chain.members.iter().map(|m| m.brick).filter(stays).collect();
             for brick in &stay {
                 *planner.count.entry(*brick).or_default() += 1;
             }
@@ -213,6 +237,12 @@ impl<'a> Planner<'a> {
     /// Whether the brick is to stay in its chains.
     fn keeps(&self, brick: BrickId) -> bool {
         !self.wishes.draining.contains(&brick) && !self.facts.lost.contains(&brick)
+    }
+
+    /// Whether the brick has fallen behind in the chain, and the head has long been unable to reach it.
+    fn is_estranged(&self, chain: &Chain, brick: BrickId) -> bool {
+        let behind = chain.state_of(brick) == Some(MemberState::Syncing);
+        behind && chain.head().is_some_and(|head| self.facts.estranged.contains(&pair(head, brick)))
     }
 
     fn members_of(&self, chain: ChainId) -> &[BrickId] {
@@ -265,14 +295,18 @@ impl<'a> Planner<'a> {
         Burden { chains: 2 * count + 1, weight: self.weight_of(brick) }
     }
 
-    /// The member that the chain needs least, of those that are to stay. Of equals the one that
+    /// The member that the chain needs least, of those that are to stay: one that is leaving already. Of equals the one that
     /// has been there longest: the others may have joined to take its place.
     fn most_spared(&self, chain: ChainId) -> Option<BrickId> {
         let stay = self.members_of(chain);
+        let leaves = |brick: BrickId| {
+            let found = self.map.chains.get(&chain);
+            found.and_then(|c| c.state_of(brick)) == Some(MemberState::Leaving)
+        };
         // The last of equals is taken.
         stay.iter().rev().copied().max_by(|a, b| {
             let hosts = self.shares_host(*a, stay).cmp(&self.shares_host(*b, stay));
-            hosts.then(self.relief(*a).cmp(&self.relief(*b)))
+            leaves(*a).cmp(&leaves(*b)).then(hosts).then(self.relief(*a).cmp(&self.relief(*b)))
         })
     }
 
@@ -282,6 +316,13 @@ impl<'a> Planner<'a> {
             let serving = chain.serving().count();
             for member in &chain.members {
                 let brick = member.brick;
+                if member.state == MemberState::Leaving {
+                    if self.facts.informed.contains(&brick) {
+                        self.go_or_stay(chain, brick);
+                        break;
+                    }
+                    continue;
+                }
                 // One that is being brought up to date is a copy soon: it goes only when there
                 // are enough, or when it is not wanted and others are coming.
                 let hopeful = is_up(member.state) && member.state != MemberState::Serving;
@@ -296,6 +337,18 @@ impl<'a> Planner<'a> {
                 }
             }
         }
+    }
+
+    /// What becomes of a member that is leaving, and knows it.
+    fn go_or_stay(&mut self, chain: &Chain, brick: BrickId) {
+        let (id, epoch) = (chain.id, chain.epoch);
+        let wanted = self.members_of(id).contains(&brick);
+        let step = if !wanted && chain::left(&mut chain.clone(), brick, self.map.replicas) {
+            Step::Leave { chain: id, epoch, brick }
+        } else {
+            Step::Stay { chain: id, epoch, brick }
+        };
+        self.steps.insert(id, step);
     }
 
     /// Whether the chain can take a new member now.
@@ -328,7 +381,10 @@ impl<'a> Planner<'a> {
     }
 
     fn could_join(&self, brick: BrickId, chain: &Chain) -> bool {
-        self.keeps(brick) && chain.state_of(brick).is_none() && self.has_room(brick, chain)
+        self.keeps(brick)
+            && chain.state_of(brick).is_none()
+            && chain.head().is_none_or(|head| !self.facts.apart.contains(&pair(head, brick)))
+            && self.has_room(brick, chain)
     }
 
     fn is_up(&self, brick: BrickId) -> bool {

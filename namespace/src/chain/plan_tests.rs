@@ -55,7 +55,8 @@ pub fn cluster(hosts: &[u32], replicas: u8) -> ClusterMap {
 
 pub fn facts(map: &ClusterMap) -> Facts {
     let space = Space { total_bytes: 100 * GIB, free_bytes: 90 * GIB };
-    Facts { space: map.bricks.keys().map(|b| (*b, space)).collect(), ..Facts::default() }
+    let informed = map.bricks.keys().copied().collect();
+    Facts { space: map.bricks.keys().map(|b| (*b, space)).collect(), informed, ..Facts::default() }
 }
 
 fn wishes() -> Wishes {
@@ -148,6 +149,29 @@ fn who_is_drained_serves_until_the_other_does() {
     wishes.draining.extend([BrickId(1), BrickId(2)]);
     let planned = plan(&map, &wishes, &facts).steps;
     assert!(planned.iter().all(|s| matches!(s, Step::Leave { brick: BrickId(2), .. })), "{planned:?}");
+}
+
+/// A member that the head can't reach is waited for as a dead one is; then another takes its place, which the head can reach.
+#[test]
+fn who_is_cut_off_for_long_is_replaced() {
+    let mut map = bricks(&[0, 1, 2, 3], 2);
+    let chain = add_chain(&mut map, &[0, 1]);
+    let mut facts = facts(&map);
+    let [head, member, cut] = [0, 1, 2].map(BrickId);
+    assert!(super::cut_off(map.chains.get_mut(&chain).unwrap(), head, member, member));
+    facts.apart = [pair(head, member), pair(cut, head)].into();
+    facts.informed.remove(&member);
+    assert_eq!(plan(&map, &wishes(), &facts).steps, [], "it may not know yet");
+    facts.informed.insert(member);
+    let epoch = map.chains[&chain].epoch;
+    let stay = Step::Stay { chain, epoch, brick: member };
+    assert_eq!(plan(&map, &wishes(), &facts).steps, [stay]);
+    assert!(take(&map, &mut map.chains[&chain].clone(), &wishes(), &facts.owing, &stay));
+    assert!(super::fell_behind(map.chains.get_mut(&chain).unwrap(), member));
+    assert_eq!(plan(&map, &wishes(), &facts).steps, [], "they may meet again");
+    facts.estranged = facts.apart.clone();
+    let epoch = map.chains[&chain].epoch;
+    assert_eq!(plan(&map, &wishes(), &facts).steps, [Step::Join { chain, epoch, brick: BrickId(3) }]);
 }
 
 /// A dead brick is waited for until it counts as lost; then another takes its place, and when

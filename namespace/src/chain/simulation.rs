@@ -34,6 +34,8 @@ impl Dice {
 
 struct World {
     dice: Dice,
+    /// Faults have stopped.
+    is_fair: bool,
     map: ClusterMap,
     wishes: Wishes,
     facts: Facts,
@@ -56,7 +58,7 @@ impl World {
         let facts = facts(&map);
         let written = map.chains.keys().map(|c| (*c, 0)).collect();
         let held = map.chains.values().flat_map(|c| c.members.iter().map(|m| ((m.brick, c.id), 0))).collect();
-        Self { dice, map, wishes: Wishes::new(0), facts, written, held, late: None }
+        Self { dice, is_fair: false, map, wishes: Wishes::new(0), facts, written, held, late: None }
     }
 
     fn any_brick(&mut self) -> BrickId {
@@ -119,7 +121,7 @@ impl World {
         if chain.head().is_some() {
             let written = self.written.get_mut(&chain.id).unwrap();
             *written += 1;
-            for brick in chain.serving() {
+            for brick in chain.serving().chain(chain.leaving()) {
                 self.held.insert((brick, chain.id), *written);
             }
         }
@@ -163,6 +165,9 @@ impl World {
 
     /// Plans and takes the steps, unless they are "lost on the way".
     fn plan(&mut self) -> usize {
+        let alive: Vec<_> = self.map.bricks.values().filter(|b| b.alive).map(|b| b.id).collect();
+        let slow = if self.is_fair { 0 } else { 3 };
+        self.facts.informed = alive.into_iter().filter(|_| self.dice.below(10) >= slow).collect();
         let planned = plan(&self.map, &self.wishes, &self.facts);
         for step in &planned.steps {
             let mut chain = self.map.chains[&step.chain()].clone();
@@ -199,12 +204,22 @@ impl World {
             }
             16 => self.wishes.rebalancing = !self.wishes.rebalancing,
             17 => self.deliver_late(),
-            18..24 => self.sync(false),
+            18 => self.cut_off(),
+            19..24 => self.sync(false),
             24..28 => {
                 self.plan();
             }
             _ => self.write(),
         }
+    }
+
+    /// Some head can't reach a member.
+    fn cut_off(&mut self) {
+        let (brick, of_head) = (self.any_brick(), self.dice.below(3) == 0);
+        self.each_chain(|chain| {
+            let Some(head) = chain.head() else { return false };
+            cut_off(chain, head, brick, if of_head { head } else { brick })
+        });
     }
 
     fn check(&self) {
@@ -226,6 +241,7 @@ impl World {
 
     /// Faults stop: everything comes right, and then nothing moves any more.
     fn heal(&mut self) {
+        self.is_fair = true;
         for brick in self.map.bricks.keys().copied().collect::<Vec<_>>() {
             if !self.is_up(brick) {
                 self.come_back(brick);
@@ -234,7 +250,7 @@ impl World {
         let mut quiet = 0;
         for _ in 0..10_000 {
             let steps = self.plan();
-            let moving = self.map.chains.values().any(|c| c.syncing().next().is_some());
+            let moving = self.map.chains.values().any(|c| c.syncing().chain(c.leaving()).next().is_some());
             self.sync(true);
             self.check();
             quiet = if steps == 0 && !moving { quiet + 1 } else { 0 };
@@ -243,6 +259,7 @@ impl World {
             }
         }
         assert_eq!(quiet, 2, "it does not end");
+        self.is_fair = false;
         let keeps = |b: &&wire::map::BrickInfo| !self.wishes.draining.contains(&b.id);
         let wanted = usize::from(self.map.replicas);
         let keepers = self.map.bricks.values().filter(keeps).count();

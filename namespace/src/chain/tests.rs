@@ -30,6 +30,10 @@ enum Event {
     AllRestarted,
     Replaced(u32),
     Synced(u32),
+    /// It is spared, or can't be reached by the head.
+    Leaves(u32),
+    /// One that is leaving is known to know it.
+    Informed(u32),
     Write,
 }
 
@@ -41,6 +45,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::AllRestarted),
         1 => (0u32..3).prop_map(Event::Replaced),
         4 => (0u32..3).prop_map(Event::Synced),
+        3 => (0u32..3).prop_map(Event::Leaves),
+        3 => (0u32..3).prop_map(Event::Informed),
         4 => Just(Event::Write),
     ]
 }
@@ -61,11 +67,14 @@ proptest! {
             let last = chain.members.iter().filter(|m| m.state == MemberState::LastServing).count();
             prop_assert!(last <= 1 && (last == 0 || serving == 0), "{:?}", states(&chain));
             prop_assert!(chain.members.iter().take(serving).all(|m| m.state == MemberState::Serving));
-            prop_assert!(chain.syncing().next().is_none() || serving > 0);
+            prop_assert!(chain.syncing().chain(chain.leaving()).next().is_none() || serving > 0);
             for member in &chain.members {
                 let says_up = matches!(
                     member.state,
-                    MemberState::Serving | MemberState::Syncing | MemberState::Waiting
+                    MemberState::Serving
+                        | MemberState::Leaving
+                        | MemberState::Syncing
+                        | MemberState::Waiting
                 );
                 prop_assert_eq!(says_up, up[member.brick.0 as usize], "{:?} after {:?}", states(&chain), event);
             }
@@ -114,7 +123,7 @@ proptest! {
             match event {
                 Event::Write if chain.head().is_some() => {
                     written += 1;
-                    for brick in chain.serving() {
+                    for brick in chain.serving().chain(chain.leaving()) {
                         held[brick.0 as usize] = written;
                     }
                 }
@@ -171,9 +180,54 @@ fn step(chain: &mut Chain, up: &mut [bool; 3], event: &Event) -> bool {
                 "{was:?}"
             );
         }
+        Event::Leaves(brick) if chain.head().is_some() => {
+            let (head, out) = (chain.head().unwrap(), BrickId(brick));
+            let member = if out == head { chain.serving().nth(1).unwrap_or(head) } else { out };
+            let alone = chain.serving().count() == 1;
+            let serves = chain.state_of(member) == Some(MemberState::Serving);
+            assert_eq!(cut_off(chain, head, member, out), serves && !alone);
+        }
+        Event::Informed(brick) => {
+            let was = chain.state_of(BrickId(brick));
+            assert_eq!(fell_behind(chain, BrickId(brick)), was == Some(MemberState::Leaving));
+        }
         _ => {}
     }
     false
+}
+
+/// Law 6: one that serves is leaving first, and goes, or is brought up to date, in a step of its own.
+#[test]
+fn who_serves_leaves_in_two_steps() {
+    use MemberState::*;
+    let [zero, one, two] = [0, 1, 2].map(BrickId);
+    let mut spared = chain(&[Serving, Serving, Serving]);
+    assert!(left(&mut spared, zero, 2));
+    assert_eq!(states(&spared), [(1, Serving), (2, Serving), (0, Leaving)]);
+    assert_eq!(spared.epoch, ChainEpoch(2));
+    assert!(!left(&mut spared, one, 2), "two copies are wanted");
+    assert!(left(&mut spared, zero, 2));
+    assert_eq!(states(&spared), [(1, Serving), (2, Serving)]);
+    let mut parted = chain(&[Serving, Serving]);
+    assert!(!cut_off(&mut parted, one, zero, zero), "it is not the head");
+    assert!(!cut_off(&mut parted, zero, one, two), "it is none of them");
+    assert!(cut_off(&mut parted, zero, one, zero));
+    assert_eq!(states(&parted), [(1, Serving), (0, Leaving)]);
+    assert!(!cut_off(&mut parted, one, zero, one), "nobody else serves");
+    assert!(!left(&mut parted, zero, 2), "its copy is wanted");
+    let mut restarts = parted.clone();
+    restarted(&mut restarts, zero, &BTreeSet::new());
+    assert_eq!(
+        states(&restarts),
+        [(1, Serving), (0, Syncing)],
+        "its new life has the map, and lost what it had in memory"
+    );
+    let mut alone = parted.clone();
+    gone(&mut alone, one);
+    assert_eq!(states(&alone), [(1, LastServing), (0, Waiting)]);
+    assert!(fell_behind(&mut parted, zero));
+    assert_eq!(states(&parted), [(1, Serving), (0, Syncing)]);
+    assert!(!fell_behind(&mut parted, zero));
 }
 
 /// The last one to serve is the one the chain waits for.

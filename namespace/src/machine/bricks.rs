@@ -12,6 +12,7 @@ use crate::chain::{self, NotSynced, Replaced, growth};
 use crate::machine::trims;
 use crate::machine::txn::{Do, Txn, load};
 use crate::machine::wishes;
+use crate::soft::apart::Verdict;
 use crate::store::{Read, keys};
 
 fn info(brick: &BrickRegistration) -> BrickInfo {
@@ -161,6 +162,18 @@ pub fn dead(txn: &mut Txn<'_>, brick: BrickId, boot: BootId) -> Do<()> {
     // Whoever waits for its cuts waits no more.
     txn.effects.trimmed = true;
     Ok(())
+}
+
+/// A head can't reach a living member: one of them begins to leave the chains of that head.
+pub fn cut_off(txn: &mut Txn<'_>, verdict: Verdict) {
+    let mut after = txn.map.chains.clone();
+    let mut changed = false;
+    for chain in after.values_mut() {
+        changed |= chain::cut_off(chain, verdict.head, verdict.member, verdict.out);
+    }
+    if changed {
+        txn.change_map().chains = after;
+    }
 }
 
 /// A member has been brought up to date.

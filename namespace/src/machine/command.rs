@@ -17,6 +17,7 @@ use wire::status::Status;
 
 use crate::chain::plan::Step;
 use crate::machine::tokens::NewToken;
+use crate::soft::apart::Verdict;
 
 /// Place of a command in the log; the first is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -146,6 +147,8 @@ pub enum Op {
     Configure(SettingsChange),
     /// Members join and leave chains. Steps that do not fit the chains any more are left out.
     Move(Vec<Step>),
+    /// A head can't reach a living member: one of them stops serving in its chains.
+    CutOff(Verdict),
 }
 
 /// A brick has nothing of a file beyond a size any more.

@@ -275,6 +275,10 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
         Op::Rebalance { on } => wishes::rebalance(txn, *on).map(|()| Outcome::Done),
         Op::Configure(change) => wishes::configure(txn, change).map(|()| Outcome::Done),
         Op::Move(steps) => wishes::take_steps(txn, steps).map(Outcome::Moved),
+        Op::CutOff(verdict) => {
+            bricks::cut_off(txn, *verdict);
+            Ok(Outcome::Done)
+        }
     }
 }
 

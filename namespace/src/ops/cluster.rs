@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId, MapEpoch};
+use wire::map::MemberState;
 use wire::meta::{BrickRegistration, BrickReport, ClusterReply, ClusterStatus, SessionStatus};
 use wire::net::Peer;
 use wire::status::Status;
@@ -18,6 +19,7 @@ use crate::machine::bricks::known_elsewhere;
 use crate::machine::command::{Op, Outcome};
 use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
+use crate::soft::apart::Life;
 use crate::store::keys;
 use crate::store::records::Session;
 
@@ -45,8 +47,12 @@ impl Namespace {
     }
 
     /// A brick has come up. If it may have forgotten something that others know, it has to be
-    /// known first whether they lived on.
-    pub async fn register_brick(&self, brick: BrickRegistration) -> Result<ClusterReply, Status> {
+    /// known first whether they lived on. One whose disk knows lives, and not the last one, was set back.
+    pub async fn register_brick(
+        &self,
+        brick: BrickRegistration,
+        lives: &[BootId],
+    ) -> Result<ClusterReply, Status> {
         let (id, boot) = (brick.brick, brick.boot);
         let map = self.map();
         let Some(known) = map.bricks.get(&id) else {
@@ -57,6 +63,10 @@ impl Namespace {
         if known.store != brick.store {
             self.told(known_elsewhere(&*self.db, &map, &brick))?;
         }
+        let is_set_back = known.store == brick.store
+            && known.boot != BootId(0)
+            && !lives.is_empty()
+            && !lives.contains(&known.boot);
         {
             let mut bricks = lock(&self.watchers.bricks);
             let lives_elsewhere = known.alive && known.boot != boot && known.endpoint != brick.endpoint;
@@ -68,6 +78,15 @@ impl Namespace {
                     );
                 }
                 return Err(Status::Rival);
+            }
+            if is_set_back {
+                if bricks.is_new_rival(id, boot) {
+                    tracing::error!(
+                        brick = %id, last = %known.boot,
+                        "the disk of a brick was set back to a state of before its last life; it is not let in"
+                    );
+                }
+                return Err(Status::SetBack);
             }
             let again = known.alive && known.boot != boot && known.boot != BootId(0);
             if again && !bricks.is_pending(id, boot) {
@@ -140,6 +159,7 @@ impl Namespace {
         &self,
         brick: BrickId,
         boot: BootId,
+        has: MapEpoch,
         report: BrickReport,
         connection: Weak<Peer>,
     ) -> Result<ClusterReply, Status> {
@@ -164,10 +184,15 @@ impl Namespace {
         }
         if known {
             let mut bricks = lock(&self.watchers.bricks);
-            bricks.heard(brick, boot, report, Instant::now());
+            bricks.heard(brick, boot, has, report, Instant::now());
             bricks.came_over(brick, connection);
             drop(bricks);
             self.watchers.heard.send_modify(|n| *n += 1);
+            if has >= map.epoch
+                && map.chains_of(brick).any(|c| c.state_of(brick) == Some(MemberState::Leaving))
+            {
+                self.watchers.informed.notify_one();
+            }
         }
         Ok(ClusterReply::Heartbeat { map: map.epoch, register: !known })
     }
@@ -183,6 +208,14 @@ impl Namespace {
     pub fn suspect(&self, brick: BrickId, boot: BootId) -> ClusterReply {
         if self.map().bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot) {
             self.watchers.suspected.notify_one();
+        }
+        ClusterReply::Done
+    }
+
+    /// The head of a chain can't reach a member.
+    pub fn unreachable(&self, by: Life, brick: Life) -> ClusterReply {
+        if lock(&self.watchers.apart).told(by, brick, Instant::now()) {
+            tracing::warn!(by = %by.0, brick = %brick.0, "a brick says that it can't reach another one");
         }
         ClusterReply::Done
     }
@@ -240,6 +273,7 @@ impl Namespace {
         let stuck = plan(&map, &wishes, &self.facts(&wishes)?).stuck;
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let bricks = lock(&self.watchers.bricks);
+        let apart = lock(&self.watchers.apart).pairs(now);
         let missed = bricks.missed(&map).into_iter();
         let held = |brick: &BrickId| bricks.held(&map, *brick, now).map(|left| (*brick, ms(left)));
         Ok(ClusterStatus {
@@ -248,6 +282,10 @@ impl Namespace {
             wishes,
             stuck,
             missed_ms: missed.map(|(b, at)| (b, ms(now.saturating_duration_since(at)))).collect(),
+            apart_ms: apart
+                .into_iter()
+                .map(|(pair, at)| (pair, ms(now.saturating_duration_since(at))))
+                .collect(),
             held_ms: map.bricks.values().filter(|b| !b.alive).filter_map(|b| held(&b.id)).collect(),
             sessions,
             inodes: counters.inodes,

@@ -16,7 +16,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wire::id::{BootId, BrickId};
+use wire::id::{BootId, BrickId, MapEpoch};
 use wire::map::{ClusterMap, MemberState};
 use wire::meta::BrickReport;
 use wire::net::Peer;
@@ -38,6 +38,8 @@ struct Seen {
     deadline: Option<Instant>,
     /// Last sign of life, and of which life.
     heard: Option<(Instant, BootId)>,
+    /// The map it had then.
+    has: MapEpoch,
     /// When the life in the map began, if since this process did.
     registered: Option<Instant>,
     report: Option<BrickReport>,
@@ -71,9 +73,10 @@ impl Bricks {
     }
 
     /// A sign of life of a brick in the life the map knows.
-    pub fn heard(&mut self, brick: BrickId, boot: BootId, report: BrickReport, now: Instant) {
+    pub fn heard(&mut self, brick: BrickId, boot: BootId, has: MapEpoch, report: BrickReport, now: Instant) {
         let seen = self.seen.entry(brick).or_default();
         seen.heard = Some((now, boot));
+        seen.has = has;
         seen.report = Some(report);
         seen.deadline = Some(now + self.dead_after);
     }
@@ -82,6 +85,21 @@ impl Bricks {
     pub fn is_heard(&self, brick: BrickId, boot: BootId, now: Instant) -> bool {
         let heard = self.seen.get(&brick).and_then(|seen| seen.heard);
         heard.is_some_and(|(at, of)| of == boot && now.saturating_duration_since(at) < self.dead_after)
+    }
+
+    /// Whether a life of a brick was heard after `then`.
+    pub fn is_heard_after(&self, brick: BrickId, boot: BootId, then: Instant) -> bool {
+        let heard = self.seen.get(&brick).and_then(|seen| seen.heard);
+        heard.is_some_and(|(at, of)| of == boot && at > then)
+    }
+
+    /// Living bricks that have this map, or a newer one, in the life it names.
+    pub fn informed(&self, map: &ClusterMap) -> BTreeSet<BrickId> {
+        let has = |brick: BrickId, boot: BootId| {
+            let seen = self.seen.get(&brick);
+            seen.is_some_and(|s| s.heard.is_some_and(|(_, of)| of == boot) && s.has >= map.epoch)
+        };
+        map.bricks.values().filter(|b| b.alive && has(b.id, b.boot)).map(|b| b.id).collect()
     }
 
     /// Whether a life that is not let in beside another one was not told of yet.
@@ -296,11 +314,11 @@ mod tests {
     #[test]
     fn nobody_is_missed_while_all_stop() {
         let (mut bricks, map, start) = (Bricks::new(DEAD, GRACE), map(), Instant::now());
-        bricks.heard(BrickId(0), BootId(1), BrickReport::default(), start);
+        bricks.heard(BrickId(0), BootId(1), MapEpoch(1), BrickReport::default(), start);
         bricks.came_over(BrickId(0), Weak::new());
         assert_eq!(bricks.hung_up(&map), [(BrickId(0), BootId(1))]);
         bricks.stop();
-        bricks.heard(BrickId(0), BootId(1), BrickReport::default(), start + ms(1));
+        bricks.heard(BrickId(0), BootId(1), MapEpoch(1), BrickReport::default(), start + ms(1));
         assert!(bricks.hung_up(&map).is_empty());
         assert!(bricks.dead(&map, start + GRACE * 2).is_empty());
     }
@@ -310,13 +328,28 @@ mod tests {
     fn bricks_are_dead_after_their_time() {
         let (mut bricks, map, start) = (Bricks::new(DEAD, GRACE), map(), Instant::now());
         assert!(bricks.dead(&map, start).is_empty());
-        bricks.heard(BrickId(0), BootId(1), BrickReport::default(), start + ms(4000));
+        bricks.heard(BrickId(0), BootId(1), MapEpoch(1), BrickReport::default(), start + ms(4000));
         assert!(bricks.dead(&map, start + ms(4999)).is_empty());
         assert_eq!(bricks.dead(&map, start + ms(5000)), [(BrickId(1), BootId(1))]);
         bricks.extend(ms(1000));
         assert!(bricks.dead(&map, start + ms(5999)).is_empty());
         assert_eq!(bricks.dead(&map, start + ms(7499)), [(BrickId(1), BootId(1))]);
         assert_eq!(bricks.dead(&map, start + ms(7500)).len(), 2);
+    }
+
+    /// Who has the map, and is the brick that the map names.
+    #[test]
+    fn the_informed_have_the_map() {
+        let (mut bricks, mut map, start) = (Bricks::new(DEAD, GRACE), map(), Instant::now());
+        map.epoch = MapEpoch(7);
+        bricks.heard(BrickId(0), BootId(1), MapEpoch(6), BrickReport::default(), start);
+        bricks.heard(BrickId(1), BootId(1), MapEpoch(7), BrickReport::default(), start);
+        assert_eq!(bricks.informed(&map), BTreeSet::from([BrickId(1)]));
+        assert!(!bricks.is_heard_after(BrickId(1), BootId(1), start));
+        assert!(bricks.is_heard_after(BrickId(1), BootId(1), start - ms(1)));
+        assert!(!bricks.is_heard_after(BrickId(1), BootId(2), start - ms(1)));
+        map.bricks.get_mut(&BrickId(1)).unwrap().boot = BootId(2);
+        assert!(bricks.informed(&map).is_empty());
     }
 
     /// Invariant 3.
@@ -328,7 +361,7 @@ mod tests {
         let credential = authority.issue(wire::net::Role::Brick, NodeId([1; 16])).unwrap();
         let identity = credential.identity();
         let peer = std::sync::Arc::new(Peer { identity, address: "a".into(), connection: 1 });
-        bricks.heard(BrickId(0), BootId(1), BrickReport::default(), start);
+        bricks.heard(BrickId(0), BootId(1), MapEpoch(1), BrickReport::default(), start);
         bricks.came_over(BrickId(0), std::sync::Arc::downgrade(&peer));
         assert!(bricks.hung_up(&map).is_empty());
         drop(peer);
@@ -398,10 +431,10 @@ mod tests {
         let (a, b) = (BrickId(0), BrickId(1));
         let report = BrickReport::default();
         // Brick a restarts alone: b is heard afterwards in its old life.
-        bricks.heard(b, BootId(1), report.clone(), start);
+        bricks.heard(b, BootId(1), MapEpoch(1), report.clone(), start);
         let arrived = bricks.arrived(a, BootId(2), start + ms(100));
         assert_eq!(bricks.stayed(&map, a, arrived), None);
-        bricks.heard(b, BootId(1), report, start + ms(500));
+        bricks.heard(b, BootId(1), MapEpoch(1), report, start + ms(500));
         assert_eq!(bricks.stayed(&map, a, arrived), Some(BTreeSet::from([b])));
         // Both restart: each finds the other's registration, whoever is first.
         let arrived_b = bricks.arrived(b, BootId(2), start + ms(600));

@@ -1,6 +1,7 @@
 //! What is remembered in memory only, and told again after a restart: who was heard when, what
 //! sessions have open for reading. Pure: the present is an argument.
 
+pub mod apart;
 pub mod bricks;
 pub mod clock;
 pub mod lock_waits;

@@ -203,6 +203,17 @@ impl Cluster {
         self.ask(ClusterRequest::RegisterBrick(registration(id, boot, endpoint))).await
     }
 
+    /// The same of a brick whose disk knows these lives.
+    pub async fn reboot_knowing(&self, id: u32, boot: u64, lives: &[u64]) -> Result<ClusterReply, Status> {
+        let brick = registration(id, boot, self.serving[id as usize].endpoint());
+        let lives = lives.iter().map(|boot| BootId(*boot)).collect();
+        let answer = self.ask(ClusterRequest::RegisterLife { brick, lives }).await;
+        if answer.is_ok() {
+            self.bricks[id as usize].boot.store(boot, Ordering::SeqCst);
+        }
+        answer
+    }
+
     /// A brick's connections end, as those of a process do that is killed; its address stays.
     pub fn hang_up(&self, id: usize) {
         self.beating[id].abort();
@@ -292,19 +303,21 @@ pub async fn call(
 
 /// Beats for a brick in the life it is in, for as long as it wants.
 async fn beat(brick: Arc<FakeBrick>, net: Net, to: Endpoint) {
+    let mut has = MapEpoch(0);
     loop {
         if brick.beats.load(Ordering::SeqCst) {
             let boot = brick.boot.load(Ordering::SeqCst);
             let request = MetaRequest::Cluster(ClusterRequest::Heartbeat {
                 brick: BrickId(brick.id),
                 boot: BootId(boot),
-                map: MapEpoch(0),
+                map: has,
                 report: BrickReport { total_bytes: 1000, free_bytes: 500, ..BrickReport::default() },
             });
             let call = MetaCall { session: None, seq: CallSeq(0), answered_below: CallSeq(0), request };
             // The namespace may be down for a moment.
             let beat = net.request::<MetaProtocol>(&to, &call, Bytes::new(), Instant::now() + LONG).await;
-            if let Ok((MetaReply::Cluster(ClusterReply::Heartbeat { register: false, .. }), _)) = beat {
+            if let Ok((MetaReply::Cluster(ClusterReply::Heartbeat { register: false, map }), _)) = beat {
+                has = map;
                 brick.heard.store(boot, Ordering::SeqCst);
             }
         }

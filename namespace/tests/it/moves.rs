@@ -191,6 +191,11 @@ fn an_old_step_is_left_out() {
     let epoch = world.machine.map().chains[&chain.id].epoch;
     let now = Step::Leave { chain: chain.id, epoch, brick: head };
     assert_eq!(world.op(Op::Move(vec![now])), Ok(Outcome::Moved(1)));
+    let leaving = world.machine.map().chains[&chain.id].clone();
+    assert_eq!(leaving.state_of(head), Some(MemberState::Leaving));
+    assert_eq!(world.op(Op::Move(vec![now])), Ok(Outcome::Moved(0)), "it is of an earlier epoch");
+    let goes = Step::Leave { chain: chain.id, epoch: leaving.epoch, brick: head };
+    assert_eq!(world.op(Op::Move(vec![goes])), Ok(Outcome::Moved(1)));
     let after = world.machine.map();
     assert_eq!(after.chains[&chain.id].members.len(), 2);
     assert_eq!(after.tables, map.tables, "files stay where their layouts say");

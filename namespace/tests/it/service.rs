@@ -244,6 +244,20 @@ async fn a_restart_alone_is_told_from_a_restart_of_all() {
     assert!(matches!(beat, Ok(ClusterReply::Heartbeat { register: true, .. })));
 }
 
+/// A disk that knows lives, and not the last one, was set back; one that says nothing of them is let in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_does_not_know_the_last_life_is_refused() {
+    let mut cluster = Cluster::new(2, |_| {}).await;
+    assert_eq!(cluster.reboot_knowing(0, 7, &[5, 6, 7]).await, Err(Status::SetBack));
+    assert!(cluster.reboot_knowing(0, 2, &[1, 2]).await.is_ok());
+    assert_eq!(cluster.reboot_knowing(0, 3, &[1, 3]).await, Err(Status::SetBack), "its last life is 2 now");
+    cluster.restart().await;
+    assert_eq!(cluster.reboot_knowing(0, 4, &[1, 4]).await, Err(Status::SetBack));
+    assert!(cluster.reboot_knowing(0, 5, &[]).await.is_ok());
+    assert!(cluster.reboot_knowing(0, 6, &[2, 5, 6]).await.is_ok());
+    cluster.stop().await;
+}
+
 /// After a restart of everything without one brick, the others serve.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_brick_that_is_missing_after_a_restart_is_not_waited_for() {

@@ -39,6 +39,33 @@ fn a_silent_cut_stalls_no_longer_than_four_seconds() -> Result<()> {
     Ok(())
 }
 
+/// Two bricks can't reach each other, though everybody else reaches both: in the chains they share one of them goes on, nobody
+/// waits longer than for a brick that is cut off, `status` says what is wrong, and all is whole again when they can.
+#[test]
+fn bricks_that_cannot_reach_each_other_stop_nobody() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 4, replicas: 2 })?;
+    let steady = Steady::start(cluster.mountpoint())?;
+    steady.advance(100, LIMIT)?;
+    let [one, two] = [1, 2].map(|at: usize| cluster.bricks[at].host().clone());
+    one.part_from(&two)?;
+    let said = |status: &Value| status["apart"].as_array().is_some_and(|pairs| !pairs.is_empty());
+    wait::until_true("status says who can't reach whom", LIMIT, || Ok(said(&cluster.status()?)))?;
+    let text = cluster.admin(&["status"])?.ok()?.text();
+    ensure!(text.contains("can't reach each other") && !text.contains("healthy"), "{text}");
+    steady.advance(600, LIMIT)?;
+    one.meet(&two)?;
+    cluster.wait_whole(LIMIT)?;
+    steady.advance(100, LIMIT)?;
+    let stalls = steady.finish()?;
+    eprintln!("{stalls:?}");
+    let most = Duration::from_secs(4);
+    ensure!(stalls.write <= most && stalls.read <= most, "{stalls:?}");
+    wait::until_true("status says no more of it", LIMIT, || Ok(!said(&cluster.status()?)))?;
+    cluster.check(true)?;
+    cluster.allow_log("reach");
+    cluster.finish()
+}
+
 /// A process is killed. Nobody waits longer than a second.
 #[test]
 fn a_killed_brick_stalls_no_longer_than_a_second() -> Result<()> {

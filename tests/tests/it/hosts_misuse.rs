@@ -243,6 +243,47 @@ fn a_copy_of_a_brick_is_not_let_in() -> Result<()> {
     cluster.finish()
 }
 
+/// A brick's disk is set back to what it was a life ago, when it is the only one that has everything: it is not let in, also by
+/// a namespace that has restarted, and serves nothing old; its real disk goes on, and nothing is lost.
+#[test]
+fn a_disk_that_was_set_back_is_not_let_in() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 2, replicas: 2 })?;
+    let file = cluster.mountpoint().join("results");
+    let write = |version: u8| -> Result<()> {
+        std::fs::write(&file, vec![version; 100_000])?;
+        Ok(std::fs::File::open(&file)?.sync_all()?)
+    };
+    write(1)?;
+    let (dir, old, real) =
+        (cluster.brick_dir(0), cluster.workshop().path().join("old"), cluster.workshop().path().join("real"));
+    cluster.bricks[0].stop()?;
+    Run::new("cp").arg("-a").arg(&dir).arg(&old).ok()?;
+    cluster.bricks[0].start()?;
+    cluster.wait_whole(LIMIT)?;
+    // From here on what is written is on brick 0 alone.
+    cluster.bricks[1].stop()?;
+    write(2)?;
+    cluster.bricks[0].stop()?;
+    std::fs::rename(&dir, &real)?;
+    std::fs::rename(&old, &dir)?;
+    let set_back = "this disk was set back to an earlier state";
+    let mut brick = not_let_in(&mut cluster, "set back", &dir, set_back)?;
+    brick.kill9()?;
+    cluster.namespace.stop()?;
+    cluster.namespace.start()?;
+    let mut brick = not_let_in(&mut cluster, "set back again", &dir, set_back)?;
+    brick.kill9()?;
+    std::fs::remove_dir_all(&dir)?;
+    std::fs::rename(&real, &dir)?;
+    cluster.bricks[0].start()?;
+    cluster.bricks[1].start()?;
+    cluster.wait_whole(LIMIT)?;
+    ensure!(std::fs::read(&file)? == vec![2; 100_000], "the file is not what it was");
+    cluster.check(true)?;
+    cluster.allow_log("");
+    cluster.finish()
+}
+
 /// The names are gone: that is said, and no empty filesystem is made in their place.
 #[test]
 fn a_member_that_lost_its_state_does_not_start() -> Result<()> {

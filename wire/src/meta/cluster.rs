@@ -203,6 +203,8 @@ pub struct ClusterStatus {
     pub held_ms: Vec<(BrickId, u64)>,
     /// Chains that lack a member which is to stay, and for which no brick can be had now.
     pub stuck: Vec<(ChainId, Stuck)>,
+    /// Pairs of living bricks that can't reach each other, the lower number first, and since when, in milliseconds.
+    pub apart_ms: Vec<([BrickId; 2], u64)>,
 }
 
 /// Why a chain finds no further member. It is looked for all the time, so each of these ends by
@@ -360,6 +362,20 @@ pub enum ClusterRequest {
     Authority,
     /// Paths of inodes, at most [`MAX_PATHS`]. -> `Paths`
     Paths(Vec<Ino>),
+    /// The head of a chain can't reach another member. Told again while it lasts. -> `Done`
+    Unreachable {
+        /// Who says so, in which life.
+        by: (BrickId, BootId),
+        /// Who does not answer there, in the life its map names.
+        brick: (BrickId, BootId),
+    },
+    /// A brick has come up, and says which lives its disk knows. -> `Map`
+    RegisterLife {
+        /// Who.
+        brick: BrickRegistration,
+        /// The lives, the present one last; empty where the disk says nothing of them.
+        lives: Vec<BootId>,
+    },
 }
 
 /// A member of the namespace.
