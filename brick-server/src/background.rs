@@ -11,6 +11,7 @@ pub mod commit;
 pub mod compare;
 pub mod heal;
 pub mod heartbeat;
+pub mod holdings;
 pub mod leftovers;
 pub mod naming;
 pub mod progress;
@@ -32,5 +33,6 @@ pub fn loops(brick: &Arc<Brick>, stop: &watch::Receiver<bool>) -> Vec<BoxFuture<
         Box::pin(naming::run(brick.clone(), stop.clone())),
         Box::pin(settle::run(brick.clone(), stop.clone())),
         Box::pin(reach::run(brick.clone(), stop.clone())),
+        Box::pin(holdings::run(brick.clone(), stop.clone())),
     ]
 }

@@ -259,6 +259,7 @@ impl Namespace {
         let long = pairs.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= limit);
         Ok(Facts {
             space: space.collect(),
+            sizes: bricks.sizes(&map),
             lost: lost.map(|(brick, _)| brick).collect(),
             owing,
             informed: bricks.informed(&map),

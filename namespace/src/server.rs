@@ -328,7 +328,8 @@ fn may(role: Role, request: &MetaRequest) -> bool {
             | C::AddBrick(_)
             | C::Farewell { .. }
             | C::Paths(_)
-            | C::Unreachable { .. },
+            | C::Unreachable { .. }
+            | C::Holdings { .. },
         ) => {
             matches!(role, Role::Brick | Role::Admin)
         }
@@ -454,6 +455,7 @@ impl Namespace {
             C::Lead { id } => self.have_lead(id).await,
             C::Authority => self.authority(),
             C::Paths(inodes) => self.paths(inodes).await,
+            C::Holdings { brick, boot, bytes } => Ok(self.holdings(brick, boot, bytes)),
             C::Unreachable { by, brick } => Ok(self.unreachable(by, brick)),
         }
     }

@@ -3,22 +3,22 @@
 //!
 //! Period: at every change of the map, and every second while a member is syncing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use wire::brick::ChainRef;
-use wire::chunk::BLOCK_BYTES;
-use wire::id::{BrickId, ChainId};
+use wire::id::BrickId;
 use wire::map::{ClusterMap, MemberState};
 use wire::meta::{ClusterReply, ClusterRequest};
 use wire::status::Status;
 
 use crate::background::compare::{Rule, compare};
+use crate::background::holdings;
 use crate::background::progress::Target;
 use crate::brick::Brick;
 use crate::chain::rules::Wish;
-use crate::config::{LIST_MAX, RETRY_PAUSE};
+use crate::config::RETRY_PAUSE;
 use crate::ops::copy::{commit_there, status_of_call};
 
 /// Runs until `stop`.
@@ -67,18 +67,7 @@ async fn measure(brick: &Brick, copies: &BTreeSet<Target>) -> Result<(), Status>
     if new.is_empty() {
         return Ok(());
     }
-    let mut bytes: BTreeMap<ChainId, u64> = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let (page, end) = brick.disk(move |store| store.list(None, after, LIST_MAX as usize)).await?;
-        for (_, header) in &page {
-            *bytes.entry(header.chain).or_default() += u64::from(header.blocks) * u64::from(BLOCK_BYTES);
-        }
-        after = page.last().map(|(key, _)| *key).or(after);
-        if end || page.is_empty() {
-            break;
-        }
-    }
+    let bytes = holdings::count(brick).await?;
     for copy in new {
         brick.progress.measured(copy, bytes.get(&copy.0).copied().unwrap_or(0));
     }

@@ -14,6 +14,7 @@ use crate::chain::plan::{Step, plan};
 use crate::error::Error;
 use crate::machine::command::{Op, Outcome};
 use crate::namespace::{Namespace, lock};
+use wire::meta::Wishes;
 
 /// Runs until told to stop.
 pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
@@ -39,7 +40,10 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
 async fn pass(namespace: &Namespace) -> Result<(), Error> {
     let (map, wishes) = (namespace.map(), namespace.wishes()?);
     lock(&namespace.watchers.bricks).forget_removed(&map);
-    let planned = plan(&map, &wishes, &namespace.facts(&wishes)?);
+    let facts = namespace.facts(&wishes)?;
+    // What is even is not known before the heads of all chains have said what they hold.
+    let known = map.chains.values().all(|c| c.head().is_none() || facts.sizes.contains_key(&c.id));
+    let planned = plan(&map, &Wishes { rebalancing: wishes.rebalancing && known, ..wishes }, &facts);
     if !planned.steps.is_empty() {
         for step in &planned.steps {
             match step {

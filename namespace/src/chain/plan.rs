@@ -11,14 +11,17 @@
 //! 2. When faults stop, steps end, and then every chain has its copies, on different machines
 //!    where there are enough with room (`histories_keep_every_copy`).
 //! 3. Loads that are even stay as they are, and no move makes them less even
-//!    (`rebalancing_evens_loads_with_few_moves`).
+//!    (`rebalancing_evens_loads_with_few_moves`). A chain loads its members by what it holds, and a little in any case, so that
+//!    also empty ones are spread (`rebalancing_evens_what_bricks_hold`).
 //! 4. A brick takes part in at most [`Wishes::syncs_a_brick`] moves at a time
 //!    (`moves_are_made_a_few_at_a_time`).
 //! 5. A brick that owes cuts joins nothing: it would cut what it is given
 //!    (`who_owes_cuts_does_not_join`).
 //! 6. A chain that lacks a member gets one, waits for its turn, or is said to be stuck
 //!    (`a_chain_that_finds_nobody_says_why`).
-//! 7. Nobody joins a chain whose head can't reach it, and one that its head could not reach for long is replaced
+//! 7. A member that is to be brought up to date on a full brick is replaced where another one has room
+//!    (`who_is_full_is_replaced_before_it_serves`).
+//! 8. Nobody joins a chain whose head can't reach it, and one that its head could not reach for long is replaced
 //!    (`who_is_cut_off_for_long_is_replaced`).
 
 use std::cmp::Ordering;
@@ -35,6 +38,10 @@ use crate::chain;
 /// Weight of the largest brick; others have theirs by size. Coarse, so that bricks whose sizes
 /// change a little do not make members move.
 const WEIGHTS: u64 = 16;
+/// A chain counts one more for each such part of the largest brick that it holds.
+const SHARES: u64 = 256;
+/// A brick with less free than such a part of it is full.
+const FULL_PART: u64 = 100;
 /// Part of a brick that stays free when members join: a twentieth.
 const KEPT_FREE: u64 = 20;
 
@@ -93,6 +100,8 @@ pub struct Space {
 pub struct Facts {
     /// Room, of those heard of.
     pub space: BTreeMap<BrickId, Space>,
+    /// Bytes that a copy of each chain takes, of those that are known.
+    pub sizes: BTreeMap<ChainId, u64>,
     /// Bricks dead for so long that their chains get other members.
     pub lost: BTreeSet<BrickId>,
     /// Bricks that still have chunks to cut.
@@ -151,13 +160,13 @@ fn is_up(state: MemberState) -> bool {
 /// How much a brick carries for its weight: compared as fractions.
 #[derive(Debug, Clone, Copy)]
 struct Burden {
-    chains: u64,
+    shares: u64,
     weight: u64,
 }
 
 impl Burden {
     fn cmp(&self, other: &Burden) -> Ordering {
-        (self.chains * other.weight).cmp(&(other.chains * self.weight))
+        (self.shares * other.weight).cmp(&(other.shares * self.weight))
     }
 }
 
@@ -168,8 +177,10 @@ struct Planner<'a> {
     facts: &'a Facts,
     replicas: usize,
     weight: BTreeMap<BrickId, u64>,
-    /// Chains each brick will be in when what is under way is done.
-    count: BTreeMap<BrickId, u64>,
+    /// What each chain loads a member with.
+    share: BTreeMap<ChainId, u64>,
+    /// What each brick will be loaded with when what is under way is done.
+    load: BTreeMap<BrickId, u64>,
     /// Who will be the members of each chain then.
     stay: BTreeMap<ChainId, Vec<BrickId>>,
     /// Copies each brick takes part in making.
@@ -208,16 +219,23 @@ impl<'a> Planner<'a> {
             facts,
             replicas: usize::from(map.replicas.max(1)),
             weight: map.bricks.keys().map(|b| (*b, weigh(b))).collect(),
-            count: BTreeMap::new(),
+            share: BTreeMap::new(),
+            load: BTreeMap::new(),
             stay: BTreeMap::new(),
             syncs: BTreeMap::new(),
             steps: BTreeMap::new(),
         };
+        let share_of = |chain: ChainId| {
+            let size = u128::from(facts.sizes.get(&chain).copied().unwrap_or(0));
+            let shares = size * u128::from(SHARES) / u128::from(largest);
+            1 + u64::try_from(shares).unwrap_or(SHARES).min(SHARES)
+        };
+        planner.share = map.chains.keys().map(|chain| (*chain, share_of(*chain))).collect();
         for chain in map.chains.values() {
-            let stays = |brick: &BrickId| planner.keeps(*brick) && !planner.is_estranged(chain, *brick);
+            let stays = |brick: &BrickId| planner.stays(chain, *brick);
             let stay: Vec<_> = chain.members.iter().map(|m| m.brick).filter(stays).collect();
             for brick in &stay {
-                *planner.count.entry(*brick).or_default() += 1;
+                *planner.load.entry(*brick).or_default() += planner.share_of(chain.id);
             }
             planner.stay.insert(chain.id, stay);
             for member in chain.syncing() {
@@ -239,10 +257,29 @@ impl<'a> Planner<'a> {
         !self.wishes.draining.contains(&brick) && !self.facts.lost.contains(&brick)
     }
 
+    /// Whether the brick is to stay in the chain, as long as that has not too many members.
+    fn stays(&self, chain: &Chain, brick: BrickId) -> bool {
+        self.keeps(brick) && !self.is_estranged(chain, brick) && !self.is_crammed(chain, brick)
+    }
+
     /// Whether the brick has fallen behind in the chain, and the head has long been unable to reach it.
     fn is_estranged(&self, chain: &Chain, brick: BrickId) -> bool {
         let behind = chain.state_of(brick) == Some(MemberState::Syncing);
         behind && chain.head().is_some_and(|head| self.facts.estranged.contains(&pair(head, brick)))
+    }
+
+    /// Whether the brick is being brought up to date in the chain, has no room for that, and another one has, or has come already.
+    fn is_crammed(&self, chain: &Chain, brick: BrickId) -> bool {
+        let others = chain.members.iter().filter(|m| m.brick != brick && is_up(m.state)).count();
+        let comes = |other: BrickId| self.is_up(other) && self.could_join(other, chain);
+        let is_full = |space: &Space| space.free_bytes < space.total_bytes / FULL_PART;
+        chain.state_of(brick) == Some(MemberState::Syncing)
+            && self.facts.space.get(&brick).is_some_and(is_full)
+            && (others >= self.replicas || self.map.bricks.keys().any(|other| comes(*other)))
+    }
+
+    fn share_of(&self, chain: ChainId) -> u64 {
+        self.share.get(&chain).copied().unwrap_or(1)
     }
 
     fn members_of(&self, chain: ChainId) -> &[BrickId] {
@@ -253,14 +290,15 @@ impl<'a> Planner<'a> {
         if let Some(stay) = self.stay.get_mut(&chain) {
             stay.retain(|b| *b != brick);
         }
-        if let Some(count) = self.count.get_mut(&brick) {
-            *count = count.saturating_sub(1);
+        let share = self.share_of(chain);
+        if let Some(load) = self.load.get_mut(&brick) {
+            *load = load.saturating_sub(share);
         }
     }
 
     fn add_to(&mut self, chain: ChainId, brick: BrickId) {
         self.stay.entry(chain).or_default().push(brick);
-        *self.count.entry(brick).or_default() += 1;
+        *self.load.entry(brick).or_default() += self.share_of(chain);
     }
 
     fn begin_sync(&mut self, chain: &Chain, brick: BrickId) {
@@ -282,17 +320,23 @@ impl<'a> Planner<'a> {
         self.weight.get(&brick).copied().unwrap_or(WEIGHTS)
     }
 
-    /// What a brick would be relieved of by one chain less. The sum of the squares of loads,
-    /// each by its weight, changes by this; it falls with every move that is made.
-    fn relief(&self, brick: BrickId) -> Burden {
-        let count = self.count.get(&brick).copied().unwrap_or(0);
-        Burden { chains: (2 * count).saturating_sub(1), weight: self.weight_of(brick) }
+    /// What a brick carries, twice.
+    fn burden(&self, brick: BrickId) -> Burden {
+        let load = self.load.get(&brick).copied().unwrap_or(0);
+        Burden { shares: 2 * load, weight: self.weight_of(brick) }
     }
 
-    /// What one chain more would burden it with.
-    fn cost(&self, brick: BrickId) -> Burden {
-        let count = self.count.get(&brick).copied().unwrap_or(0);
-        Burden { chains: 2 * count + 1, weight: self.weight_of(brick) }
+    /// What a brick would be relieved of without the chain, for each of its shares. The sum of the squares of
+    /// loads, each by its weight, changes by this; it falls with every move that is made.
+    fn relief(&self, brick: BrickId, chain: ChainId) -> Burden {
+        let Burden { shares, weight } = self.burden(brick);
+        Burden { shares: shares.saturating_sub(self.share_of(chain)), weight }
+    }
+
+    /// What the chain would burden it with, for each of its shares.
+    fn cost(&self, brick: BrickId, chain: ChainId) -> Burden {
+        let Burden { shares, weight } = self.burden(brick);
+        Burden { shares: shares + self.share_of(chain), weight }
     }
 
     /// The member that the chain needs least, of those that are to stay: one that is leaving already. Of equals the one that
@@ -306,7 +350,7 @@ impl<'a> Planner<'a> {
         // The last of equals is taken.
         stay.iter().rev().copied().max_by(|a, b| {
             let hosts = self.shares_host(*a, stay).cmp(&self.shares_host(*b, stay));
-            leaves(*a).cmp(&leaves(*b)).then(hosts).then(self.relief(*a).cmp(&self.relief(*b)))
+            leaves(*a).cmp(&leaves(*b)).then(hosts).then(self.relief(*a, chain).cmp(&self.relief(*b, chain)))
         })
     }
 
@@ -326,7 +370,8 @@ impl<'a> Planner<'a> {
                 // One that is being brought up to date is a copy soon: it goes only when there
                 // are enough, or when it is not wanted and others are coming.
                 let hopeful = is_up(member.state) && member.state != MemberState::Serving;
-                let others_come = !self.keeps(brick) && self.members_of(chain.id).len() >= self.replicas;
+                let others_come =
+                    !self.stays(chain, brick) && self.members_of(chain.id).len() >= self.replicas;
                 let wait = hopeful && serving < self.replicas && !others_come;
                 if self.members_of(chain.id).contains(&brick) || wait {
                     continue;
@@ -357,8 +402,11 @@ impl<'a> Planner<'a> {
         chain.head().is_some() && up <= self.replicas && !self.steps.contains_key(&chain.id)
     }
 
-    /// What a copy of the chain takes: what its head holds, by its chains, in bytes.
+    /// What a copy of the chain takes, in bytes: unless its head has said so, what that one holds, by its chains.
     fn size_of(&self, chain: &Chain) -> u64 {
+        if let Some(size) = self.facts.sizes.get(&chain.id) {
+            return *size;
+        }
         let used = |space: &Space| space.total_bytes.saturating_sub(space.free_bytes);
         let of_head = chain.head().and_then(|head| {
             let chains = self.map.chains_of(head).count().max(1) as u64;
@@ -413,7 +461,8 @@ impl<'a> Planner<'a> {
     fn best(&self, chain: &Chain, members: &[BrickId]) -> Option<BrickId> {
         let apart = |brick: &BrickId| !self.shares_host(*brick, members);
         let all = || self.map.bricks.keys().copied();
-        let lightest = |a: &BrickId, b: &BrickId| self.cost(*a).cmp(&self.cost(*b)).then(a.cmp(b));
+        let lightest =
+            |a: &BrickId, b: &BrickId| self.cost(*a, chain.id).cmp(&self.cost(*b, chain.id)).then(a.cmp(b));
         let now = || all().filter(|b| self.can_join(*b, chain));
         if let Some(best) = now().filter(apart).min_by(lightest) {
             return Some(best);
@@ -480,7 +529,9 @@ impl<'a> Planner<'a> {
             }
             let now = self.map.bricks.keys().copied().filter(|b| self.can_join(*b, chain));
             let apart = now.filter(|b| !self.shares_host(*b, &stay));
-            let lightest = |a: &BrickId, b: &BrickId| self.cost(*a).cmp(&self.cost(*b)).then(a.cmp(b));
+            let lightest = |a: &BrickId, b: &BrickId| {
+                self.cost(*a, chain.id).cmp(&self.cost(*b, chain.id)).then(a.cmp(b))
+            };
             if let Some(brick) = apart.min_by(lightest) {
                 self.join(chain, brick);
                 // Who leaves is decided as it will be when the new one is up to date.
@@ -500,17 +551,17 @@ impl<'a> Planner<'a> {
         crowded || (!self.shares_host(to, &others) && !others.iter().any(|b| self.shares_host(*b, &others)))
     }
 
-    /// A chain to move from the first brick to the second, if `may` lets it.
+    /// The chain that holds most of those to move from the first brick to the second, if `may` lets it.
     fn movable(&self, from: BrickId, to: BrickId, may: impl Fn(&Self, &Chain) -> bool) -> Option<&'a Chain> {
-        if self.cost(to).cmp(&self.relief(from)) != Ordering::Less {
-            return None;
-        }
-        self.map.chains.values().find(|chain| {
+        let helps = |chain: &&Chain| {
             chain.state_of(from).is_some()
                 && self.members_of(chain.id).contains(&from)
+                && self.cost(to, chain.id).cmp(&self.relief(from, chain.id)) == Ordering::Less
                 && self.fits(chain, from, to)
                 && may(self, chain)
-        })
+        };
+        let size = |chain: &&Chain| (self.share_of(chain.id), std::cmp::Reverse(chain.id));
+        self.map.chains.values().filter(helps).max_by_key(size)
     }
 
     /// The move that makes loads most even, if `may` lets it.
@@ -520,8 +571,8 @@ impl<'a> Planner<'a> {
     ) -> Option<(&'a Chain, BrickId, BrickId)> {
         let mut from: Vec<_> = self.map.bricks.keys().copied().filter(|b| self.keeps(*b)).collect();
         let mut to = from.clone();
-        from.sort_by(|a, b| self.relief(*b).cmp(&self.relief(*a)).then(a.cmp(b)));
-        to.sort_by(|a, b| self.cost(*a).cmp(&self.cost(*b)).then(a.cmp(b)));
+        from.sort_by(|a, b| self.burden(*b).cmp(&self.burden(*a)).then(a.cmp(b)));
+        to.sort_by(|a, b| self.burden(*a).cmp(&self.burden(*b)).then(a.cmp(b)));
         from.iter().find_map(|from| {
             to.iter().find_map(|to| {
                 self.movable(*from, *to, |planner, chain| may(planner, chain, *to))

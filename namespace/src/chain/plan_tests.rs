@@ -358,6 +358,54 @@ proptest! {
     }
 }
 
+/// A brick that is added beside full ones gets a part of what they hold, and not only of the chains that were made for it; what
+/// is even by bytes is left alone, also where chains are not.
+#[test]
+fn rebalancing_evens_what_bricks_hold() {
+    let mut map = cluster(&[0, 1, 2], 2);
+    let old: Vec<_> = map.chains.keys().copied().collect();
+    map.bricks.insert(BrickId(3), brick(3, 3));
+    // As many empty chains as make counts even.
+    for other in [0, 1, 2] {
+        add_chain(&mut map, &[3, other]);
+    }
+    let mut facts = facts(&map);
+    for chain in map.chains.keys() {
+        facts.sizes.insert(*chain, if old.contains(chain) { 40 * GIB } else { 0 });
+    }
+    let mut wishes = wishes();
+    wishes.rebalancing = true;
+    assert!(settle(&mut map, &wishes, &facts) <= 4);
+    let held =
+        |map: &ClusterMap, id: u32| map.chains_of(BrickId(id)).map(|c| facts.sizes[&c.id]).sum::<u64>() / GIB;
+    let mut all: Vec<_> = (0..4).map(|id| held(&map, id)).collect();
+    all.sort_unstable();
+    assert_eq!(all, [40, 40, 80, 80], "of chains that large it can't be more even: {:?}", map.chains);
+    assert!(plan(&map, &wishes, &facts).even);
+}
+
+/// Invariant 7.
+#[test]
+fn who_is_full_is_replaced_before_it_serves() {
+    let mut map = bricks(&[0, 1, 2], 2);
+    let chain = add_chain(&mut map, &[0, 1]);
+    map.chains.get_mut(&chain).unwrap().members[1].state = MemberState::Syncing;
+    let mut facts = facts(&map);
+    let full = Space { total_bytes: 100 * GIB, free_bytes: GIB / 2 };
+    facts.space.insert(BrickId(1), full);
+    let epoch = map.chains[&chain].epoch;
+    assert_eq!(plan(&map, &wishes(), &facts).steps, [Step::Join { chain, epoch, brick: BrickId(2) }]);
+    facts.space.insert(BrickId(2), full);
+    assert_eq!(plan(&map, &wishes(), &facts).steps, [], "nobody has more room");
+    facts.space.insert(BrickId(2), Space { free_bytes: 50 * GIB, ..full });
+    let join = plan(&map, &wishes(), &facts).steps[0];
+    assert!(take(&map, map.chains.clone().get_mut(&chain).unwrap(), &wishes(), &facts.owing, &join));
+    assert!(super::joined(map.chains.get_mut(&chain).unwrap(), BrickId(2)));
+    let epoch = map.chains[&chain].epoch;
+    // Another one comes: no reason to wait for this one.
+    assert_eq!(plan(&map, &wishes(), &facts).steps, [Step::Leave { chain, epoch, brick: BrickId(1) }]);
+}
+
 /// Invariant 1 of growth: with a number of bricks given, that many make chains; without one, as
 /// many machines as there are copies.
 #[test]

@@ -55,7 +55,10 @@ impl World {
         let replicas = 1 + dice.below(3) as u8;
         let hosts: Vec<u32> = (0..bricks).map(|b| b / a_host).collect();
         let map = cluster(&hosts, replicas);
-        let facts = facts(&map);
+        let mut facts = facts(&map);
+        // Some are as good as empty.
+        facts.sizes =
+            map.chains.keys().map(|chain| (*chain, (dice.below(8) as u64).saturating_sub(4) << 30)).collect();
         let written = map.chains.keys().map(|c| (*c, 0)).collect();
         let held = map.chains.values().flat_map(|c| c.members.iter().map(|m| ((m.brick, c.id), 0))).collect();
         Self { dice, is_fair: false, map, wishes: Wishes::new(0), facts, written, held, late: None }

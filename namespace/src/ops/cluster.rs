@@ -212,6 +212,14 @@ impl Namespace {
         ClusterReply::Done
     }
 
+    /// What a brick holds of its chains.
+    pub fn holdings(&self, brick: BrickId, boot: BootId, bytes: Vec<(ChainId, u64)>) -> ClusterReply {
+        if self.map().bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot) {
+            lock(&self.watchers.bricks).holds(brick, bytes);
+        }
+        ClusterReply::Done
+    }
+
     /// The head of a chain can't reach a member.
     pub fn unreachable(&self, by: Life, brick: Life) -> ClusterReply {
         if lock(&self.watchers.apart).told(by, brick, Instant::now()) {

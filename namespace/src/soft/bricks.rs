@@ -16,8 +16,8 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wire::id::{BootId, BrickId, MapEpoch};
-use wire::map::{ClusterMap, MemberState};
+use wire::id::{BootId, BrickId, ChainId, MapEpoch};
+use wire::map::{Chain, ClusterMap, MemberState};
 use wire::meta::BrickReport;
 use wire::net::Peer;
 
@@ -43,6 +43,8 @@ struct Seen {
     /// When the life in the map began, if since this process did.
     registered: Option<Instant>,
     report: Option<BrickReport>,
+    /// Bytes it holds of each chain, once it has said so.
+    holdings: Option<BTreeMap<ChainId, u64>>,
     /// What the last heartbeat came over.
     connection: Option<Weak<Peer>>,
     /// The last life that wanted to be it beside the one that is.
@@ -105,6 +107,20 @@ impl Bricks {
     /// Whether a life that is not let in beside another one was not told of yet.
     pub fn is_new_rival(&mut self, brick: BrickId, boot: BootId) -> bool {
         self.seen.entry(brick).or_default().rival.replace(boot) != Some(boot)
+    }
+
+    /// A brick says what it holds of its chains.
+    pub fn holds(&mut self, brick: BrickId, bytes: Vec<(ChainId, u64)>) {
+        self.seen.entry(brick).or_default().holdings = Some(bytes.into_iter().collect());
+    }
+
+    /// Bytes of a copy of each chain, by the word of its head.
+    pub fn sizes(&self, map: &ClusterMap) -> BTreeMap<ChainId, u64> {
+        let size = |chain: &Chain| {
+            let holdings = self.seen.get(&chain.head()?)?.holdings.as_ref()?;
+            Some((chain.id, holdings.get(&chain.id).copied().unwrap_or(0)))
+        };
+        map.chains.values().filter_map(size).collect()
     }
 
     /// A brick says why it serves no more. That is no sign of life.
@@ -281,8 +297,8 @@ impl Bricks {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use wire::id::{ChainEpoch, ChainId, ClusterId, NodeId, StoreId};
-    use wire::map::{BrickInfo, Chain, Member};
+    use wire::id::{ChainEpoch, ClusterId, NodeId, StoreId};
+    use wire::map::{BrickInfo, Member};
     use wire::net::Endpoint;
 
     const DEAD: Duration = Duration::from_millis(2500);
@@ -350,6 +366,21 @@ mod tests {
         assert!(!bricks.is_heard_after(BrickId(1), BootId(2), start - ms(1)));
         map.bricks.get_mut(&BrickId(1)).unwrap().boot = BootId(2);
         assert!(bricks.informed(&map).is_empty());
+    }
+
+    /// The head's word counts, for chains of which it holds nothing, too.
+    #[test]
+    fn heads_say_how_large_chains_are() {
+        let (mut bricks, mut map) = (Bricks::new(DEAD, GRACE), map());
+        assert!(bricks.sizes(&map).is_empty());
+        bricks.holds(BrickId(1), vec![(ChainId(1), 7)]);
+        assert!(bricks.sizes(&map).is_empty(), "it is not the head");
+        bricks.holds(BrickId(0), vec![(ChainId(1), 8), (ChainId(9), 1)]);
+        assert_eq!(bricks.sizes(&map), BTreeMap::from([(ChainId(1), 8)]));
+        bricks.holds(BrickId(0), vec![]);
+        assert_eq!(bricks.sizes(&map), BTreeMap::from([(ChainId(1), 0)]));
+        map.chains.get_mut(&ChainId(1)).unwrap().members.swap(0, 1);
+        assert_eq!(bricks.sizes(&map), BTreeMap::from([(ChainId(1), 7)]));
     }
 
     /// Invariant 3.

@@ -318,6 +318,12 @@ async fn beat(brick: Arc<FakeBrick>, net: Net, to: Endpoint) {
             let beat = net.request::<MetaProtocol>(&to, &call, Bytes::new(), Instant::now() + LONG).await;
             if let Ok((MetaReply::Cluster(ClusterReply::Heartbeat { register: false, map }), _)) = beat {
                 has = map;
+                let (id, life) = (BrickId(brick.id), BootId(boot));
+                let holdings = ClusterRequest::Holdings { brick: id, boot: life, bytes: Vec::new() };
+                let request = MetaRequest::Cluster(holdings);
+                let call = MetaCall { session: None, seq: CallSeq(0), answered_below: CallSeq(0), request };
+                // Told again with the next beat.
+                let _ = net.request::<MetaProtocol>(&to, &call, Bytes::new(), Instant::now() + LONG).await;
                 brick.heard.store(boot, Ordering::SeqCst);
             }
         }

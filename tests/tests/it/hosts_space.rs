@@ -89,3 +89,57 @@ fn a_substitute_that_fills_up_is_waited_for() -> Result<()> {
     cluster.allow_log("it was removed from the cluster");
     cluster.finish()
 }
+
+/// Bricks are added beside full ones. They get their part of what those hold, not only empty chains: there is room again afterwards.
+#[test]
+fn bricks_beside_full_ones_make_room() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 4, replicas: 2 })?;
+    for number in 0..4 {
+        disks::give(&cluster, number, DISK_MIB)?;
+        cluster.add_brick(number)?;
+    }
+    cluster.start_mount()?;
+    let dir = cluster.mountpoint().join("space");
+    std::fs::create_dir(&dir)?;
+    let more = |number: u64| -> Result<bool> {
+        let path = dir.join(format!("file-{number}"));
+        let write = || {
+            std::fs::write(&path, seed::bytes(number, 0, 5_000_000))?;
+            File::open(&path)?.sync_all()
+        };
+        match write() {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                std::fs::remove_file(&path)?;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    };
+    let mut files = 0;
+    while more(files)? {
+        files += 1;
+    }
+    ensure!(files > 20, "{files} files were enough");
+    for number in 4..6 {
+        disks::give(&cluster, number, DISK_MIB)?;
+        cluster.add_brick(number)?;
+    }
+    let used = |id: u64| -> Result<u64> {
+        let brick = brick(&cluster, id)?;
+        let number = |field: &str| brick[field].as_u64().with_context(|| format!("no {field}"));
+        Ok(number("total_bytes")? - number("free_bytes")?)
+    };
+    wait::until_true("the new bricks hold their part", LIMIT, || {
+        cluster.admin(&["brick", "rebalance", "--wait"])?.limit(LIMIT).ok()?;
+        // What the heads hold is told now and then: the first may have been told before all was written.
+        Ok((4..6).map(&used).collect::<Result<Vec<_>>>()?.into_iter().all(|bytes| bytes > 100_000_000))
+    })?;
+    for number in files..files + files / 4 {
+        ensure!(more(number)?, "no room for file {number}, {files} were there before");
+    }
+    cluster.wait_whole(LIMIT)?;
+    cluster.check(true)?;
+    cluster.allow_log("");
+    cluster.finish()
+}

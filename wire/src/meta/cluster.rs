@@ -376,6 +376,15 @@ pub enum ClusterRequest {
         /// The lives, the present one last; empty where the disk says nothing of them.
         lives: Vec<BootId>,
     },
+    /// What a brick holds of its chains. -> `Done`
+    Holdings {
+        /// Which.
+        brick: BrickId,
+        /// Which life of it.
+        boot: BootId,
+        /// Bytes allocated for each chain of which it holds anything.
+        bytes: Vec<(ChainId, u64)>,
+    },
 }
 
 /// A member of the namespace.
