@@ -137,7 +137,15 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
         }
         (None, Some(namespaces), Some(token)) => {
             first.prepare()?;
-            joining::obtain(&first.credential_file(), namespaces, &token, Role::Brick, &host).await?
+            joining::obtain(
+                &first.credential_file(),
+                namespaces,
+                &token,
+                Role::Brick,
+                &host,
+                joining::PATIENCE,
+            )
+            .await?
         }
         (None, Some(_), None) => bail!("give --token: make one with `brickyard token --cred FILE brick`"),
         (None, None, _) => bail!(

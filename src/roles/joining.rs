@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use wire::join::Token;
 use wire::net::{Credential, JoinKey, Role};
 
-/// How long a namespace that does not answer is asked again.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a namespace that does not answer is asked again, where nobody says how long.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Wait before it is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -81,7 +81,7 @@ impl TokenOptions {
 }
 
 /// Gets a credential for a token and keeps it at `path`; the key waits beside it meanwhile. A
-/// namespace that does not answer is asked again for a while.
+/// namespace that does not answer is asked again for so long.
 ///
 /// # Errors
 /// In one line what the cluster says, or why it can't be asked.
@@ -91,12 +91,13 @@ pub async fn obtain(
     token: &Token,
     role: Role,
     host: &str,
+    patience: Duration,
 ) -> Result<Credential> {
     let mut key_file = path.as_os_str().to_owned();
     key_file.push(".key");
     let key_file = PathBuf::from(key_file);
     let key = JoinKey::load_or_create(&key_file)?;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + patience;
     let credential = loop {
         match wire::net::join(namespaces, token, role, &key, host).await {
             Ok(credential) => break credential,

@@ -314,7 +314,7 @@ fn join(dir: &Path, options: &NamespaceOptions) -> Result<()> {
         } else {
             let token =
                 token.context("give --token: make one with `brickyard token --cred FILE namespace`")?;
-            joining::obtain(&file, &namespaces, &token, Role::Namespace, &host).await?
+            joining::obtain(&file, &namespaces, &token, Role::Namespace, &host, joining::PATIENCE).await?
         };
         let net = Net::new(&credential, MemoryHub::new(), NetConfig::default())?;
         let admin = Admin::over(net, namespaces.iter().copied().map(Endpoint::Tls).collect())?;

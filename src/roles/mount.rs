@@ -8,6 +8,7 @@
 //! 2. A mount's session is the same client's after a restart: it is named by its credential, machine and mount
 //!    point.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -19,6 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use fs_client::{Client, ClientConfig, Mount, MountConfig};
 use tokio::time::Instant;
+use wire::map::ClusterMap;
 use wire::net::{Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
 
 use super::exporter::{self, Exporter};
@@ -163,6 +165,8 @@ struct Mounted {
 }
 
 async fn mount(wanted: &Wanted) -> Result<Mounted> {
+    // One patience for all of it: a namespace that answers, somebody who joins by it, bricks for files.
+    let until = Instant::now() + wanted.wait;
     let host = wanted.host.clone().unwrap_or_else(control::config::hostname);
     let credential = credential(wanted, &host).await?;
     let net = Net::new(&credential, MemoryHub::new(), NetConfig::default())?;
@@ -172,13 +176,12 @@ async fn mount(wanted: &Wanted) -> Result<Mounted> {
     let mut config = ClientConfig::new(credential.identity().node.for_purpose(&purpose), namespaces);
     config.host = host;
     config.mount = place.display().to_string();
-    // The client's own patience is that of programs for their files; the first answer has its own.
-    let client = match tokio::time::timeout(wanted.wait, Client::connect(config, net.clone())).await {
+    let client = match tokio::time::timeout_at(until, connect(config, &net)).await {
         Ok(connected) => connected.context("cannot open a session with the namespace")?,
         Err(_) => bail!("the namespace has not answered for {} s", wanted.wait.as_secs()),
     };
     let started = async {
-        wait_for_chains(&client, wanted.wait).await?;
+        wait_for_chains(&client, until, wanted.wait).await?;
         let config = MountConfig {
             root: wanted.root.clone(),
             read_only: wanted.read_only,
@@ -203,22 +206,52 @@ async fn mount(wanted: &Wanted) -> Result<Mounted> {
     }
 }
 
+/// Opens a session. The client's own patience is that of programs for their files; a mount's may be longer.
+async fn connect(config: ClientConfig, net: &Net) -> Result<Client, fs_client::Error> {
+    loop {
+        match Client::connect(config.clone(), net.clone()).await {
+            Err(late @ fs_client::Error::Deadline { .. }) => {
+                tracing::info!("cannot open a session yet: {late}; trying again");
+            }
+            done => return done,
+        }
+    }
+}
+
 /// A cluster that is just being born has nowhere to put files yet.
-async fn wait_for_chains(client: &Client, patience: Duration) -> Result<()> {
-    let until = Instant::now() + patience;
+async fn wait_for_chains(client: &Client, until: Instant, patience: Duration) -> Result<()> {
+    let mut told = String::new();
     loop {
         let map = client.map();
         if map.current_table().is_some() {
             return Ok(());
         }
+        let lacking = lacking(&map);
         if Instant::now() > until {
             bail!(
-                "the cluster cannot store anything yet: {} so far; see `brickyard status`",
-                counted(map.bricks.len(), "brick has joined", "bricks have joined")
+                "{lacking}. Waited for it for {} s (-o wait=SECONDS); see `brickyard status`",
+                patience.as_secs()
             );
+        }
+        if told != lacking {
+            tracing::info!("{lacking}");
+            told = lacking;
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What a cluster waits for that has no chains yet.
+fn lacking(map: &ClusterMap) -> String {
+    let up = || map.bricks.values().filter(|brick| brick.alive);
+    let machines: BTreeSet<&str> = up().map(|brick| brick.host.as_str()).collect();
+    format!(
+        "the cluster can store nothing yet and waits for bricks: {} on {} up; start more, on at least {}, or as many as \
+         `brickyard init --bricks` said",
+        counted(up().count(), "brick", "bricks"),
+        counted(machines.len(), "machine is", "machines are"),
+        counted(map.replicas, "machine", "machines")
+    )
 }
 
 /// The credential that was named, or the one that a token stands for.
@@ -255,7 +288,7 @@ async fn credential(wanted: &Wanted, host: &str) -> Result<Credential> {
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         place::make(dir)?;
     }
-    joining::obtain(&path, &wanted.namespaces, &token, Role::Client, host).await
+    joining::obtain(&path, &wanted.namespaces, &token, Role::Client, host, wanted.wait).await
 }
 
 fn kept(cluster: &str) -> PathBuf {

@@ -22,10 +22,12 @@ pub const USAGE: &str = "usage: mount.brickyard ADDR[,ADDR...]:/[DIR] MNT [-f] [
   -o ro             read-only; also: rw, noatime, nosuid, nodev, noexec, allow_other, noallow_other
   -o log=FILE       log file in the background [default: /var/log/brickyard/MNT.log]
   -o loglevel=LEVEL error, warn, info, debug, trace or a filter [default: info]
-  -o wait=SECONDS   how long to wait for the cluster [default: 60]
+  -o wait=SECONDS   how long to wait for the cluster: that it answers, and has bricks for files [default: 60]
   -o metrics=ADDR   serve metrics for Prometheus
   -o host=NAME      name of this machine [default: the host name]";
 
+/// Longest time that a mount waits for its cluster: a day.
+const MOST_WAIT: Duration = Duration::from_secs(86_400);
 /// Where a refusal sends to.
 const HELP: &str = "see \"mount.brickyard --help\"";
 
@@ -167,8 +169,10 @@ impl Wanted {
             "loglevel" => self.log_level = some()?.to_owned(),
             "host" => self.host = Some(some()?.to_owned()),
             "wait" => {
-                let seconds =
-                    some()?.parse().map_err(|_| anyhow!("mount option wait wants a number of seconds"))?;
+                let seconds = some()?.parse().ok().filter(|seconds| *seconds <= MOST_WAIT.as_secs());
+                let seconds = seconds.with_context(|| {
+                    format!("mount option wait wants a number of seconds, {} at most", MOST_WAIT.as_secs())
+                })?;
                 self.wait = Duration::from_secs(seconds);
             }
             "metrics" => {
@@ -254,6 +258,7 @@ mod tests {
             ("10.0.0.1:/ /mnt -o ro=1", "ro"),
             ("10.0.0.1:/ /mnt -o token", "token"),
             ("10.0.0.1:/ /mnt -o wait=soon", "wait"),
+            ("10.0.0.1:/ /mnt -o wait=18446744073709551615", "86400 at most"),
             ("10.0.0.1:/ /mnt -o metrics=127.0.0.1", "127.0.0.1:7000"),
             ("10.0.0.1:/ /mnt -x", "-x"),
             ("10.0.0.1:/ /mnt --nonsense", "--nonsense"),

@@ -7,6 +7,8 @@ use brickyard_tests::cluster::{binary, mounts_below};
 use brickyard_tests::netns::World;
 use brickyard_tests::{HostCluster, Run, Shape, seed, tree, wait};
 
+use crate::bad_input::refused;
+
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Hosts reach each other, a cut is silence, limits limit, and nothing is left.
@@ -123,5 +125,48 @@ fn mount_goes_to_the_background_and_umount_ends_it() -> Result<()> {
     }
     let said = std::fs::read_to_string(&log)?;
     ensure!(said.contains("unmounted") && !said.contains("by1-"), "{said}");
+    cluster.finish()
+}
+
+/// A mount waits as long as it is told, no longer and no shorter: for a namespace that answers, and for bricks; it says
+/// what it waited for.
+#[test]
+fn a_mount_waits_for_its_cluster() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 2, replicas: 2 })?;
+    let credential = cluster.workshop().path().join("client.cred");
+    let token = cluster.token("client", &[])?;
+    let mount = |cluster: &HostCluster, wait: u32| -> Result<_> {
+        let log = cluster.workshop().path().join("mount.log");
+        let options =
+            format!("wait={wait},cred={},log={},token={token}", credential.display(), log.display());
+        let run = cluster.client().run(binary()?).arg("mount");
+        let run = run.arg(format!("{}:/", cluster.namespace_address())).arg(cluster.mountpoint());
+        Ok(run.args(["-o", &options]).limit(LIMIT))
+    };
+    cluster.namespace.stop()?;
+    let begun = std::time::Instant::now();
+    refused("no namespace", &mount(&cluster, 2)?.run()?, &["cannot join the cluster"])?;
+    ensure!(begun.elapsed() < Duration::from_secs(15), "waited for {:?}", begun.elapsed());
+    cluster.namespace.start()?;
+    let begun = std::time::Instant::now();
+    let words =
+        ["waits for bricks: 0 bricks on 0 machines are up", "at least 2 machines", "Waited for it for 2 s"];
+    refused("no bricks", &mount(&cluster, 2)?.run()?, &words)?;
+    ensure!(begun.elapsed() >= Duration::from_secs(2), "waited for {:?}", begun.elapsed());
+    cluster.add_brick(0)?;
+    refused("too few bricks", &mount(&cluster, 1)?.run()?, &["1 brick on 1 machine is up"])?;
+    ensure!(mounts_below(cluster.mountpoint()).is_empty(), "mounted all the same");
+
+    let waiting = mount(&cluster, 60)?;
+    let waiting = std::thread::spawn(move || waiting.run());
+    wait::until_true("it waits", LIMIT, || {
+        let log = std::fs::read_to_string(cluster.workshop().path().join("mount.log"))?;
+        let last = log.lines().filter(|line| line.contains("opened a session")).count();
+        Ok(last == 3 && cluster.status()?["sessions"].as_array().is_some_and(|all| all.len() == 1))
+    })?;
+    cluster.add_brick(1)?;
+    waiting.join().map_err(|_| anyhow::anyhow!("the mount panicked"))??.success()?;
+    std::fs::write(cluster.mountpoint().join("file"), "content")?;
+    Run::new("umount").arg(cluster.mountpoint()).ok()?;
     cluster.finish()
 }
