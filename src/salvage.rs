@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use brick_server::store::salvage::{Report, salvage};
 use clap::Args;
 
+use crate::roles::place;
 use crate::show::counted;
 
 /// Options of `brickyard salvage`.
@@ -33,6 +34,8 @@ const NAMED: usize = 1000;
 /// # Errors
 /// What kept it from being done at all.
 pub fn run(options: &SalvageOptions) -> Result<ExitCode> {
+    place::refuse_file(&options.dir)?;
+    place::refuse_file(&options.out).context("--out")?;
     let mut last = std::time::Instant::now();
     let shown = std::io::stderr().is_terminal();
     let report = salvage(&options.dir, &options.out, options.chunk_mib << 20, &mut |progress| {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use brick_server::store::dir;
 use clap::Args;
 use tokio::time::Instant;
 use wire::id::{BrickId, CallSeq, ChainId, MapEpoch, StoreId};
@@ -105,7 +106,7 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
         && namespaces.is_none()
     {
         bail!(
-            "{} holds no brick: look whether its disk is mounted; if the disk was replaced, join again with --join, \
+            "{} holds no brick: its disk may not be mounted, look at that first; if the disk was replaced, join again with --join, \
              --token and --replace BRICK; to make a new brick of it, join with --join and --token",
             missing.dir.display()
         );
@@ -114,6 +115,10 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
         options.replace.is_none() || new == 1,
         "--replace: give exactly one directory that holds no brick, not {new}"
     );
+    // Before a token is used up, or a number given.
+    for place in places.iter().filter(|place| place.brick.is_none()) {
+        dir::ensure_room(&place.dir)?;
+    }
     let listen = match (options.listen, &remembered) {
         (Some(listen), _) => reachable(listen)?,
         (None, Some(server)) => server.listen,
@@ -215,6 +220,8 @@ async fn make_brick(
     options: &Options,
 ) -> Result<()> {
     let identity = credential.identity();
+    // With the room that is left by those made before it.
+    dir::ensure_room(&place.dir)?;
     let store = place.store_to_be()?;
     let admin = Admin::over(net.clone(), credential.namespaces().to_vec())?;
     let brick = match options.replace {
@@ -223,7 +230,12 @@ async fn make_brick(
     };
     let (dir, cluster) = (place.dir.clone(), identity.cluster);
     let made = tokio::task::spawn_blocking(move || brick_server::format_as(&dir, cluster, brick, store));
-    made.await.context("a thread panicked")?.with_context(|| format!("cannot make brick {brick}"))?;
+    made.await.context("a thread panicked")?.with_context(|| {
+        format!(
+            "cannot make brick {brick} (the same command does it once this is mended; `brickyard brick remove {brick}` \
+             takes the number back)"
+        )
+    })?;
     place.brick = Some(brick_server::identify(&place.dir)?);
     tracing::info!(%brick, dir = %place.dir.display(), "made a brick");
     Ok(())

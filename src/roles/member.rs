@@ -147,6 +147,7 @@ fn config(dir: &Path, identity: &Identity, listen: Endpoint) -> namespace::Confi
 pub fn init(options: &InitOptions) -> Result<ExitCode> {
     let listen = reachable(options.listen)?;
     let dir = &options.dir;
+    place::refuse_file(dir).context("--dir")?;
     if let Some(bricks) = options.bricks.filter(|bricks| *bricks < u32::from(options.replicas)) {
         bail!(
             "{} cannot hold {}: give --bricks {} or more",
@@ -211,6 +212,7 @@ pub fn init(options: &InitOptions) -> Result<ExitCode> {
 /// What keeps it from running, in one line.
 pub fn run(options: &NamespaceOptions) -> Result<ExitCode> {
     let dir = options.dir.as_ref().context("give --dir")?;
+    place::refuse_file(dir).context("--dir")?;
     if options.join.is_some() && !is_member(dir) {
         join(dir, options)?;
     }
@@ -272,6 +274,7 @@ pub fn run(options: &NamespaceOptions) -> Result<ExitCode> {
 /// # Errors
 /// If it is no member, runs, or its disk fails; then it is as it was, or this can be done again.
 pub async fn recover(dir: &Path) -> Result<u64> {
+    place::refuse_file(dir).context("--dir")?;
     let Some(mut identity) = place::read::<Identity>(&dir.join(IDENTITY), KIND)? else {
         bail!("{} holds no namespace member (no {IDENTITY})", dir.display());
     };

@@ -5,9 +5,9 @@
 //! 2. A second process is refused by the number of the first (`a_second_holder_is_refused_by_name`).
 //! 3. A file is published whole or not at all, durably.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -32,7 +32,7 @@ pub struct Kind {
 /// If it can't be made or is something else.
 pub fn make(dir: &Path) -> Result<()> {
     match fs::metadata(dir) {
-        Ok(meta) if !meta.is_dir() => Err(no_directory(dir)),
+        Ok(meta) if !meta.is_dir() => Err(no_directory(dir, &meta)),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => DirBuilder::new()
             .recursive(true)
@@ -43,9 +43,17 @@ pub fn make(dir: &Path) -> Result<()> {
     }
 }
 
-/// The words for a file where a directory is wanted.
-fn no_directory(dir: &Path) -> anyhow::Error {
-    anyhow::anyhow!("{} is not a directory: give a directory, or the name of a new one", dir.display())
+/// The words for what is no directory where one is wanted.
+fn no_directory(dir: &Path, meta: &Metadata) -> anyhow::Error {
+    let (what, instead) = match () {
+        () if meta.is_file() => ("a file and not a directory", "give a directory, or the name of a new one"),
+        () if meta.file_type().is_block_device() => (
+            "a disk and not a directory",
+            "make a filesystem on it, mount that, and give the directory it is mounted on",
+        ),
+        () => ("not a directory", "give a directory, or the name of a new one"),
+    };
+    anyhow::anyhow!("{} is {what}: {instead}", dir.display())
 }
 
 /// Refuses what exists and is no directory, before anything in it is looked for.
@@ -54,7 +62,7 @@ fn no_directory(dir: &Path) -> anyhow::Error {
 /// If it is something else.
 pub fn refuse_file(dir: &Path) -> Result<()> {
     match fs::metadata(dir) {
-        Ok(meta) if !meta.is_dir() => Err(no_directory(dir)),
+        Ok(meta) if !meta.is_dir() => Err(no_directory(dir, &meta)),
         // What else is wrong with it finds its words when it is used.
         _ => Ok(()),
     }

@@ -58,6 +58,7 @@ impl Place {
     /// # Errors
     /// If it is neither a brick nor empty, or can't be read.
     pub fn look(dir: &Path) -> Result<Place> {
+        place::refuse_file(dir).context("--dir")?;
         let brick = match brick_server::identify(dir) {
             Ok(identity) => Some(identity),
             Err(brick_server::Error::Dir(DirError::NoBrick { .. })) => {

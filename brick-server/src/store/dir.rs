@@ -27,7 +27,7 @@ use super::lease::lock;
 use super::lives::{LIVES_FILE, Lives};
 use super::log;
 use super::open::Medium;
-use super::reserve::{RESERVE_FILE, Reserve};
+use super::reserve::{RESERVE_FILE, Reserve, Space};
 use super::rocks::RocksIndex;
 
 /// Version of the directory's format.
@@ -58,12 +58,17 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 /// Decides how input and output are done, before [`Limits::io`].
 const IO_VARIABLE: &str = "BRICKYARD_DISK_IO";
 const MAGIC: &str = "brickyard brick";
+/// Bytes that a new brick takes at once: its journal, and an empty index with some room to breathe.
+const NEW_BYTES: u64 = 2 * SEGMENT_BYTES + (8 << 20);
 
 /// Why a directory is not served, or not formatted. One line each.
 #[derive(Debug, thiserror::Error)]
 pub enum DirError {
     /// There is no brick in it.
-    #[error("{dir} holds no brick (no {IDENTITY_FILE}); format it first, or look whether the right disk is mounted", dir = dir.display())]
+    #[error(
+        "{dir} holds no brick (no {IDENTITY_FILE}): look whether its disk is mounted; only a new or replaced disk is to be \
+         formatted", dir = dir.display()
+    )]
     NoBrick {
         /// The directory.
         dir: PathBuf,
@@ -139,6 +144,17 @@ pub enum DirError {
         /// The process' number, as it wrote it.
         holder: String,
     },
+    /// Its disk is too full for a new brick; nothing was made.
+    #[error(
+        "there is too little room for a brick in {dir}: {} MiB are free, and a new one takes {} MiB at once; make room, or \
+         give another disk, and do the same again", free >> 20, NEW_BYTES >> 20, dir = dir.display()
+    )]
+    NoRoom {
+        /// The directory.
+        dir: PathBuf,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// There is something in it already.
     #[error("{dir} can't be formatted: it holds {what}", dir = dir.display())]
     NotEmpty {
@@ -156,7 +172,7 @@ pub enum DirError {
         why: io::Error,
     },
     /// The index can't be opened.
-    #[error("{dir}: {why}", dir = dir.display())]
+    #[error("{dir}: {why}; {}", advice(why), dir = dir.display())]
     Index {
         /// The directory.
         dir: PathBuf,
@@ -171,6 +187,18 @@ pub enum DirError {
         /// What it says.
         why: StoreError,
     },
+}
+
+/// What to do about an index that can't be opened. The journal is that of the last changes only: the rest of what the
+/// index knew can't be made anew from it.
+fn advice(why: &IndexError) -> &'static str {
+    match why {
+        IndexError::NoSpace(_) => "make room on its disk",
+        IndexError::Failed(_) => {
+            "if it is damaged, nothing here replaces it: make the brick anew from its copies (`brickyard brick --replace` in \
+             an empty directory), or get the files off with `brickyard salvage`, which needs no index"
+        }
+    }
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> DirError + '_ {
@@ -232,10 +260,24 @@ pub fn stranger(dir: &Path) -> Result<Option<String>, DirError> {
     Ok(None)
 }
 
+/// Refuses a disk on which there is too little room for a new brick. The directory need not exist yet; what an
+/// interrupted formatting has taken in it counts as free.
+///
+/// # Errors
+/// [`DirError::NoRoom`]; [`DirError::Io`] if it can't be told.
+pub fn ensure_room(dir: &Path) -> Result<(), DirError> {
+    let there = std::path::absolute(dir).map_err(at(dir))?;
+    let there = there.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let free = Space::of(there).map_err(at(there))?.free;
+    let taken = |name| fs::metadata(dir.join(name)).map_or(0, |found| found.blocks() * 512);
+    let taken: u64 = JOURNAL_FILES.into_iter().map(taken).sum();
+    if free + taken < NEW_BYTES { Err(DirError::NoRoom { dir: dir.to_owned(), free }) } else { Ok(()) }
+}
+
 /// Makes a brick directory. One whose formatting was interrupted is begun anew.
 ///
 /// # Errors
-/// [`DirError::NotEmpty`] if there is anything in it that is not from formatting.
+/// [`DirError::NotEmpty`] if there is anything in it that is not from formatting, [`DirError::NoRoom`].
 pub fn format(dir: &Path, cluster: ClusterId, brick: BrickId) -> Result<StoreId, DirError> {
     let store = StoreId(random()?);
     format_as(dir, cluster, brick, store)?;
@@ -247,6 +289,7 @@ pub fn format(dir: &Path, cluster: ClusterId, brick: BrickId) -> Result<StoreId,
 /// # Errors
 /// See [`format()`].
 pub fn format_as(dir: &Path, cluster: ClusterId, brick: BrickId, store: StoreId) -> Result<(), DirError> {
+    ensure_room(dir)?;
     fs::create_dir_all(dir).map_err(at(dir))?;
     close_to_others(dir).map_err(at(dir))?;
     let _held = hold(dir)?;

@@ -94,6 +94,48 @@ fn wrong_options_are_refused() -> Result<()> {
     Ok(())
 }
 
+/// A file where a directory is wanted, and a directory that is no brick where files are to be salvaged from one: told as
+/// that, and nothing is made or changed.
+#[test]
+fn what_is_no_directory_and_no_brick_is_told() -> Result<()> {
+    let workshop = Workshop::new()?;
+    let file = workshop.path().join("file");
+    std::fs::write(&file, "a file")?;
+    let other = workshop.dir("other")?;
+    std::fs::write(other.join("thesis.tex"), "years of work")?;
+    let (out, empty) = (workshop.path().join("out"), workshop.dir("empty")?);
+    let is_file = "is a file and not a directory";
+    for (args, word) in [
+        (&["brick", "--dir", "FILE"][..], is_file),
+        (
+            &["brick", "--dir", "FILE", "--listen", "127.0.0.1:1", "--join", "127.0.0.1:2", "--token", "x"],
+            is_file,
+        ),
+        (&["brick", "--dir", "/dev/null"], "is not a directory"),
+        (&["namespace", "--dir", "FILE"], is_file),
+        (&["namespace", "--dir", "FILE", "--listen", "127.0.0.1:1", "--join", "127.0.0.1:2"], is_file),
+        (&["namespace", "recover", "--dir", "FILE", "--others-are-lost"], is_file),
+        (&["init", "--dir", "FILE", "--listen", "127.0.0.1:1"], is_file),
+        (&["up", "--data", "FILE", "--mount", "EMPTY"], is_file),
+        (&["salvage", "FILE", "--out", "OUT"], is_file),
+        (&["salvage", "OTHER", "--out", "OUT"], "is no brick"),
+        (&["salvage", "OTHER", "--out", "FILE"], is_file),
+    ] {
+        let place = |arg: &&str| match *arg {
+            "FILE" => file.clone(),
+            "OTHER" => other.clone(),
+            "EMPTY" => empty.clone(),
+            "OUT" => out.clone(),
+            arg => arg.into(),
+        };
+        let done = Run::new(binary()?).args(args.iter().map(place)).limit(LIMIT).run()?;
+        refused(&format!("{args:?}"), &done, &[word])?;
+        ensure!(std::fs::read(&file)? == b"a file" && !out.exists(), "{args:?} changed something");
+        ensure!(std::fs::read_dir(&other)?.count() == 1, "{args:?} changed something");
+    }
+    Ok(())
+}
+
 /// Mount points that are none.
 #[test]
 fn bad_mount_points_are_refused() -> Result<()> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use brickyard_tests::cluster::binary;
+use brickyard_tests::disks;
 use brickyard_tests::hosts::Process;
 use brickyard_tests::netns::Host;
 use brickyard_tests::{HostCluster, Run, Shape, seed, tree, wait};
@@ -164,7 +165,7 @@ fn a_replaced_empty_disk_is_not_taken_for_the_old_one() -> Result<()> {
     std::fs::rename(&dir, cluster.workshop().path().join("old"))?;
     std::fs::create_dir(&dir)?;
     let done = brick(&host, &dir, Vec::new())?.run()?;
-    refused("an empty disk", &done, &["holds no brick", "--replace"])?;
+    refused("an empty disk", &done, &["holds no brick: its disk may not be mounted", "--replace"])?;
     ensure!(std::fs::read_dir(&dir)?.count() == 0, "something was made in it");
     ensure!(std::fs::read(&file)? == bytes, "not readable from the copies");
 
@@ -192,6 +193,68 @@ fn a_replaced_empty_disk_is_not_taken_for_the_old_one() -> Result<()> {
     cluster.wait_whole(LIMIT)?;
     drop(stray);
     ensure!(std::fs::read(&file)? == bytes, "reads wrong after the old disk was there");
+    cluster.check(true)?;
+    cluster.finish()
+}
+
+/// A disk that is too full for a new brick: nothing is made, no token used up and no number given for it; with room the same
+/// command makes the brick.
+#[test]
+fn a_full_disk_gets_no_brick() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 1, replicas: 1 })?;
+    disks::give(&cluster, 0, 100)?;
+    let filler = cluster.brick_dir(0).join("filler");
+    Run::new("fallocate").args(["-l", "70M"]).arg(&filler).ok()?;
+    let host = cluster.new_host()?;
+    let dir = cluster.brick_dir(0).join("brick");
+    let mut args = cluster.join_args(&host, &cluster.token("brick", &[])?);
+    args.push("--prepare".into());
+    let words = ["too little room for a brick", "MiB are free", "40 MiB", "make room"];
+    refused("a full disk", &brick(&host, &dir, args.clone())?.run()?, &words)?;
+    ensure!(!dir.exists(), "something was made");
+    ensure!(cluster.status()?["bricks"].as_array().is_some_and(Vec::is_empty), "a number was given");
+    std::fs::remove_file(&filler)?;
+    let done = brick(&host, &dir, args)?.ok()?;
+    ensure!(done.text().contains("brick 0 is in"), "{}", done.text());
+    cluster.finish()
+}
+
+/// A brick whose index is damaged: what is said to help does. Its files come off it without the index, and it is made
+/// anew from the copies.
+#[test]
+fn a_damaged_index_is_told_with_what_helps() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 2, replicas: 2 })?;
+    let file = cluster.mountpoint().join("file");
+    let bytes = seed::bytes(23, 0, 20_000_000);
+    std::fs::write(&file, &bytes)?;
+    std::fs::File::open(&file)?.sync_all()?;
+    let hints = cluster.brick_dir(1).join("hints");
+    wait::until_true("the brick knows the name", LIMIT, || {
+        Ok(std::fs::read_to_string(&hints)?.contains("/file"))
+    })?;
+    let number = cluster.status()?["bricks"][1]["id"].to_string();
+    cluster.bricks[1].stop()?;
+    let host = cluster.bricks[1].host().clone();
+    let dir = cluster.brick_dir(1);
+    std::fs::write(dir.join("index/CURRENT"), "nonsense")?;
+    let words = ["index", "--replace` in an empty directory", "brickyard salvage"];
+    refused("a damaged index", &brick(&host, &dir, Vec::new())?.run()?, &words)?;
+
+    let out = cluster.workshop().path().join("salvaged");
+    let done = Run::new(binary()?).arg("salvage").arg(&dir).arg("--out").arg(&out).run()?;
+    ensure!(
+        std::fs::read(out.join("file"))? == bytes,
+        "salvaged wrong: {}{}",
+        done.text(),
+        done.error_text()
+    );
+    let anew = cluster.workshop().path().join("anew");
+    let mut args: Vec<OsString> = vec!["brick".into(), "--dir".into(), anew.into()];
+    args.extend(cluster.join_args(&host, &cluster.token("brick", &[])?));
+    args.extend(["--replace".into(), number.into()]);
+    cluster.bricks[1].set_args(args);
+    cluster.bricks[1].start()?;
+    cluster.wait_whole(LIMIT)?;
     cluster.check(true)?;
     cluster.finish()
 }

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use wire::id::Ino;
 
-use super::dir::{self, DATA_NAME, INDEX_DIR, JOURNAL_FILES, OWNERS_NAME};
-use super::file_disk::FileDisk;
+use super::dir::{self, DATA_NAME, DirError, IDENTITY_FILE, INDEX_DIR, JOURNAL_FILES, OWNERS_NAME};
+use super::file_disk::{FileDisk, file_name};
 use super::hints::{self, HINTS_FILE};
 use super::index::Index;
 use super::rocks::RocksIndex;
@@ -33,12 +33,22 @@ const LOG_DIR: &str = ".salvage-log";
 #[derive(Debug, thiserror::Error)]
 pub enum SalvageError {
     /// The operating system says no.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {why}", path = path.display())]
     Io {
         /// Where.
         path: PathBuf,
         /// What it says.
-        source: io::Error,
+        why: io::Error,
+    },
+    /// There is nothing of a brick there.
+    #[error(
+        "{dir} is no brick (no {IDENTITY_FILE}, no {}): give the directory of one, as `brickyard brick --dir` was given, or \
+         bricks/N in that of `brickyard up`; look whether its disk is mounted",
+        file_name(0), dir = dir.display()
+    )]
+    NoBrick {
+        /// The directory.
+        dir: PathBuf,
     },
     /// A chunk is longer than chunks were said to be.
     #[error(
@@ -98,7 +108,7 @@ impl Report {
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> SalvageError + '_ {
-    move |source| SalvageError::Io { path: path.to_owned(), source }
+    move |why| SalvageError::Io { path: path.to_owned(), why }
 }
 
 /// Writes the files of the brick in `dir` to `out`. `chunk_bytes` is the size of chunks the files were
@@ -120,9 +130,14 @@ pub fn salvage(
     if above.is_some_and(|above| above.starts_with(dir)) {
         return Err(SalvageError::Inside(out.to_owned()));
     }
+    let data_file = dir.join(file_name(0));
+    // Who it is may be lost; without data there is nothing to salvage.
+    if matches!(dir::identify(dir), Err(DirError::NoBrick { .. })) && !data_file.exists() {
+        return Err(SalvageError::NoBrick { dir: dir.to_owned() });
+    }
+    let data = FileDisk::open_read_only(dir, DATA_NAME, false).map_err(at(&data_file))?;
     std::fs::create_dir_all(out).map_err(at(out))?;
     let mut report = Report::default();
-    let data = FileDisk::open_read_only(dir, DATA_NAME, false).map_err(at(&dir.join("data.0")))?;
     let names = hints::read(&dir.join(HINTS_FILE)).unwrap_or_else(|error| {
         report.notes.push(format!("no names of files: {error}"));
         BTreeMap::new()
