@@ -17,7 +17,8 @@ use wire::net::{CallError, Credential, CredentialError, Endpoint, Members, Memor
 use wire::status::Status;
 
 use crate::cli::ClusterOptions;
-use crate::roles::{addresses, member};
+use crate::refusal;
+use crate::roles::{addresses, member, place};
 use crate::show;
 use crate::up::home;
 
@@ -42,7 +43,10 @@ impl Admin {
     pub fn of(options: &ClusterOptions) -> Result<Admin> {
         Admin::find(options).map_err(|error| {
             if is_denied(&error) {
-                anyhow!("{error:#}: run it as root, or give --cred FILE with a credential that you may read")
+                anyhow!(
+                    "{}: run it as root, or give --cred FILE with a credential that you may read",
+                    refusal::one_line(&error)
+                )
             } else {
                 error
             }
@@ -52,12 +56,12 @@ impl Admin {
     fn find(options: &ClusterOptions) -> Result<Admin> {
         match (&options.cred, &options.data) {
             (Some(file), _) => {
-                let credential = Credential::load(file)?;
+                let credential = credential(file)?;
                 Admin::new(&credential, options.join.as_deref())
                     .with_context(|| format!("{}", file.display()))
             }
             (None, Some(dir)) if member::is_member(dir) => {
-                Admin::new(&Credential::load(&member::admin_credential(dir))?, None)
+                Admin::new(&credential(&member::admin_credential(dir))?, None)
             }
             (None, Some(dir)) => Admin::of_data_dir(dir),
             (None, None) => bail!("say which cluster: --data DIR or --cred FILE"),
@@ -69,7 +73,7 @@ impl Admin {
         let endpoints = home::running_endpoints(dir)?;
         let first =
             endpoints.first().ok_or_else(|| anyhow!("{} is empty", dir.join("run/endpoints").display()))?;
-        let credential = Credential::load(&dir.join("admin.cred"))?;
+        let credential = credential(&dir.join("admin.cred"))?;
         let net = Net::new(&credential, MemoryHub::new(), NetConfig::default())?;
         Admin::over(net, vec![first.parse()?])
     }
@@ -217,12 +221,20 @@ impl Admin {
     }
 }
 
+/// The administrator's credential in a file.
+///
+/// # Errors
+/// If it can't be used, with what to do.
+pub fn credential(file: &Path) -> Result<Credential> {
+    place::loaded(Credential::load(file), "put its backup back, or give --cred FILE with another one")
+}
+
 /// Whether the system refused to show a file.
 fn is_denied(error: &anyhow::Error) -> bool {
     let denied = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::PermissionDenied;
     error.chain().any(|cause| match cause.downcast_ref::<CredentialError>() {
         // It shares what the system said, and so gives it as no cause of its own.
-        Some(CredentialError::Io { source, .. }) => denied(source),
+        Some(CredentialError::Io { why, .. }) => denied(why),
         _ => cause.downcast_ref().is_some_and(denied),
     })
 }

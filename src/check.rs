@@ -27,6 +27,7 @@ use wire::meta::{CheckReply, CheckRequest, InodeSummary};
 
 use crate::admin::{self, Admin};
 use crate::cli::CheckOptions;
+use crate::refusal;
 use crate::show::counted;
 
 /// Looks at the bricks at most, until two in a row tell the same problems.
@@ -126,7 +127,7 @@ pub fn run(options: &CheckOptions) -> Result<ExitCode> {
     let (findings, paths) = match looked {
         Ok(told) => told,
         Err(error) => {
-            eprintln!("brickyard: could not check: {error:#}");
+            eprintln!("brickyard: could not check: {}", refusal::one_line(&error));
             return Ok(ExitCode::from(2));
         }
     };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::roles::{brick, listen_address, member, token};
 use crate::{brick_admin, check, logging, member_admin, refusal, salvage, scheduler, status, up};
@@ -141,11 +141,15 @@ pub struct UpOptions {
     pub shared: bool,
 }
 
+/// How the parser calls the two ways to say which cluster is meant.
+pub const WHICH: &str = "<--data <DIR>|--cred <FILE>>";
+
 /// Which cluster a command is for.
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("which").required(true).args(["data", "cred"])))]
 pub struct ClusterOptions {
     /// Data directory of a cluster started by `brickyard up`, or directory of its namespace
-    #[arg(long, value_name = "DIR", required_unless_present = "cred")]
+    #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// The administrator's credential, on any machine
     #[arg(long, value_name = "FILE", conflicts_with = "data")]

@@ -5,23 +5,38 @@
 //!    (`help_is_no_refusal`).
 
 use std::ffi::OsString;
-use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::Command;
 use clap::error::ErrorKind;
 
+use crate::cli::WHICH;
+
+/// The ways to say which cluster is meant.
+const WAYS: &str = "which cluster is meant: --data DIR (on its machine: what `brickyard up --data` or `brickyard namespace --dir` was \
+                    given) or --cred FILE (on any machine: the administrator's credential, with --join ADDR:PORT if it does \
+                    not say where the namespace is)";
+
 /// Exit code for a command line that is not understood.
 pub const MISUSED: u8 = 2;
 
 /// Says on standard error why something is not done.
-pub fn say(why: &impl Display) {
-    eprintln!("brickyard: {}", one_line(why));
+pub fn say(error: &anyhow::Error) {
+    eprintln!("brickyard: {}", one_line(error));
 }
 
-/// A message without line ends: causes may bring some along.
-pub fn one_line(why: &impl Display) -> String {
-    let text = format!("{why:#}");
+/// An error with its causes, without line ends, which they may bring along. A cause that the message before it has
+/// told is not told again.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !told.contains(&cause) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&cause);
+            told = cause;
+        }
+    }
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
@@ -35,7 +50,7 @@ pub fn of_command_line(
     args: &[OsString],
 ) -> std::io::Result<ExitCode> {
     match refusal(error, command, args) {
-        Some(line) => say(&line),
+        Some(line) => eprintln!("brickyard: {line}"),
         None => error.print()?,
     }
     Ok(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(MISUSED)))
@@ -51,7 +66,7 @@ fn refusal(error: &clap::Error, command: &Command, args: &[OsString]) -> Option<
     if help.contains(&error.kind()) {
         return None;
     }
-    let what = condensed(&error.render().to_string());
+    let what = condensed(&error.render().to_string()).replace(WHICH, WAYS);
     Some(format!("{what}; see \"{} --help\"", called(command, args)))
 }
 
@@ -118,7 +133,9 @@ mod tests {
             ("brickyard up --data d --mount m --bricks 0", &["'0'", "--bricks <N>", "1..=64"]),
             ("brickyard up --data d --mount m --log-format xml", &["'xml'", "[possible values: text, json]"]),
             ("brickyard status --data d --cred c", &["--data <DIR>", "--cred <FILE>"]),
-            ("brickyard status", &["--data <DIR>", "see \"brickyard status --help\""]),
+            ("brickyard status", &["--data DIR", "--cred FILE", "--join", "see \"brickyard status --help\""]),
+            ("brickyard brick list", &["--data DIR", "--cred FILE", "see \"brickyard brick list --help\""]),
+            ("brickyard check --join 10.0.0.1:1", &["--cred"]),
             ("brickyard --log info brick drain x", &["'x'", "see \"brickyard brick drain --help\""]),
             ("brickyard token --cred c", &["<ROLE>", "see \"brickyard token --help\""]),
         ] {
@@ -144,5 +161,33 @@ mod tests {
     fn a_cause_of_several_lines_is_told_in_one() {
         let error = anyhow::anyhow!("first\n  second\n").context("above");
         assert_eq!(one_line(&error), "above: first second");
+    }
+
+    /// An error whose message has its cause in it, as some of libraries do, tells it once.
+    #[test]
+    fn a_cause_is_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("x: {0}; do that")]
+        struct Telling(#[from] std::fmt::Error);
+        let cause = std::fmt::Error.to_string();
+        let error = anyhow::Error::from(Telling(std::fmt::Error)).context("above");
+        assert_eq!(one_line(&error), format!("above: x: {cause}; do that"));
+        let error = anyhow::anyhow!("inner").context("outer").context("inner");
+        assert_eq!(one_line(&error), "inner: outer: inner");
+    }
+
+    /// What a service or the system answers is told once, in whatever an error of ours carries it.
+    #[test]
+    fn errors_of_calls_and_credentials_have_no_echo() {
+        use wire::net::{CallError, Credential};
+        let status = wire::status::Status::Forbidden;
+        let missing = Credential::load(std::path::Path::new("/none/x.cred")).err().map(anyhow::Error::from);
+        for (error, words) in [
+            (anyhow::Error::from(CallError::Status(status)), status.to_string()),
+            (missing.unwrap_or_else(|| anyhow::anyhow!("it was read")), "No such file".to_owned()),
+        ] {
+            let told = format!("{error:#}");
+            assert_eq!(told.matches(&words).count(), 1, "{told}");
+        }
     }
 }

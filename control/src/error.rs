@@ -7,15 +7,14 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call failed: the text says which act on which path.
-    #[error("can't {act} {path}: {source}")]
+    #[error("can't {act} {path}: {why}")]
     Io {
         /// What was being done, as a verb ("open", "write", "rename").
         act: &'static str,
         /// The file or directory it was done to.
         path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
+        /// The cause. It is in the message, and so not told as a cause of its own.
+        why: io::Error,
     },
     /// A file isn't what it should be: damaged, foreign or hostile.
     #[error("{path} is refused: {reason}")]
@@ -86,7 +85,7 @@ impl Error {
     /// True when the cause is a system call that found nothing under the name.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        matches!(self, Error::Io { why, .. } if why.kind() == io::ErrorKind::NotFound)
     }
 }
 
@@ -98,6 +97,6 @@ pub(crate) trait At<T> {
 
 impl<T, E: Into<io::Error>> At<T> for std::result::Result<T, E> {
     fn at(self, act: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|e| Error::Io { act, path: path.to_path_buf(), source: e.into() })
+        self.map_err(|e| Error::Io { act, path: path.to_path_buf(), why: e.into() })
     }
 }

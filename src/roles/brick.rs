@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use brick_server::store::dir;
 use clap::Args;
 use tokio::time::Instant;
@@ -115,6 +115,16 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
         options.replace.is_none() || new == 1,
         "--replace: give exactly one directory that holds no brick, not {new}"
     );
+    let no_credential = || {
+        anyhow!(
+            "{} has no credential (no {}): put its backup back, or join again with --join, --token and --listen",
+            first.dir.display(),
+            first.credential_file().display()
+        )
+    };
+    if known.is_none() && namespaces.is_none() {
+        return Err(no_credential());
+    }
     // Before a token is used up, or a number given.
     for place in places.iter().filter(|place| place.brick.is_none()) {
         dir::ensure_room(&place.dir)?;
@@ -153,11 +163,7 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
             .await?
         }
         (None, Some(_), None) => bail!("give --token: make one with `brickyard token --cred FILE brick`"),
-        (None, None, _) => bail!(
-            "{} has no credential ({}): join again with --join and --token",
-            first.dir.display(),
-            first.credential_file().display()
-        ),
+        (None, None, _) => return Err(no_credential()),
     };
     for place in &places {
         place.check_cluster(credential.identity().cluster, "its server's credential")?;

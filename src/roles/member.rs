@@ -34,8 +34,8 @@ use super::life::{self, Ending};
 use super::place::{self, Kind};
 use super::{addresses, joining, listen_address, reachable};
 use crate::admin::Admin;
-use crate::member_admin;
 use crate::show::counted;
+use crate::{member_admin, refusal};
 
 const KIND: Kind = Kind {
     magic: "brickyard namespace member",
@@ -237,8 +237,8 @@ pub fn run(options: &NamespaceOptions) -> Result<ExitCode> {
         identity.counted = true;
         place::write(&dir.join(IDENTITY), KIND, &identity)?;
     }
-    let authority = Authority::load(&dir.join("ca.pem"))?;
-    let credential = Credential::load(&dir.join("server.cred"))?;
+    let authority = place::loaded(Authority::load(&dir.join("ca.pem")), KIND.mend)?;
+    let credential = place::loaded(Credential::load(&dir.join("server.cred")), KIND.mend)?;
     for (file, found) in [("ca.pem", authority.cluster()), ("server.cred", credential.identity().cluster)] {
         ensure!(
             found == cluster,
@@ -313,7 +313,7 @@ fn join(dir: &Path, options: &NamespaceOptions) -> Result<()> {
     let host = control::config::hostname();
     life::run(async {
         let credential = if file.exists() {
-            Credential::load(&file)?
+            place::loaded(Credential::load(&file), "remove it and join again with --token")?
         } else {
             let token =
                 token.context("give --token: make one with `brickyard token --cred FILE namespace`")?;
@@ -353,7 +353,10 @@ async fn enlist(net: Net, credential: &Credential, dir: &Path, mut identity: Ide
             }
             Ok(ClusterReply::MemberRefused(why)) => bail!("{}", member_admin::why(&why)),
             Ok(other) => bail!("the namespace answered something else than was asked: {other:?}"),
-            Err(error) => tracing::info!("the others do not count this member yet: {error:#}; trying again"),
+            Err(error) => {
+                let error = refusal::one_line(&error);
+                tracing::info!("the others do not count this member yet: {error}; trying again");
+            }
         }
         tokio::time::sleep(ENLIST_PAUSE).await;
     }

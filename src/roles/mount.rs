@@ -65,8 +65,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) if background => {
             // The one who waits says it to the user; if nobody waits any more, the log has it.
-            tracing::error!("{error:#}");
-            let _ = writeln!(std::io::stdout(), "failed: {}", refusal::one_line(&error));
+            let why = refusal::one_line(&error);
+            tracing::error!("{why}");
+            let _ = writeln!(std::io::stdout(), "failed: {why}");
             ExitCode::FAILURE
         }
         Err(error) => refused(&error),
@@ -263,7 +264,8 @@ async fn credential(wanted: &Wanted, host: &str) -> Result<Credential> {
         (None, None) => only_kept()?,
     };
     if path.exists() {
-        let credential = Credential::load(&path).with_context(|| format!("{}", path.display()))?;
+        let mend = "put its backup back, or remove it and give -o token=TOKEN (see `brickyard token`)";
+        let credential = place::loaded(Credential::load(&path), mend)?;
         let identity = credential.identity();
         if let Some(token) = token.filter(|token| token.cluster != identity.cluster) {
             bail!(

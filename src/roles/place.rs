@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use wire::net::CredentialError;
 
 /// What an identity file begins with, in JSON: `magic` and `format`.
 #[derive(Debug, Clone, Copy)]
@@ -161,6 +162,18 @@ pub fn read<T: DeserializeOwned>(path: &Path, kind: Kind) -> Result<Option<T>> {
         None => bail!("{} (it has no format number)", damaged()),
     }
     serde_json::from_value(loose).with_context(damaged).map(Some)
+}
+
+/// What a file with a credential or an authority holds; of one that can't be used it is said how to mend that. Who only may
+/// not read it finds that in the error.
+///
+/// # Errors
+/// If it can't be used.
+pub fn loaded<T>(loaded: Result<T, CredentialError>, mend: &str) -> Result<T> {
+    loaded.map_err(|error| match &error {
+        CredentialError::Io { why, .. } if why.kind() == ErrorKind::PermissionDenied => error.into(),
+        _ => anyhow::anyhow!("{error}; {mend}"),
+    })
 }
 
 /// Writes an identity file, with magic and format added to what `value` has.

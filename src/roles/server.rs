@@ -90,7 +90,8 @@ impl Place {
         if !file.exists() {
             return Ok(None);
         }
-        let credential = Credential::load(&file)?;
+        let mend = "put its backup back, or remove it and join again with --join and --token";
+        let credential = place::loaded(Credential::load(&file), mend)?;
         self.check_cluster(credential.identity().cluster, &file.display().to_string())?;
         Ok(Some(credential))
     }

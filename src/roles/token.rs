@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use wire::join::{Secret, Token};
 use wire::meta::{ClusterReply, ClusterRequest};
+use wire::net::Role;
 use wire::net::pki::random_id;
-use wire::net::{Credential, Role};
 
 use crate::admin::{self, Admin};
 
@@ -61,7 +61,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             options.cred.display()
         );
     }
-    let credential = Credential::load(&options.cred)?;
+    let credential = admin::credential(&options.cred)?;
     let Ok(ttl_s) = u32::try_from(options.ttl.as_secs()) else { bail!("--ttl: at most a year (365d)") };
     if options.ttl > Duration::from_secs(365 * 86_400) {
         bail!("--ttl: at most a year (365d)");

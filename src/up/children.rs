@@ -13,6 +13,7 @@ use wire::status::FsError;
 
 use super::storage::Storage;
 use crate::cli::{LogFormat, LogOptions, UpOptions};
+use crate::refusal;
 
 /// Longest wait for one to be usable.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
@@ -87,7 +88,7 @@ impl Children {
             }
             Err(error) => {
                 tracing::error!(
-                    error = format!("{error:#}"),
+                    error = refusal::one_line(&error),
                     "the scheduler cannot be started: files are served without it, and it is tried again every \
                      {} s; what it says is above",
                     RETRY_PAUSE.as_secs()
@@ -105,7 +106,7 @@ impl Children {
                 Lack::Nothing => {
                     let error = self.watch().await;
                     tracing::error!(
-                        error = format!("{error:#}"),
+                        error = refusal::one_line(&error),
                         "the scheduler does not run: files are served without it, and it is started again in {} s",
                         RETRY_PAUSE.as_secs()
                     );

@@ -6,6 +6,7 @@ use wire::net::pki::random_id;
 use wire::net::{Authority, Credential, MemoryHub, Net, NetConfig, Role};
 
 use super::home::{Home, State};
+use crate::roles::place;
 
 /// The authority, made at the first start.
 pub struct Credentials {
@@ -20,7 +21,12 @@ impl Credentials {
     pub fn open(home: &Home, cluster: ClusterId) -> Result<Self> {
         let (path, admin) = (home.join("ca.pem"), home.join("admin.cred"));
         let authority = if path.exists() {
-            Authority::load(&path)?
+            let mend = format!(
+                "put its backup back and start again (without one, remove it and {}: both are then made anew, and every \
+                 credential given out before is void)",
+                admin.display()
+            );
+            place::loaded(Authority::load(&path), &mend)?
         } else {
             if home.identity.state == State::Ready {
                 // Whoever has a credential of the lost one would be shut out without a word.

@@ -24,6 +24,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{LogOptions, UpOptions};
+use crate::refusal;
 use children::Children;
 use home::{Home, Wanted};
 use storage::Storage;
@@ -76,7 +77,10 @@ async fn serve(options: UpOptions, log: &LogOptions, home: Home) -> Result<ExitC
         Ok(true) => {}
         Ok(false) => tracing::debug!("there is too little room to set some aside for a full disk"),
         Err(error) => {
-            tracing::warn!(error = format!("{error:#}"), "a full disk would keep the next start from working")
+            tracing::warn!(
+                error = refusal::one_line(&error),
+                "a full disk would keep the next start from working"
+            )
         }
     }
     let mut children = Children::default();

@@ -331,7 +331,7 @@ fn hand_in_job(layout: &Layout, spec: &mut Spec, script: &[u8]) -> Result<(), Fa
         };
         match disk.publish_with(&incoming, &name, &bytes, 0o600, sync) {
             // Somebody sits on the name: it isn't worth a number, there are others.
-            Err(Error::Io { act: "rename", source, .. }) if sat_upon(&source) => continue,
+            Err(Error::Io { act: "rename", why, .. }) if sat_upon(&why) => continue,
             other => other?,
         }
         disk.sync_dir(&incoming)?;

@@ -164,11 +164,11 @@ impl Disk {
 }
 
 /// EIO is how the storage tells a deposed owner; everything else is itself.
-fn fenced_or(source: std::io::Error, act: &'static str, path: &Path) -> Error {
-    if source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
+fn fenced_or(why: std::io::Error, act: &'static str, path: &Path) -> Error {
+    if why.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
         return Error::Fenced { path: path.to_path_buf() };
     }
-    Error::Io { act, path: path.to_path_buf(), source }
+    Error::Io { act, path: path.to_path_buf(), why }
 }
 
 /// A file somebody else may have put there: its bytes and whose it is.

@@ -382,6 +382,54 @@ fn a_member_that_lost_its_state_does_not_start() -> Result<()> {
     cluster.finish()
 }
 
+/// A credential or the authority is gone, or is something else: the file is named, once, and what to do, which for a brick
+/// is done here: it joins again and is the same brick.
+#[test]
+fn lost_credentials_are_told_with_what_to_do() -> Result<()> {
+    let mut cluster = HostCluster::prepare_with_bricks(Shape { bricks: 1, replicas: 1 })?;
+    cluster.namespace.stop()?;
+    cluster.bricks[0].stop()?;
+    let (names, dir) = (cluster.workshop().path().join("namespace"), cluster.brick_dir(0));
+    let aside = cluster.workshop().path().join("aside");
+    let credential = dir.join("node/server.cred");
+    for (role, dir, file, words) in [
+        ("namespace", &names, names.join("ca.pem"), ["put its backup back", "--join"]),
+        ("namespace", &names, names.join("server.cred"), ["put its backup back", "--join"]),
+        ("brick", &dir, credential.clone(), ["put its backup back", "--token"]),
+    ] {
+        std::fs::rename(&file, &aside)?;
+        for content in [None, Some(""), Some("garbage"), Some("a directory")] {
+            match content {
+                None => {}
+                Some("a directory") => std::fs::create_dir(&file)?,
+                Some(text) => std::fs::write(&file, text)?,
+            }
+            let run = cluster.client().run(binary()?).args([role, "--dir"]).arg(dir).limit(LIMIT);
+            let (what, done) = (format!("{} with {content:?}", file.display()), run.run()?);
+            refused(&what, &done, &words)?;
+            refused(&what, &done, &[&file.display().to_string()])?;
+            for echo in ["(os error", "first line"] {
+                ensure!(done.error_text().matches(echo).count() < 2, "{what}: {}", done.error_text());
+            }
+            match content {
+                None => {}
+                Some("a directory") => std::fs::remove_dir(&file)?,
+                Some(_) => std::fs::remove_file(&file)?,
+            }
+        }
+        std::fs::rename(&aside, &file)?;
+    }
+    cluster.namespace.start()?;
+    std::fs::remove_file(&credential)?;
+    let mut args: Vec<OsString> = vec!["brick".into(), "--dir".into(), dir.into()];
+    let host = cluster.bricks[0].host().clone();
+    args.extend(cluster.join_args(&host, &cluster.token("brick", &[])?));
+    cluster.bricks[0].set_args(args);
+    ensure!(cluster.bricks[0].start()?.contains("brick 0 "), "another brick");
+    cluster.wait_whole(LIMIT)?;
+    cluster.finish()
+}
+
 /// Commands that make no sense, each for its own reason.
 #[test]
 fn wrong_commands_are_refused() -> Result<()> {
@@ -405,14 +453,19 @@ fn wrong_commands_are_refused() -> Result<()> {
         (format!("brick --dir {empty}"), vec!["holds no brick"]),
         (format!("brick --dir {empty} --listen 10.77.0.9:1 --join {address}"), vec!["--token"]),
         (format!("token --cred {namespace}/admin.cred admin"), vec!["administrators"]),
-        (format!("token --cred {namespace}/server.cred brick"), vec!["role namespace"]),
+        (
+            format!("token --cred {namespace}/server.cred brick"),
+            vec!["role namespace", "not permitted for this role"],
+        ),
         (format!("token --cred {namespace}/nothing brick"), vec!["nothing"]),
         (format!("mount {address}:/ {empty} -f -o frobnicate"), vec!["frobnicate"]),
         (format!("mount {address}:/ {empty}/none -f -o cred=/none"), vec!["does not exist"]),
         (format!("mount {address}:/ {empty} -f -o cred=/nonsense/file"), vec!["/nonsense/file"]),
         (format!("mount {address}:/ {empty} -f -o cred={namespace}/server.cred"), vec!["role namespace"]),
     ] {
-        refused(&line, &run(line.clone())?, &words)?;
+        let done = run(line.clone())?;
+        refused(&line, &done, &words)?;
+        ensure!(done.error_text().matches("not permitted").count() < 2, "{line}: {}", done.error_text());
     }
     ensure!(std::fs::read_dir(&empty)?.count() == 0, "a refused command left something behind");
     cluster.finish()

@@ -44,18 +44,19 @@ const CLOCK_SKEW: Duration = DAY;
 const AUTHORITY_LIFE: Duration = Duration::from_secs(86_400 * 365 * 30);
 const CREDENTIAL_LIFE: Duration = Duration::from_secs(86_400 * 365 * 10);
 
-/// A credential or an authority can't be made, read or written.
+/// A credential or an authority can't be made, read or written. The message has the cause in it, so that there is none
+/// behind it to be told again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CredentialError {
     /// The file system said no.
-    #[error("can't {doing} {}: {source}", path.display())]
+    #[error("can't {doing} {}: {why}", path.display())]
     Io {
         /// `read` or `write`.
         doing: &'static str,
         /// The file.
         path: PathBuf,
         /// What it said.
-        source: Arc<io::Error>,
+        why: Arc<io::Error>,
     },
     /// The text is no credential or authority.
     #[error("not a Brickyard {what}: {detail}")]
@@ -66,12 +67,12 @@ pub enum CredentialError {
         detail: String,
     },
     /// What a file holds can't be used.
-    #[error("{}: {source}; put its backup back, or use another one", path.display())]
+    #[error("{}: {why}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: Box<CredentialError>,
+        why: Box<CredentialError>,
     },
     /// The file was written by another version of the program.
     #[error("the {what} is in format {found:?}, and this program reads {ours:?}")]
@@ -91,7 +92,7 @@ pub enum CredentialError {
 impl CredentialError {
     /// The same, of what a file holds.
     fn in_file(self, path: &Path) -> CredentialError {
-        CredentialError::Content { path: path.to_owned(), source: Box::new(self) }
+        CredentialError::Content { path: path.to_owned(), why: Box::new(self) }
     }
 }
 
@@ -314,7 +315,7 @@ impl JoinKey {
             Ok(text) => Ok(JoinKey(
                 KeyPair::from_pem(&text).map_err(|error| malformed("private key", error.to_string()))?,
             )),
-            Err(CredentialError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(CredentialError::Io { why, .. }) if why.kind() == io::ErrorKind::NotFound => {
                 let key = JoinKey::create()?;
                 write_private(path, &key.0.serialize_pem())?;
                 Ok(key)
@@ -529,8 +530,8 @@ fn pem_block(text: &str, what: &'static str, label: &str, index: usize) -> Resul
     block.ok_or_else(|| malformed(what, format!("no {} block", label.to_lowercase())))
 }
 
-fn io_error(doing: &'static str, path: &Path, source: io::Error) -> CredentialError {
-    CredentialError::Io { doing, path: path.to_owned(), source: Arc::new(source) }
+fn io_error(doing: &'static str, path: &Path, why: io::Error) -> CredentialError {
+    CredentialError::Io { doing, path: path.to_owned(), why: Arc::new(why) }
 }
 
 fn read_text(path: &Path) -> Result<String, CredentialError> {

@@ -32,8 +32,9 @@ pub enum CallError {
     #[error(transparent)]
     Net(#[from] NetError),
     /// The service answered that it did not do it.
+    // The message has the status in it, which is no cause of its own then.
     #[error("the service answered: {0}")]
-    Status(#[from] Status),
+    Status(Status),
     /// The request could not be encoded, or the reply not decoded.
     #[error("a malformed {what} ({detail})")]
     Malformed {
@@ -42,6 +43,12 @@ pub enum CallError {
         /// What the encoding says.
         detail: String,
     },
+}
+
+impl From<Status> for CallError {
+    fn from(status: Status) -> CallError {
+        CallError::Status(status)
+    }
 }
 
 impl CallError {
