@@ -27,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const STUCK_FOR: Duration = Duration::from_secs(10);
 /// A drain of which no byte gets on for so long, since who takes copies is full, neither.
 const STANDS_FOR: Duration = Duration::from_secs(20);
+/// Shortest time until a dead brick's chains get other members: a brick that is restarted is away for about as long.
+const SHORTEST_REPAIR: Duration = Duration::from_secs(3);
 /// A namespace that does not answer for so long while its work is waited for is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -106,8 +108,8 @@ pub struct ScrubOptions {
 /// Options of `brickyard brick settings`.
 #[derive(Debug, Clone, Args)]
 pub struct SettingsOptions {
-    /// Give the chains of a brick that is dead for so long other members, such as 90s, 5m, 2h
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// Give the chains of a brick that is dead for so long other members, such as 90s, 5m, 2h; 3s at least
+    #[arg(long, value_name = "TIME", value_parser = repair_after)]
     pub repair_after: Option<Duration>,
     /// Copies that one brick takes part in making at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -129,6 +131,19 @@ fn duration(text: &str) -> Result<Duration, String> {
     let number: u64 = number.parse().map_err(|_| "give a number and a unit: s, m or h".to_owned())?;
     let seconds = number.checked_mul(seconds).filter(|s| *s <= 365 * 86_400).ok_or("that is too long")?;
     Ok(Duration::from_secs(seconds))
+}
+
+/// The time until a dead brick's chains get other members.
+fn repair_after(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time < SHORTEST_REPAIR {
+        return Err(format!(
+            "give {}s or more: a brick that is only restarted is away for so long, and with less everything it holds would \
+             be copied to others each time",
+            SHORTEST_REPAIR.as_secs()
+        ));
+    }
+    Ok(time)
 }
 
 /// Carries out an order.
@@ -515,6 +530,10 @@ mod tests {
         assert_eq!(duration("2h").unwrap(), Duration::from_secs(7200));
         for wrong in ["", "5", "m", "-5m", "5 m", "5d", "99999999999999999999s", "9999999h"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(repair_after("3s").unwrap(), Duration::from_secs(3));
+        for short in ["0s", "0h", "2s"] {
+            assert!(repair_after(short).unwrap_err().contains("3s or more"), "{short}");
         }
     }
 

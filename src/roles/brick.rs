@@ -11,7 +11,9 @@ use clap::Args;
 use tokio::time::Instant;
 use wire::id::{BrickId, CallSeq, ChainId, MapEpoch, StoreId};
 use wire::map::{Chain, MemberState};
-use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaRequest, NewBrick};
+use wire::meta::{
+    ClusterReply, ClusterRequest, ClusterStatus, MetaCall, MetaProtocol, MetaRequest, NewBrick,
+};
 use wire::net::{CallError, Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
 
 use super::exporter::{self, Exporter};
@@ -19,10 +21,17 @@ use super::life::{self, Ending};
 use super::server::{self, Place, Server};
 use super::{addresses, is_ours, joining, listen_address, reachable};
 use crate::admin::Admin;
-use crate::brick_admin;
+use crate::{brick_admin, refusal};
 
 /// Wait between two looks whether the namespace has let the bricks in.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Wait between two looks whether bricks that are not let in were removed from the cluster.
+const REMOVED_PAUSE: Duration = Duration::from_secs(5);
+/// The same of bricks that are let in, as far as they have heard.
+const REMOVED_PAUSE_KNOWN: Duration = Duration::from_secs(60);
+/// Exit code where all of its bricks were removed from the cluster: starting it again is no use. The unit in `dist/systemd`
+/// names it.
+const REMOVED: u8 = 78;
 /// Longest wait for a namespace to show whose it is.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 
@@ -289,6 +298,10 @@ async fn replaced(admin: &Admin, brick: BrickId, lose_data: bool) -> Result<Bric
 async fn serve(prepared: Prepared, exporter: Exporter, mut ending: Ending) -> Result<ExitCode> {
     let Prepared { configs, net, places, server } = prepared;
     let numbers: Vec<String> = configs.iter().map(|config| config.brick.to_string()).collect();
+    let bricks: Vec<BrickId> = configs.iter().map(|config| config.brick).collect();
+    let word = if numbers.len() == 1 { "brick" } else { "bricks" };
+    let namespaces = configs.first().map(|config| config.namespaces.clone()).unwrap_or_default();
+    let admin = Admin::over(net.clone(), namespaces)?;
     let running = brick_server::start_all(configs, net.clone()).await?;
     // The directories are held now: a start that was refused has changed nothing.
     for place in &places {
@@ -296,32 +309,74 @@ async fn serve(prepared: Prepared, exporter: Exporter, mut ending: Ending) -> Re
     }
     let life = async {
         let_in(&running).await;
-        let word = if numbers.len() == 1 { "brick" } else { "bricks" };
         life::ready(&format!("{word} {} at {}", numbers.join(", "), running.endpoint()))?;
-        std::future::pending::<Result<()>>().await
+        std::future::pending::<Result<ExitCode>>().await
     };
     let lived = tokio::select! {
         lived = life => lived,
-        () = exporter.serve(|| exporter::bricks(&running, &net)) => Ok(()),
-        () = ending.asked() => Ok(()),
+        () = exporter.serve(|| exporter::bricks(&running, &net)) => Ok(ExitCode::SUCCESS),
+        () = ending.asked() => Ok(ExitCode::SUCCESS),
+        () = all_removed(&running, &bricks, &admin) => {
+            let dirs: Vec<String> = places.iter().map(|place| place.dir.display().to_string()).collect();
+            refusal::say(&anyhow!(
+                "removed from the cluster: {word} {}. To use {} again, empty it (`brickyard salvage` gets files off it first) and \
+                 join anew with --join and --token",
+                numbers.join(", "),
+                dirs.join(", ")
+            ));
+            Ok(ExitCode::from(REMOVED))
+        }
     };
     let stopped = running.stop().await.context("a brick could not be closed cleanly");
-    lived.and(stopped)?;
-    Ok(ExitCode::SUCCESS)
+    let code = lived?;
+    stopped?;
+    Ok(code)
 }
 
 /// Returns when the namespace knows this life of every brick.
 async fn let_in(running: &brick_server::Running) {
-    loop {
-        let registrations = running.registrations();
-        let known = running.map().is_some_and(|map| {
-            registrations.iter().all(|own| {
-                map.bricks.get(&own.brick).is_some_and(|brick| brick.alive && brick.boot == own.boot)
-            })
-        });
-        if known {
-            return;
-        }
+    while !are_known(running) {
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether the namespace knows this life of every brick, as far as these have heard.
+fn are_known(running: &brick_server::Running) -> bool {
+    let registrations = running.registrations();
+    running.map().is_some_and(|map| {
+        registrations
+            .iter()
+            .all(|own| map.bricks.get(&own.brick).is_some_and(|brick| brick.alive && brick.boot == own.boot))
+    })
+}
+
+/// Returns when all bricks of this server were removed from the cluster. One that others are served beside keeps waiting.
+async fn all_removed(running: &brick_server::Running, bricks: &[BrickId], admin: &Admin) {
+    loop {
+        // A brick that is removed while it is served may not hear of it.
+        let pause = if are_known(running) { REMOVED_PAUSE_KNOWN } else { REMOVED_PAUSE };
+        tokio::time::sleep(pause).await;
+        match admin.status().await {
+            Ok(now) if bricks.iter().all(|brick| is_removed(&now, *brick)) => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!("cannot ask whether bricks were removed: {}", refusal::one_line(&error));
+            }
+        }
+    }
+}
+
+/// A number that was given and is not there was taken back, and is never given again.
+fn is_removed(now: &ClusterStatus, brick: BrickId) -> bool {
+    brick.0 < now.wishes.next_brick && !now.map.bricks.contains_key(&brick)
+}
+
+#[cfg(test)]
+mod tests {
+    /// The service manager knows the exit code after which nothing is to be started again.
+    #[test]
+    fn the_unit_names_the_exit_code() {
+        let unit = include_str!("../../dist/systemd/brickyard-brick@.service");
+        assert!(unit.contains(&format!("\nRestartPreventExitStatus={}\n", super::REMOVED)), "{unit}");
     }
 }

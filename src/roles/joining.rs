@@ -96,6 +96,7 @@ pub async fn obtain(
     let mut key_file = path.as_os_str().to_owned();
     key_file.push(".key");
     let key_file = PathBuf::from(key_file);
+    let key_is_new = !key_file.exists();
     let key = JoinKey::load_or_create(&key_file)?;
     let until = Instant::now() + patience;
     let credential = loop {
@@ -105,7 +106,13 @@ pub async fn obtain(
                 tracing::info!(%error, "cannot join yet; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(error) => return Err(anyhow!("cannot join the cluster: {error}")),
+            Err(error) => {
+                // One that was refused is of no use; one that nobody answered may have been taken.
+                if !error.is_transient() && key_is_new {
+                    let _ = std::fs::remove_file(&key_file);
+                }
+                return Err(anyhow!("cannot join the cluster: {error}"));
+            }
         }
     };
     credential.save(path)?;

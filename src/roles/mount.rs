@@ -5,7 +5,9 @@
 //! mount can be used, and with an error otherwise. No fork: the second process begins with one thread.
 //!
 //! 1. `umount` ends the process, and SIGTERM unmounts; both flush first.
-//! 2. A mount's session is the same client's after a restart: it is named by its credential, machine and mount
+//! 2. A mount that is refused leaves nothing behind, unless its process in the background ended without a word: then
+//!    its log stays (`tests`: `a_refused_mount_leaves_nothing`).
+//! 3. A mount's session is the same client's after a restart: it is named by its credential, machine and mount
 //!    point.
 
 use std::collections::BTreeSet;
@@ -47,7 +49,15 @@ pub fn is_called(name: &OsString) -> bool {
 
 /// Runs it, with the arguments behind its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    let args: Vec<String> = args.into_iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let args: Vec<String> = match args.into_iter().map(OsString::into_string).collect() {
+        Ok(args) => args,
+        // Another path than the one that was meant would be used.
+        Err(arg) => {
+            return refused(&anyhow!(
+                "{arg:?} is no text in UTF-8, and a mount takes nothing else: give another name"
+            ));
+        }
+    };
     if args.is_empty() || args.iter().any(|arg| arg == "--help" || arg == "-h") {
         println!("{USAGE}");
         return if args.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
@@ -84,10 +94,10 @@ fn refused(error: &anyhow::Error) -> ExitCode {
 fn go(wanted: &Wanted, args: Vec<String>) -> Result<ExitCode> {
     // What needs no cluster is said at once, and by the process that the user sees.
     Mount::check(&wanted.mountpoint, &MountConfig::default())?;
-    let (log, path) = open_log(wanted);
+    let log = Log::open(wanted);
     let mut command = Command::new("/proc/self/exe");
     command.arg0(PROGRAM).args(args).arg("--background").stdin(Stdio::null()).stdout(Stdio::piped());
-    command.stderr(log.map_or_else(Stdio::null, Stdio::from));
+    command.stderr(log.output());
     let mut child = command.spawn().context("cannot start a process in the background")?;
     let output = child.stdout.take().context("the process in the background has no output")?;
     let mut line = String::new();
@@ -97,30 +107,60 @@ fn go(wanted: &Wanted, args: Vec<String>) -> Result<ExitCode> {
     }
     let status = child.wait()?;
     match line.strip_prefix("failed: ") {
-        Some(why) => Err(anyhow!("{}", why.trim_end())),
-        None => bail!("the mount ended while starting ({status}); its log is {path}"),
+        Some(why) => {
+            log.forget();
+            Err(anyhow!("{}", why.trim_end()))
+        }
+        None => bail!("the mount ended while starting ({status}); its log is {}", log.name()),
     }
 }
 
-/// The log of a mount in the background, and its name for people. A machine that can't be
-/// written to is mounted on all the same.
-fn open_log(wanted: &Wanted) -> (Option<File>, String) {
-    let path = wanted.log.clone().unwrap_or_else(|| {
-        let name = wanted.mountpoint.to_string_lossy().trim_matches('/').replace('/', "-");
-        Path::new(LOGS).join(format!("{name}.log"))
-    });
-    let open = || -> std::io::Result<File> {
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
-        }
-        File::options().append(true).create(true).open(&path)
-    };
-    match open() {
-        Ok(file) => (Some(file), path.display().to_string()),
-        Err(error) => {
+/// The log of a mount in the background.
+struct Log {
+    path: PathBuf,
+    /// None where it can't be written: such a machine is mounted on all the same.
+    file: Option<File>,
+    is_new: bool,
+    /// Directories that were made for it.
+    made: Vec<PathBuf>,
+}
+
+impl Log {
+    fn open(wanted: &Wanted) -> Log {
+        let path = wanted.log.clone().unwrap_or_else(|| {
+            let name = wanted.mountpoint.to_string_lossy().trim_matches('/').replace('/', "-");
+            Path::new(LOGS).join(format!("{name}.log"))
+        });
+        let (is_new, made) = (!path.exists(), place::missing_above(&path));
+        let open = || -> std::io::Result<File> {
+            if let Some(dir) = path.parent() {
+                std::fs::create_dir_all(dir)?;
+            }
+            File::options().append(true).create(true).open(&path)
+        };
+        let file = open().inspect_err(|error| {
             eprintln!("brickyard: no log: cannot write {}: {error}", path.display());
-            (None, "not kept".to_owned())
+        });
+        Log { file: file.ok(), path, is_new, made }
+    }
+
+    /// Where the process in the background writes it to.
+    fn output(&self) -> Stdio {
+        self.file.as_ref().and_then(|file| file.try_clone().ok()).map_or_else(Stdio::null, Stdio::from)
+    }
+
+    /// For people.
+    fn name(&self) -> String {
+        self.file.as_ref().map_or_else(|| "not kept".to_owned(), |_| self.path.display().to_string())
+    }
+
+    /// Takes it away, as far as it was made for a mount that was refused: the user reads why.
+    fn forget(&self) {
+        if self.is_new && self.file.is_some() {
+            // What can't be removed does no harm.
+            let _ = std::fs::remove_file(&self.path);
         }
+        place::unmake(&self.made);
     }
 }
 
@@ -287,10 +327,12 @@ async fn credential(wanted: &Wanted, host: &str) -> Result<Credential> {
     let Some(token) = token else {
         bail!("{} does not exist: give -o token=TOKEN once (see `brickyard token`)", path.display());
     };
+    let made = place::missing_above(&path);
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         place::make(dir)?;
     }
-    joining::obtain(&path, &wanted.namespaces, &token, Role::Client, host, wanted.wait).await
+    let joined = joining::obtain(&path, &wanted.namespaces, &token, Role::Client, host, wanted.wait).await;
+    joined.inspect_err(|_| place::unmake(&made))
 }
 
 fn kept(cluster: &str) -> PathBuf {

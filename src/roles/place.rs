@@ -8,7 +8,7 @@
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
@@ -41,6 +41,20 @@ pub fn make(dir: &Path) -> Result<()> {
             .create(dir)
             .with_context(|| format!("cannot make the directory {}", dir.display())),
         Err(error) => Err(error).with_context(|| format!("cannot use the directory {}", dir.display())),
+    }
+}
+
+/// Directories above a path that are not there, the innermost first: what [`make`] and the like will make for it.
+pub fn missing_above(path: &Path) -> Vec<PathBuf> {
+    path.ancestors().skip(1).take_while(|dir| !dir.exists()).map(Path::to_owned).collect()
+}
+
+/// Takes away directories that were made in vain, unless something is in them by now.
+pub fn unmake(dirs: &[PathBuf]) {
+    for dir in dirs {
+        if fs::remove_dir(dir).is_err() {
+            break;
+        }
     }
 }
 
@@ -258,6 +272,21 @@ mod tests {
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
         assert!(lock(&file).is_ok());
+    }
+
+    /// What was made in vain goes, up to what was there before or is in use.
+    #[test]
+    fn directories_made_in_vain_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a/b/file");
+        let made = missing_above(&file);
+        assert_eq!(made, [dir.path().join("a/b"), dir.path().join("a")]);
+        make(&dir.path().join("a/b")).unwrap();
+        assert!(missing_above(&file).is_empty());
+        fs::write(dir.path().join("a/other"), "x").unwrap();
+        unmake(&made);
+        assert_eq!(stranger(dir.path(), &[]).unwrap().unwrap(), "a");
+        assert_eq!(stranger(&dir.path().join("a"), &[]).unwrap().unwrap(), "other");
     }
 
     /// Strangers are named; what is ours, and what a filesystem puts there, is none.

@@ -1,5 +1,6 @@
 //! Mistakes of people: one clear line each, an exit code, nothing damaged.
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -63,6 +64,7 @@ fn wrong_options_are_refused() -> Result<()> {
         (&["brick", "drain"], "see \"brickyard brick drain --help\""),
         (&["mount", "--nonsense"], "see \"mount.brickyard --help\""),
         (&["mount", "10.0.0.1:/"], "see \"mount.brickyard --help\""),
+        (&["brick", "settings", "--cred", "c", "--repair-after", "0s"], "3s or more"),
         (&["up", "--data", "/d", "--mount", "/m", "--listen", "10.0.0.1"], "10.0.0.1:7000"),
         (&["up", "--data", "/d", "--mount", "/m", "--listen", "10.0.0.1:99999"], "up to 65535"),
     ] {
@@ -79,6 +81,9 @@ fn wrong_options_are_refused() -> Result<()> {
             done.status
         );
     }
+    let not_utf8 = std::ffi::OsStr::from_bytes(b"/m\xff");
+    let done = Run::new(binary()?).args(["mount", "10.0.0.1:/"]).arg(not_utf8).run()?;
+    refused("a mount point that is no UTF-8", &done, &["\\xFF", "UTF-8"])?;
     let done = up(&data, &mount)?.args(["--log", "info,=nonsense="]).run()?;
     refused("a log filter", &done, &["info,=nonsense=", "error, warn, info, debug, trace"])?;
     ensure!(done.error_text().matches("=nonsense=").count() == 1, "said twice: {}", done.error_text());

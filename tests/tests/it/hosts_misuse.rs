@@ -430,6 +430,49 @@ fn lost_credentials_are_told_with_what_to_do() -> Result<()> {
     cluster.finish()
 }
 
+/// A brick that was removed from the cluster is not waited for: its server says so and ends, with an exit code of its own.
+#[test]
+fn the_server_of_a_removed_brick_ends() -> Result<()> {
+    let mut cluster = HostCluster::prepare_with_bricks(Shape { bricks: 1, replicas: 1 })?;
+    cluster.wait_whole(LIMIT)?;
+    let host = cluster.new_host()?;
+    let dir = cluster.workshop().path().join("spare");
+    let mut args = cluster.join_args(&host, &cluster.token("brick", &[])?);
+    args.push("--prepare".into());
+    brick(&host, &dir, args)?.ok()?;
+    cluster.admin(&["brick", "remove", "1"])?.ok()?;
+    let done = brick(&host, &dir, Vec::new())?.run()?;
+    refused("a removed brick", &done, &["removed from the cluster: brick 1", "join anew", "salvage"])?;
+    ensure!(done.status.code() == Some(78), "{}", done.status);
+    cluster.wait_whole(LIMIT)?;
+    cluster.finish()
+}
+
+/// What a mount made for itself, its log and the place of its credential with the directories above, goes when it is refused;
+/// what was there before stays.
+#[test]
+fn a_refused_mount_leaves_nothing() -> Result<()> {
+    let cluster = HostCluster::prepare(Shape { bricks: 1, replicas: 1 })?;
+    let (place, token) = (cluster.workshop().dir("place")?, cluster.token("brick", &[])?);
+    let mount = |log: &str| -> Result<_> {
+        let at = place.display();
+        let options = format!("log={at}/{log},cred={at}/new/deep/client.cred,wait=5,token={token}");
+        let run =
+            cluster.client().run(binary()?).arg("mount").arg(format!("{}:/", cluster.namespace_address()));
+        run.arg(cluster.mountpoint()).args(["-o", &options]).limit(LIMIT).run()
+    };
+    refused("a brick's token", &mount("none/x/mount.log")?, &["role brick"])?;
+    ensure!(std::fs::read_dir(&place)?.count() == 0, "something is left");
+    std::fs::write(place.join("mount.log"), "of yesterday\n")?;
+    refused("a brick's token", &mount("mount.log")?, &["role brick"])?;
+    ensure!(std::fs::read_dir(&place)?.count() == 1, "something is left");
+    ensure!(
+        std::fs::read_to_string(place.join("mount.log"))?.starts_with("of yesterday\n"),
+        "the log is another one"
+    );
+    cluster.finish()
+}
+
 /// Commands that make no sense, each for its own reason.
 #[test]
 fn wrong_commands_are_refused() -> Result<()> {
