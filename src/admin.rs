@@ -226,7 +226,7 @@ impl Admin {
 /// # Errors
 /// If it can't be used, with what to do.
 pub fn credential(file: &Path) -> Result<Credential> {
-    place::loaded(Credential::load(file), "put its backup back, or give --cred FILE with another one")
+    place::loaded(Credential::load(file), "give --cred FILE with another one, or put its backup back")
 }
 
 /// Whether the system refused to show a file.

@@ -13,7 +13,7 @@ use clap::error::ErrorKind;
 use crate::cli::WHICH;
 
 /// The ways to say which cluster is meant.
-const WAYS: &str = "which cluster is meant: --data DIR (on its machine: what `brickyard up --data` or `brickyard namespace --dir` was \
+const WAYS: &str = "--data DIR (on the cluster's own machine: what `brickyard up --data` or `brickyard namespace --dir` was \
                     given) or --cred FILE (on any machine: the administrator's credential, with --join ADDR:PORT if it does \
                     not say where the namespace is)";
 

@@ -212,7 +212,8 @@ pub fn running_endpoints(dir: &Path) -> Result<Vec<String>> {
     place::refuse_file(dir).context("--data")?;
     if read_identity(&dir.join("cluster.json"))?.is_none() {
         bail!(
-            "{} holds no cluster (no cluster.json): give --data the directory `brickyard up` was given",
+            "{} holds no cluster (no cluster.json, no member.json): give --data what `brickyard up --data` or `brickyard \
+             namespace --dir` was given, or --cred",
             dir.display()
         );
     }
