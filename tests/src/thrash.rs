@@ -377,8 +377,16 @@ fn promise_round(dir: &Path, promises: &Promises, rng: &mut Rng, round: u64) -> 
 
 // --- faults ---------------------------------------------------------------------------------------
 
-const KINDS: [&str; 7] =
-    ["kill -9", "stopped 3 s", "stopped 30 s", "cut off", "slow link", "full disk", "flipped blocks"];
+const KINDS: [&str; 8] = [
+    "kill -9",
+    "stopped 3 s",
+    "stopped 30 s",
+    "cut off",
+    "parted",
+    "slow link",
+    "full disk",
+    "flipped blocks",
+];
 
 fn fight(
     cluster: &mut HostCluster,
@@ -445,6 +453,13 @@ fn inflict(cluster: &mut HostCluster, scene: &Scene, kind: &str, brick: usize, r
             process.host().cut()?;
             last(rng.between(1_000, 12_000));
             process.host().heal()?;
+        }
+        "parted" => {
+            let other = (brick + 1 + rng.below(BRICKS as u64 - 1) as usize) % BRICKS;
+            let (one, two) = (process.host().clone(), cluster.bricks[other].host());
+            one.part_from(two)?;
+            last(rng.between(2_000, 10_000));
+            one.meet(two)?;
         }
         "slow link" => {
             process.host().limit(rng.between(20, 200) as u32)?;
