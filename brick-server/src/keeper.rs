@@ -43,26 +43,44 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A brick that did not fail for so long has a clean slate.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
 
-/// A brick's directory whose store is open: a life of it is about to begin.
+/// A brick's directory whose store is open. Nothing in it was changed.
 pub struct Opened {
     held: Held,
     store: FileStore,
+}
+
+/// The same with a life noted in it that is about to begin.
+pub struct Noted {
+    opened: Opened,
     boot: BootId,
     lives: Option<Lives>,
+}
+
+impl Opened {
+    /// Notes a life of it on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Dir`], or no random numbers to be had.
+    pub async fn note_life(self) -> Result<Noted, Error> {
+        let note = move || -> Result<_, Error> {
+            let boot = BootId(u64::from_le_bytes(dir::random()?).max(1));
+            let lives = self.held.begin_life(boot)?;
+            Ok(Noted { opened: self, boot, lives })
+        };
+        tokio::task::spawn_blocking(note).await.map_err(|e| Error::Thread(std::io::Error::other(e)))?
+    }
 }
 
 /// Takes a brick's directory and opens the store in it. Waits for the disk and reads the whole index.
 ///
 /// # Errors
-/// [`Error::Dir`], or no random numbers to be had; nothing was changed.
+/// [`Error::Dir`]; nothing was changed.
 pub async fn open(config: &Config) -> Result<Opened, Error> {
     let (dir, cluster, brick, limits) = (config.dir.clone(), config.cluster, config.brick, config.limits);
     let open = move || -> Result<_, Error> {
         let held = Held::take(&dir, cluster, Some(brick))?;
         let store = held.open(limits)?;
-        let boot = BootId(u64::from_le_bytes(dir::random()?).max(1));
-        let lives = held.begin_life(boot)?;
-        Ok(Opened { held, store, boot, lives })
+        Ok(Opened { held, store })
     };
     tokio::task::spawn_blocking(open).await.map_err(|e| Error::Thread(std::io::Error::other(e)))?
 }
@@ -104,8 +122,8 @@ impl Keeper {
     ///
     /// # Errors
     /// [`Error::Thread`].
-    pub fn begin(&self, opened: Opened) -> Result<Life, Error> {
-        let Opened { held, store, boot, lives } = opened;
+    pub fn begin(&self, noted: Noted) -> Result<Life, Error> {
+        let Noted { opened: Opened { held, store }, boot, lives } = noted;
         let store: Arc<dyn ChunkStore> = Arc::new(store);
         let name = format!("brick{}", self.config.brick);
         let committer = Committer::start(
@@ -181,7 +199,8 @@ impl Keeper {
         loop {
             tokio::time::sleep(*pause).await;
             *pause = (*pause * 2).min(LONGEST_PAUSE);
-            match open(&self.config).await.and_then(|opened| self.begin(opened)) {
+            let begin = async { self.begin(open(&self.config).await?.note_life().await?) };
+            match begin.await {
                 Ok(life) => return life,
                 Err(error) => {
                     let error = error.to_string();

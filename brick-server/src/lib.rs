@@ -110,6 +110,10 @@ pub async fn start_all(configs: Vec<Config>, net: Net) -> Result<Running, Error>
     for config in &configs {
         opened.push(keeper::open(config).await?);
     }
+    let mut noted = Vec::new();
+    for opened in opened {
+        noted.push(opened.note_life().await?);
+    }
     // Bricks must know where they answer before they exist, so the listener comes first.
     let server = Arc::new(Server::new(configs.iter().map(|config| config.brick)));
     let handler = Typed::<BrickProtocol, _>::handler(server.clone());
@@ -117,10 +121,10 @@ pub async fn start_all(configs: Vec<Config>, net: Net) -> Result<Running, Error>
     let endpoint = serving.endpoint();
     let (stop, stopped) = watch::channel(false);
     let (mut metrics, mut keepers) = (Vec::new(), JoinSet::new());
-    for (config, opened) in configs.into_iter().zip(opened) {
+    for (config, noted) in configs.into_iter().zip(noted) {
         let keeper = Keeper::new(config, net.clone(), endpoint, server.clone());
         metrics.push((keeper.brick(), keeper.metrics()));
-        let life = keeper.begin(opened)?;
+        let life = keeper.begin(noted)?;
         keepers.spawn(keeper.run(life, stopped.clone()));
     }
     Ok(Running { serving, server, metrics, stop, keepers })

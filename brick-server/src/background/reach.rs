@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wire::brick::{BrickCall, BrickProtocol, BrickRequest};
-use wire::id::{BrickId, MapEpoch};
+use wire::id::{BootId, BrickId, MapEpoch};
 use wire::map::ClusterMap;
 use wire::meta::ClusterRequest;
 use wire::net::CallError;
@@ -56,16 +56,17 @@ async fn round(brick: &Arc<Brick>) -> Option<Duration> {
             brick.reach.answered(other);
             continue;
         }
-        let brick = brick.clone();
-        pings.spawn(async move { (other, ping(&brick, other).await) });
+        let (brick, map) = (brick.clone(), map.clone());
+        pings.spawn(async move { (other, Instant::now(), ping(&brick, &map, other).await) });
     }
     let mut out = Vec::new();
     while let Some(done) = pings.join_next().await {
         // What panicked told nothing.
-        let Ok((other, answers)) = done else { continue };
+        let Ok((other, asked, answers)) = done else { continue };
+        let boot = map.bricks.get(&other).map_or(BootId(0), |info| info.boot);
         if answers {
             brick.reach.answered(other);
-        } else if brick.reach.silent(other) {
+        } else if brick.reach.silent(other, boot, asked, Instant::now()) {
             out.push(other);
         }
     }
@@ -97,8 +98,7 @@ fn shares_a_chain(map: &ClusterMap, me: BrickId, other: BrickId) -> bool {
 }
 
 /// Whether it answers, whatever it says.
-async fn ping(brick: &Brick, other: BrickId) -> bool {
-    let map = brick.map();
+async fn ping(brick: &Brick, map: &ClusterMap, other: BrickId) -> bool {
     let Some(endpoint) = map.endpoint_of(other) else { return false };
     let call = BrickCall { brick: other, map: map.epoch, request: BrickRequest::Ping };
     let deadline = Instant::now() + PING_DEADLINE;

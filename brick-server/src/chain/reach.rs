@@ -1,28 +1,39 @@
 //! Which other bricks can't be reached, as far as this one has tried.
 //!
-//! A brick is *doubted* when a call to it failed or takes long, and then asked for a sign of life that needs no disk: one that is
-//! only slow is believed at once. Who gave none [`PINGS`] times in a row can't be reached, until it answers.
+//! A brick is *doubted* when a call to it failed or takes long, and then asked again and again for a sign of life that needs no disk:
+//! one that is only slow is believed at once. Who gives none for [`SILENCE`] can't be reached, until it answers.
 //!
 //! 1. Who answers is neither doubted nor out of reach (`an_answer_ends_all_doubt`).
-//! 2. Nobody is out of reach who was not asked (`silence_has_to_last`).
+//! 2. Nobody is out of reach who was not asked, and a refusal at once is no longer a silence than a wait: a brick that
+//!    restarts refuses for a moment (`silence_has_to_last`).
+//! 3. Another life of a brick is asked anew: it is elsewhere (`another_life_is_asked_anew`).
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use wire::id::BrickId;
+use tokio::time::Instant;
+use wire::id::{BootId, BrickId};
 
 use crate::brick::lock;
 
-/// Signs of life a brick has to owe before it counts as out of reach.
-pub const PINGS: u32 = 2;
+/// See the module's head.
+pub const SILENCE: Duration = Duration::from_millis(1500);
+
+/// What is known of a brick in doubt.
+#[derive(Debug, Clone, Copy, Default)]
+struct Doubt {
+    /// The life that owes a sign of itself, and since when.
+    owes: Option<(BootId, Instant)>,
+    is_out: bool,
+}
 
 /// See the module's head.
 #[derive(Debug, Default)]
 pub struct Reach {
-    /// Those in doubt, and how many signs of life they owe.
-    doubted: Mutex<BTreeMap<BrickId, u32>>,
+    doubted: Mutex<BTreeMap<BrickId, Doubt>>,
     /// How many are out of reach: most of the time none, and no lock is needed to know.
     out: AtomicUsize,
     /// Somebody is doubted.
@@ -32,7 +43,7 @@ pub struct Reach {
 impl Reach {
     /// A call to a brick failed or takes long.
     pub fn doubt(&self, brick: BrickId) {
-        lock(&self.doubted).entry(brick).or_insert(0);
+        lock(&self.doubted).entry(brick).or_default();
         self.wake.notify_one();
     }
 
@@ -48,24 +59,29 @@ impl Reach {
         self.count(&doubted);
     }
 
-    /// It gave none. Whether it is out of reach.
-    pub fn silent(&self, brick: BrickId) -> bool {
+    /// Asked at `asked`, a life of it gave none until now. Whether it is out of reach.
+    pub fn silent(&self, brick: BrickId, boot: BootId, asked: Instant, now: Instant) -> bool {
         let mut doubted = lock(&self.doubted);
-        let owed = doubted.entry(brick).or_insert(0);
-        *owed = owed.saturating_add(1);
-        let is_out = *owed >= PINGS;
+        let doubt = doubted.entry(brick).or_default();
+        let since = match doubt.owes {
+            Some((of, since)) if of == boot => since,
+            _ => asked,
+        };
+        doubt.owes = Some((boot, since));
+        doubt.is_out = now.saturating_duration_since(since) >= SILENCE;
+        let is_out = doubt.is_out;
         self.count(&doubted);
         is_out
     }
 
-    fn count(&self, doubted: &BTreeMap<BrickId, u32>) {
-        self.out.store(doubted.values().filter(|owed| **owed >= PINGS).count(), Ordering::Relaxed);
+    fn count(&self, doubted: &BTreeMap<BrickId, Doubt>) {
+        self.out.store(doubted.values().filter(|doubt| doubt.is_out).count(), Ordering::Relaxed);
     }
 
     /// Whether a brick can't be reached.
     pub fn is_out(&self, brick: BrickId) -> bool {
         self.out.load(Ordering::Relaxed) > 0
-            && lock(&self.doubted).get(&brick).is_some_and(|owed| *owed >= PINGS)
+            && lock(&self.doubted).get(&brick).is_some_and(|doubt| doubt.is_out)
     }
 }
 
@@ -74,28 +90,43 @@ mod tests {
     use super::*;
 
     const A: BrickId = BrickId(1);
+    const BOOT: BootId = BootId(1);
 
     #[test]
     fn silence_has_to_last() {
-        let reach = Reach::default();
+        let (reach, start) = (Reach::default(), Instant::now());
         reach.doubt(A);
         assert_eq!(reach.doubted(), [A]);
         assert!(!reach.is_out(A));
-        assert!(!reach.silent(A));
+        for ms in 0..15 {
+            let at = start + Duration::from_millis(ms * 100);
+            assert!(!reach.silent(A, BOOT, at, at), "refused at once, again and again");
+        }
         reach.doubt(A);
         assert!(!reach.is_out(A), "another doubt is no silence");
-        assert!(reach.silent(A));
+        assert!(reach.silent(A, BOOT, start + SILENCE, start + SILENCE));
         assert!(reach.is_out(A) && !reach.is_out(BrickId(2)));
     }
 
     #[test]
     fn an_answer_ends_all_doubt() {
-        let reach = Reach::default();
+        let (reach, start) = (Reach::default(), Instant::now());
         reach.doubt(A);
-        while !reach.silent(A) {}
+        assert!(reach.silent(A, BOOT, start, start + SILENCE));
         assert!(reach.is_out(A));
         reach.answered(A);
         assert!(!reach.is_out(A) && reach.doubted().is_empty());
-        assert!(!reach.silent(A), "it starts anew");
+        let later = start + SILENCE;
+        assert!(!reach.silent(A, BOOT, later, later), "it starts anew");
+    }
+
+    #[test]
+    fn another_life_is_asked_anew() {
+        let (reach, start) = (Reach::default(), Instant::now());
+        assert!(reach.silent(A, BOOT, start, start + SILENCE));
+        let later = start + SILENCE;
+        assert!(!reach.silent(A, BootId(2), later, later));
+        assert!(!reach.is_out(A));
+        assert!(reach.silent(A, BootId(2), later + SILENCE, later + SILENCE));
     }
 }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
+use wire::meta::Wishes;
 
 use crate::background::{Stop, stopped};
 use crate::chain::plan::{Step, plan};
 use crate::error::Error;
 use crate::machine::command::{Op, Outcome};
 use crate::namespace::{Namespace, lock};
-use wire::meta::Wishes;
 
 /// Runs until told to stop.
 pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
