@@ -220,10 +220,14 @@ impl Namespace {
         ClusterReply::Done
     }
 
-    /// The head of a chain can't reach a member.
+    /// The head of a chain can't reach a member. One that is not heard here either is dead before long, or lives on in a life that
+    /// its map does not know yet.
     pub fn unreachable(&self, by: Life, brick: Life) -> ClusterReply {
-        if lock(&self.watchers.apart).told(by, brick, Instant::now()) {
-            tracing::warn!(by = %by.0, brick = %brick.0, "a brick says that it can't reach another one");
+        let now = Instant::now();
+        let bricks = lock(&self.watchers.bricks);
+        let heard = [by, brick].into_iter().all(|(id, boot)| bricks.is_heard(id, boot, now));
+        if heard && lock(&self.watchers.apart).told(by, brick, now) {
+            tracing::info!(by = %by.0, brick = %brick.0, "a brick says that it can't reach another one");
         }
         ClusterReply::Done
     }

@@ -272,13 +272,13 @@ fn untouched(what: &str, data: &Path, mount: &Path, words: &[&str]) -> Result<()
         .with_context(|| format!("{what}: the directory was changed"))
 }
 
-/// What must not change by a refusal: everything but the lock, the notes of who runs, and the logs of
+/// What must not change by a refusal: everything but the lock, the notes of who runs and ran, and the logs of
 /// databases that were opened and closed again.
 fn without_times(data: &Path) -> Result<std::collections::BTreeMap<std::path::PathBuf, tree::Entry>> {
     let mut list = tree::list(data)?;
     list.retain(|path, entry| {
         entry.mtime_ns = 0;
-        let volatile = ["lock", "run", "index", "namespace"];
+        let volatile = ["lock", "run", "index", "namespace", "lives"];
         !path.components().any(|part| volatile.iter().any(|name| part.as_os_str() == *name))
     });
     Ok(list)
