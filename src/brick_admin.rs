@@ -597,6 +597,7 @@ mod tests {
             held_ms: Vec::new(),
             stuck: Vec::new(),
             apart_ms: Vec::new(),
+            refused: Vec::new(),
         };
         assert!(full_targets(&status, BrickId(0)).is_empty());
         status.bricks[1].1 = report(4096);

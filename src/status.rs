@@ -1,5 +1,7 @@
 //! `brickyard status`: bricks, chains and mounts, for people or as JSON.
 
+mod note;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use crate::admin::{self, Admin};
 use crate::cli::StatusOptions;
 use crate::progress::Progress;
 use crate::show::{Table, bytes, counted};
+use note::brick_note;
 
 /// A brick with less than this part of its disk free is called full,
 const FULL_PART: u64 = 100;
@@ -68,50 +71,6 @@ pub fn is_full(report: &BrickReport) -> bool {
     report.total_bytes > 0 && report.free_bytes < (report.total_bytes / FULL_PART).max(FULL_BYTES)
 }
 
-/// What else is to be said of a brick.
-fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
-    let ms_of = |list: &[(BrickId, u64)]| list.iter().find(|(b, _)| *b == brick.id).map(|(_, ms)| *ms);
-    let mut notes = Vec::new();
-    if status.wishes.draining.contains(&brick.id) {
-        notes.push(match left_of(status, brick.id) {
-            0 => "drained".to_owned(),
-            left => {
-                format!("draining, {} left{}", counted(left, "chain", "chains"), hindrance(status, brick.id))
-            }
-        });
-    }
-    let report = report_of(status, brick.id);
-    if let Some(why) = &report.failed {
-        notes.push(why.clone());
-    } else if brick.alive && is_full(&report) {
-        notes.push(format!("its disk is full, {} left: make room", bytes(report.free_bytes)));
-    }
-    if report.lost_blocks > 0 {
-        notes.push(format!("{} can't be read", counted(report.lost_blocks, "block", "blocks")));
-    }
-    if let Some(held) = ms_of(&status.held_ms) {
-        notes.push(format!("keeps dying, kept out for {} s", held.div_ceil(1000)));
-    }
-    if !brick.alive
-        && brick.boot != BootId(0)
-        && left_of(status, brick.id) > 0
-        && let Some(missed) = ms_of(&status.missed_ms)
-    {
-        notes.push(match status.wishes.repair_after_ms.checked_sub(missed) {
-            Some(left) if left > 0 => format!("replaced in {} s", left.div_ceil(1000)),
-            _ => "being replaced".to_owned(),
-        });
-    }
-    let percent = |done: u64, total: u64| u128::from(done.min(total)) * 100 / u128::from(total.max(1));
-    if let Some(sync) = sync_of(status, brick) {
-        notes.push(format!("brings others up to date, {} %, {sync}", percent(sync.done, sync.total)));
-    }
-    if brick.alive && report.scrub_total_bytes > 0 {
-        notes.push(format!("scrubbing, {} %", percent(report.scrub_done_bytes, report.scrub_total_bytes)));
-    }
-    notes.join("; ")
-}
-
 /// How far a brick is with bringing others up to date, if it does.
 fn sync_of(status: &ClusterStatus, brick: &BrickInfo) -> Option<Progress> {
     let report = report_of(status, brick.id);
@@ -127,19 +86,6 @@ fn sync_of(status: &ClusterStatus, brick: &BrickInfo) -> Option<Progress> {
 pub fn stuck_of(status: &ClusterStatus, brick: BrickId) -> Vec<(ChainId, Stuck)> {
     let mine = |chain: &ChainId| status.map.chains.get(chain).is_some_and(|c| c.state_of(brick).is_some());
     status.stuck.iter().filter(|(chain, _)| mine(chain)).copied().collect()
-}
-
-/// What is said of a brick that cannot be emptied any further now.
-fn hindrance(status: &ClusterStatus, brick: BrickId) -> String {
-    let stuck = stuck_of(status, brick);
-    let why = match stuck.first() {
-        None => return String::new(),
-        Some((_, Stuck::Unserved)) => "nobody serves",
-        Some((_, Stuck::NoBrick)) => "there is no other brick for",
-        Some((_, Stuck::NoRoom { .. })) => "no other brick has room for",
-        Some((_, Stuck::Away)) => "no brick with room is up for",
-    };
-    format!(": {why} {}", stuck.len())
 }
 
 /// A chain with as many serving members as the map wants copies.
@@ -201,6 +147,17 @@ pub fn unevenness(status: &ClusterStatus) -> usize {
 pub fn bricks_as_json(status: &ClusterStatus) -> Value {
     let one = |brick: &BrickInfo| {
         let report = report_of(status, brick.id);
+        let refused = status.refused.iter().filter(|refused| refused.brick == brick.id);
+        let refused: Vec<Value> = refused
+            .map(|r| {
+                json!({
+                    "why": note::refusal_name(r.why),
+                    "host": r.host,
+                    "endpoint": r.endpoint.to_string(),
+                    "heard_ms": r.heard_ms,
+                })
+            })
+            .collect();
         json!({
             "id": brick.id.0,
             "host": brick.host,
@@ -208,6 +165,7 @@ pub fn bricks_as_json(status: &ClusterStatus) -> Value {
             "state": brick_state(status, brick),
             "draining": status.wishes.draining.contains(&brick.id),
             "note": brick_note(status, brick),
+            "refused": refused,
             "chains": left_of(status, brick.id),
             "total_bytes": report.total_bytes,
             "free_bytes": report.free_bytes,

@@ -26,6 +26,7 @@ use crate::soft::bricks::Bricks;
 use crate::soft::clock::SteadyClock;
 use crate::soft::lock_waits::LockWaits;
 use crate::soft::opens::Opens;
+use crate::soft::refusals::Refusals;
 use crate::soft::sessions::Sessions;
 use crate::store::db::Db;
 use crate::store::maps::decode_map;
@@ -56,6 +57,8 @@ pub struct Watchers {
     pub lock_waits: Mutex<LockWaits>,
     /// Which bricks can't reach each other.
     pub apart: Mutex<Apart>,
+    /// Who was not let in as a brick.
+    pub refusals: Mutex<Refusals>,
     /// When bricks were heard.
     pub bricks: Mutex<Bricks>,
     /// What join tokens expire by.
@@ -179,6 +182,7 @@ impl Namespace {
         *lock(&self.watchers.sessions) = sessions;
         *lock(&self.watchers.opens) = Opens::default();
         *lock(&self.watchers.apart) = Apart::default();
+        *lock(&self.watchers.refusals) = Refusals::default();
         *lock(&self.watchers.bricks) = Bricks::new(self.config.brick_dead_after, self.config.brick_grace);
         *lock(&self.watchers.clock) = SteadyClock::new(seen, std::time::Instant::now());
         self.watchers.map.send_if_modified(|known| {

@@ -125,6 +125,7 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         opens: Mutex::default(),
         lock_waits: Mutex::default(),
         apart: Mutex::default(),
+        refusals: Mutex::default(),
         bricks: Mutex::new(Bricks::new(config.brick_dead_after, config.brick_grace)),
         clock: Mutex::new(SteadyClock::new(Timestamp::default(), std::time::Instant::now())),
         stopping: watch::Sender::new(false),

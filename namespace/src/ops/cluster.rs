@@ -20,6 +20,7 @@ use crate::machine::command::{Op, Outcome};
 use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
 use crate::soft::apart::Life;
+use crate::soft::refusals::is_refusal;
 use crate::store::keys;
 use crate::store::records::Session;
 
@@ -46,13 +47,33 @@ impl Namespace {
         Ok(self.map_reply())
     }
 
-    /// A brick has come up. If it may have forgotten something that others know, it has to be
-    /// known first whether they lived on. One whose disk knows lives, and not the last one, was set back.
+    /// A brick has come up. Who is refused for its disk is remembered for people.
     pub async fn register_brick(
         &self,
         brick: BrickRegistration,
         lives: &[BootId],
     ) -> Result<ClusterReply, Status> {
+        let done = self.let_in(brick.clone(), lives).await;
+        let mut refusals = lock(&self.watchers.refusals);
+        match done {
+            Ok(_) => refusals.let_in(&brick),
+            Err(why) if is_refusal(why) => {
+                if refusals.refused(&brick, why, Instant::now()) {
+                    let known = self.map().bricks.get(&brick.brick).map(|b| b.endpoint.to_string());
+                    tracing::warn!(
+                        brick = %brick.brick, here = known, there = %brick.endpoint, host = brick.host,
+                        "a process that says it is this brick is not let in: {why}"
+                    );
+                }
+            }
+            Err(_) => {}
+        }
+        done
+    }
+
+    /// If it may have forgotten something that others know, it has to be known first whether they lived on. One whose disk
+    /// knows lives, and not the last one, was set back.
+    async fn let_in(&self, brick: BrickRegistration, lives: &[BootId]) -> Result<ClusterReply, Status> {
         let (id, boot) = (brick.brick, brick.boot);
         let map = self.map();
         let Some(known) = map.bricks.get(&id) else {
@@ -71,21 +92,9 @@ impl Namespace {
             let mut bricks = lock(&self.watchers.bricks);
             let lives_elsewhere = known.alive && known.boot != boot && known.endpoint != brick.endpoint;
             if lives_elsewhere && bricks.is_heard(id, known.boot, Instant::now()) {
-                if bricks.is_new_rival(id, boot) {
-                    tracing::warn!(
-                        brick = %id, here = %known.endpoint, there = %brick.endpoint,
-                        "a second process says that it is this brick; it is not let in while the first one is heard"
-                    );
-                }
                 return Err(Status::Rival);
             }
             if is_set_back {
-                if bricks.is_new_rival(id, boot) {
-                    tracing::error!(
-                        brick = %id, last = %known.boot,
-                        "the disk of a brick was set back to a state of before its last life; it is not let in"
-                    );
-                }
                 return Err(Status::SetBack);
             }
             let again = known.alive && known.boot != boot && known.boot != BootId(0);
@@ -299,6 +308,7 @@ impl Namespace {
                 .map(|(pair, at)| (pair, ms(now.saturating_duration_since(at))))
                 .collect(),
             held_ms: map.bricks.values().filter(|b| !b.alive).filter_map(|b| held(&b.id)).collect(),
+            refused: lock(&self.watchers.refusals).lately(now),
             sessions,
             inodes: counters.inodes,
             orphans: counters.orphans,

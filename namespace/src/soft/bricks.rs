@@ -47,8 +47,6 @@ struct Seen {
     holdings: Option<BTreeMap<ChainId, u64>>,
     /// What the last heartbeat came over.
     connection: Option<Weak<Peer>>,
-    /// The last life that wanted to be it beside the one that is.
-    rival: Option<BootId>,
     /// Since when it is missed.
     missed: Option<Instant>,
     /// How often it died, without a long good time in between, and when last.
@@ -102,11 +100,6 @@ impl Bricks {
             seen.is_some_and(|s| s.heard.is_some_and(|(_, of)| of == boot) && s.has >= map.epoch)
         };
         map.bricks.values().filter(|b| b.alive && has(b.id, b.boot)).map(|b| b.id).collect()
-    }
-
-    /// Whether a life that is not let in beside another one was not told of yet.
-    pub fn is_new_rival(&mut self, brick: BrickId, boot: BootId) -> bool {
-        self.seen.entry(brick).or_default().rival.replace(boot) != Some(boot)
     }
 
     /// A brick says what it holds of its chains.

@@ -6,4 +6,5 @@ pub mod bricks;
 pub mod clock;
 pub mod lock_waits;
 pub mod opens;
+pub mod refusals;
 pub mod sessions;

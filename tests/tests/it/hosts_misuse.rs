@@ -182,6 +182,7 @@ fn a_replaced_empty_disk_is_not_taken_for_the_old_one() -> Result<()> {
     cluster.allow_log("not let in");
     let old = cluster.workshop().path().join("old");
     let stray = not_let_in(&mut cluster, "old", &old, "knows another disk by this number")?;
+    status_tells(&cluster, 1, &["a disk at ", "another one has taken its place", "start the right one"])?;
     ensure!(std::fs::read(&file)? == bytes, "reads wrong beside the old disk");
     cluster.wait_whole(LIMIT)?;
     cluster.bricks[1].stop()?;
@@ -275,6 +276,20 @@ fn not_let_in(cluster: &mut HostCluster, name: &str, dir: &Path, why: &str) -> R
     Ok(stray)
 }
 
+/// Waits until `status` says in the note of a brick that somebody is not let in, with all of these words; or, without
+/// words, until it does so no more.
+fn status_tells(cluster: &HostCluster, brick: usize, words: &[&str]) -> Result<()> {
+    let mut note = String::new();
+    wait::until_true("status tells who is not let in", LIMIT, || {
+        let status = cluster.status()?;
+        note = status["bricks"][brick]["note"].as_str().context("no note")?.to_owned();
+        let refused = status["bricks"][brick]["refused"].as_array().context("no list of refusals")?.len();
+        ensure!((refused > 0) == note.contains("is not let in"), "{refused} refused, and: {note}");
+        Ok(words.iter().all(|word| note.contains(word)) && (refused > 0) != words.is_empty())
+    })
+    .with_context(|| format!("{words:?}: {note}"))
+}
+
 /// A copy of a brick's directory is not let in while the brick lives, and disturbs it in nothing.
 #[test]
 fn a_copy_of_a_brick_is_not_let_in() -> Result<()> {
@@ -301,7 +316,10 @@ fn a_copy_of_a_brick_is_not_let_in() -> Result<()> {
         ensure!(std::fs::read(&file)? == bytes, "reads wrong beside a copy");
     }
     ensure!(cluster.status()?["map_epoch"] == epochs, "the copy changed something");
+    let place = format!("a second process at {}:7100 on ", stray.host().address());
+    status_tells(&cluster, 1, &[&place, "the first one is heard; stop it", "is a copy, remove that"])?;
     drop(stray);
+    status_tells(&cluster, 1, &[])?;
     cluster.check(true)?;
     cluster.finish()
 }
@@ -335,12 +353,16 @@ fn a_disk_that_was_set_back_is_not_let_in() -> Result<()> {
     cluster.namespace.stop()?;
     cluster.namespace.start()?;
     let mut brick = not_let_in(&mut cluster, "set back again", &dir, set_back)?;
+    let place = format!("the disk at {}:7100 on ", brick.host().address());
+    let words = [&place, "it was set back to an earlier state; put the right disk back", "--replace 0"];
+    status_tells(&cluster, 0, &words)?;
     brick.kill9()?;
     std::fs::remove_dir_all(&dir)?;
     std::fs::rename(&real, &dir)?;
     cluster.bricks[0].start()?;
     cluster.bricks[1].start()?;
     cluster.wait_whole(LIMIT)?;
+    status_tells(&cluster, 0, &[])?;
     ensure!(std::fs::read(&file)? == vec![2; 100_000], "the file is not what it was");
     cluster.check(true)?;
     cluster.allow_log("");

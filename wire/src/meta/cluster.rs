@@ -11,6 +11,7 @@ use crate::join::TokenHash;
 use crate::map::ClusterMap;
 use crate::meta::{Access, Timestamp};
 use crate::net::Endpoint;
+use crate::status::Status;
 
 /// Inodes whose paths are asked for at a time.
 pub const MAX_PATHS: usize = 1024;
@@ -205,6 +206,23 @@ pub struct ClusterStatus {
     pub stuck: Vec<(ChainId, Stuck)>,
     /// Pairs of living bricks that can't reach each other, the lower number first, and since when, in milliseconds.
     pub apart_ms: Vec<([BrickId; 2], u64)>,
+    /// Who came under the number of a brick of late and was not let in.
+    pub refused: Vec<RefusedBrick>,
+}
+
+/// A process that says it is a brick, and is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedBrick {
+    /// The number it says.
+    pub brick: BrickId,
+    /// Why: [`Status::Rival`], [`Status::OtherDisk`] or [`Status::SetBack`].
+    pub why: Status,
+    /// The machine it is in.
+    pub host: String,
+    /// Where it would answer.
+    pub endpoint: Endpoint,
+    /// Time since it asked last, in milliseconds.
+    pub heard_ms: u64,
 }
 
 /// Why a chain finds no further member. It is looked for all the time, so each of these ends by

@@ -20,8 +20,8 @@ pub use attr::{Attr, FileKind, SetTime, Timestamp};
 pub use check::{CheckReply, CheckRequest, InodeSummary};
 pub use cluster::{
     AuthorityText, BrickRefusal, BrickRegistration, BrickReport, ClusterReply, ClusterRequest, ClusterStatus,
-    MAX_PATHS, MemberInfo, MemberRefusal, NewBrick, SessionGrant, SessionStatus, SettingsChange, Sharing,
-    Stuck, Wishes,
+    MAX_PATHS, MemberInfo, MemberRefusal, NewBrick, RefusedBrick, SessionGrant, SessionStatus,
+    SettingsChange, Sharing, Stuck, Wishes,
 };
 pub use fs::{
     Access, AttrChanges, DirEntry, FsReply, FsRequest, LateChanges, NewInode, RenameMode, StatFs,
