@@ -325,6 +325,7 @@ async fn scrub(options: &ScrubOptions) -> Result<ExitCode> {
         return tell(&options.cluster, json!({ "scrubbing": bricks.len() }), &text);
     }
     let reports = until_scrubbed(&admin, &map, &bricks, &rounds, !options.cluster.json).await?;
+    until_told(&admin, &bricks, &reports).await;
     let bad: u64 = reports.iter().map(|r| r.bad_chunks).sum();
     let lost: u64 = reports.iter().map(|r| r.lost_blocks).sum();
     let text = format!(
@@ -364,6 +365,25 @@ async fn until_scrubbed(
         }
         if ended {
             return Ok(reports);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Waits until `status` knows that these rounds have ended, too: bricks tell it with their heartbeats. A brick that has died or is
+/// silent meanwhile is not waited for.
+async fn until_told(admin: &Admin, bricks: &[BrickId], reports: &[ScrubReport]) {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        // Where it can't be asked, nobody can read there what would be wrong.
+        let Ok(status) = admin.status().await else { return };
+        let told = |brick: BrickId, ended: &ScrubReport| {
+            let alive = status.map.bricks.get(&brick).is_some_and(|info| info.alive);
+            let known = status.bricks.iter().find(|(of, _)| *of == brick);
+            !alive || known.is_some_and(|(_, report)| report.scrub_rounds >= ended.rounds)
+        };
+        if bricks.iter().zip(reports).all(|(brick, ended)| told(*brick, ended)) {
+            return;
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -598,6 +618,7 @@ mod tests {
             stuck: Vec::new(),
             apart_ms: Vec::new(),
             refused: Vec::new(),
+            irreplaceable: Vec::new(),
         };
         assert!(full_targets(&status, BrickId(0)).is_empty());
         status.bricks[1].1 = report(4096);

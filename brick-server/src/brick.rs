@@ -535,7 +535,7 @@ impl Brick {
     pub fn report(&self) -> BrickReport {
         let in_the_way = || self.is_in_the_way().then(|| "its disk is full".to_owned());
         let usage = self.store.usage();
-        let (scrub_done_bytes, scrub_total_bytes) = self.scrubber.progress();
+        let scrub = self.scrubber.report();
         let sync = self.progress.report();
         BrickReport {
             total_bytes: usage.used_bytes + usage.free_bytes,
@@ -549,8 +549,9 @@ impl Brick {
             sync_total_bytes: sync.total_bytes,
             sync_done_bytes: sync.done_bytes,
             sync_ms: u64::try_from(sync.elapsed.as_millis()).unwrap_or(u64::MAX),
-            scrub_done_bytes,
-            scrub_total_bytes,
+            scrub_done_bytes: if scrub.running { scrub.done_bytes } else { 0 },
+            scrub_total_bytes: if scrub.running { scrub.total_bytes } else { 0 },
+            scrub_rounds: scrub.rounds,
         }
     }
 

@@ -1,11 +1,14 @@
 //! What `status` says of a brick beside numbers: what goes on with it, what is wrong, and what to do.
 
-use wire::id::{BootId, BrickId};
-use wire::map::BrickInfo;
+use std::time::Duration;
+
+use wire::id::{BootId, BrickId, ChainId};
+use wire::map::{BrickInfo, Chain, MemberState};
 use wire::meta::{ClusterStatus, RefusedBrick, Stuck};
 use wire::status::Status;
 
 use super::{is_full, left_of, report_of, stuck_of, sync_of};
+use crate::brick_admin::named;
 use crate::show::{bytes, counted};
 
 /// What else is to be said of a brick.
@@ -34,13 +37,9 @@ pub fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
     }
     if !brick.alive
         && brick.boot != BootId(0)
-        && left_of(status, brick.id) > 0
         && let Some(missed) = ms_of(&status.missed_ms)
     {
-        notes.push(match status.wishes.repair_after_ms.checked_sub(missed) {
-            Some(left) if left > 0 => format!("replaced in {} s", left.div_ceil(1000)),
-            _ => "being replaced".to_owned(),
-        });
+        notes.extend(absence(status, brick.id, Duration::from_millis(missed)));
     }
     let percent = |done: u64, total: u64| u128::from(done.min(total)) * 100 / u128::from(total.max(1));
     if let Some(sync) = sync_of(status, brick) {
@@ -51,6 +50,56 @@ pub fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
     }
     notes.extend(status.refused.iter().filter(|refused| refused.brick == brick.id).map(refusal));
     notes.join("; ")
+}
+
+/// What becomes of the chains of a brick that is away.
+fn absence(status: &ClusterStatus, brick: BrickId, missed: Duration) -> Vec<String> {
+    let chains = left_of(status, brick);
+    if chains == 0 {
+        // Who is to be emptied is told to be empty already.
+        let text = "no data is missing without it: start it again, or take it out with `brickyard brick remove";
+        let draining = status.wishes.draining.contains(&brick);
+        return if draining { Vec::new() } else { vec![format!("{text} {brick}`")] };
+    }
+    let last = |chain: &&Chain| chain.state_of(brick) == Some(MemberState::LastServing);
+    let only: Vec<ChainId> = status.map.chains_of(brick).filter(last).map(|chain| chain.id).collect();
+    let mine = status.irreplaceable.iter().filter(|(of, chain, _)| *of == brick && !only.contains(chain));
+    let stuck: Vec<Stuck> = mine.map(|(_, _, why)| *why).collect();
+    let mut notes = Vec::new();
+    if !only.is_empty() {
+        notes.push(format!("nobody else has all data of {}: bring it back", named(&only)));
+    }
+    if let Some(why) = stuck.first() {
+        let chains = counted(stuck.len(), "chain", "chains");
+        notes.push(format!("can't be replaced in {chains}: {}", stuck_advice(*why)));
+    }
+    let free = chains.saturating_sub(only.len() + stuck.len());
+    if free > 0 {
+        let where_ = if free < chains { format!(" in {}", counted(free, "chain", "chains")) } else { String::new() };
+        let limit = Duration::from_millis(status.wishes.repair_after_ms);
+        notes.push(match limit.checked_sub(missed).filter(|left| !left.is_zero()) {
+            Some(left) => format!("replaced{where_} in {} s", left.as_millis().div_ceil(1000)),
+            None => format!("being replaced{where_}"),
+        });
+    }
+    notes
+}
+
+/// Why nobody takes the place of a brick that is away, and what helps.
+fn stuck_advice(why: Stuck) -> String {
+    match why {
+        Stuck::NoBrick => {
+            "every other brick has a copy already, or is to be emptied or away; bring it back, or add a brick".to_owned()
+        }
+        Stuck::NoRoom { needed_bytes, .. } => format!(
+            "no other brick has room for about {}; bring it back, make room, or add a brick",
+            bytes(needed_bytes)
+        ),
+        Stuck::Away => "the bricks with room are not up; start them, or bring this one back".to_owned(),
+        Stuck::Unserved => {
+            "nobody serves what would have to be copied; bring back the bricks that are `last-serving`".to_owned()
+        }
+    }
 }
 
 /// What is said of a brick that cannot be emptied any further now.

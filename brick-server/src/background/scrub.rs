@@ -39,10 +39,9 @@ pub struct Scrubber {
 }
 
 impl Scrubber {
-    /// Bytes of the round under way that were read, and all of it; nothing while there is none.
-    pub fn progress(&self) -> (u64, u64) {
-        let report = lock(&self.report);
-        if report.running { (report.done_bytes, report.total_bytes) } else { (0, 0) }
+    /// How far it is.
+    pub fn report(&self) -> ScrubReport {
+        *lock(&self.report)
     }
 }
 
@@ -78,11 +77,11 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
             Ok(()) => brick.config.scrub_period / 10,
             Err(status) => {
                 tracing::warn!(brick = %brick.id, %status, "scrubbing was given up and will be begun again");
+                lock(&brick.scrubber.report).running = false;
                 AGAIN.min(brick.config.scrub_period)
             }
         };
         next = Instant::now() + pause;
-        lock(&brick.scrubber.report).running = false;
     }
 }
 
@@ -107,7 +106,9 @@ async fn round(brick: &Brick, hurried: bool) -> Result<(), Status> {
         }
     }
     let mut report = lock(&brick.scrubber.report);
+    // Both at once: who sees the round ended does not see it run.
     report.rounds += 1;
+    report.running = false;
     let ScrubReport { done_bytes, bad_chunks, lost_blocks, .. } = *report;
     drop(report);
     tracing::info!(brick = %brick.id, done_bytes, bad_chunks, lost_blocks, "scrubbed");

@@ -12,6 +12,7 @@ use wire::meta::{BrickRegistration, BrickReport, ClusterReply, ClusterStatus, Se
 use wire::net::Peer;
 use wire::status::Status;
 
+use crate::chain::absence::hindrances;
 use crate::chain::plan::plan;
 use crate::config::MAP_WAIT_MS;
 use crate::error::Error;
@@ -291,18 +292,20 @@ impl Namespace {
         sessions.sort_by_key(|s| s.session);
         let (map, now) = (self.map(), Instant::now());
         let wishes = self.wishes()?;
-        let stuck = plan(&map, &wishes, &self.facts(&wishes)?).stuck;
+        let facts = self.facts(&wishes)?;
+        let stuck = plan(&map, &wishes, &facts).stuck;
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let bricks = lock(&self.watchers.bricks);
         let apart = lock(&self.watchers.apart).pairs(now);
-        let missed = bricks.missed(&map).into_iter();
+        let missed = bricks.missed(&map);
         let held = |brick: &BrickId| bricks.held(&map, *brick, now).map(|left| (*brick, ms(left)));
         Ok(ClusterStatus {
             map: map.as_ref().clone(),
             bricks: bricks.reports(),
             wishes,
             stuck,
-            missed_ms: missed.map(|(b, at)| (b, ms(now.saturating_duration_since(at)))).collect(),
+            irreplaceable: hindrances(&map, &wishes, &facts, &missed),
+            missed_ms: missed.into_iter().map(|(b, at)| (b, ms(now.saturating_duration_since(at)))).collect(),
             apart_ms: apart
                 .into_iter()
                 .map(|(pair, at)| (pair, ms(now.saturating_duration_since(at))))

@@ -19,6 +19,7 @@ mod hosts_members;
 mod hosts_misuse;
 mod hosts_page;
 mod hosts_space;
+mod hosts_status;
 mod jobs;
 mod locks;
 mod mapping;

@@ -64,6 +64,8 @@ pub struct BrickReport {
     pub scrub_done_bytes: u64,
     /// Bytes it will have read at the end of the round; 0 while none is under way.
     pub scrub_total_bytes: u64,
+    /// Rounds of the scrubber that ended since it came up.
+    pub scrub_rounds: u64,
 }
 
 /// A brick that is about to come up for the first time: it gets its number before its
@@ -208,6 +210,8 @@ pub struct ClusterStatus {
     pub apart_ms: Vec<([BrickId; 2], u64)>,
     /// Who came under the number of a brick of late and was not let in.
     pub refused: Vec<RefusedBrick>,
+    /// Chains of bricks that are not alive for which nobody can be had in the place of that brick, were it given up now.
+    pub irreplaceable: Vec<(BrickId, ChainId, Stuck)>,
 }
 
 /// A process that says it is a brick, and is not let in.
