@@ -330,7 +330,8 @@ fn may(role: Role, request: &MetaRequest) -> bool {
             | C::Farewell { .. }
             | C::Paths(_)
             | C::Unreachable { .. }
-            | C::Holdings { .. },
+            | C::Holdings { .. }
+            | C::ReplaceBrick { .. },
         ) => {
             matches!(role, Role::Brick | Role::Admin)
         }
@@ -445,6 +446,9 @@ impl Namespace {
             C::MakeToken { hash, role, ttl_s, uses } => self.make_token(hash, role, ttl_s, uses).await,
             C::AddBrick(brick) => self.order(Op::AddBrick(brick)).await,
             C::Farewell { brick, boot } => self.farewell(brick, boot).await,
+            C::ReplaceBrick { brick, store, lose_data } => {
+                self.order(Op::ReplaceBrick { brick, store, lose_data }).await
+            }
             C::Suspect { brick, boot } => Ok(self.suspect(brick, boot)),
             C::DrainBrick { brick, drain } => self.order(Op::DrainBrick { brick, drain }).await,
             C::RemoveBrick { brick, force } => self.order(Op::RemoveBrick { brick, force }).await,

@@ -9,10 +9,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use brick_server::store::dir;
 use clap::Args;
 use tokio::time::Instant;
-use wire::id::{BrickId, CallSeq, ChainId, MapEpoch, StoreId};
-use wire::map::{Chain, MemberState};
+use wire::id::{BrickId, CallSeq, MapEpoch, StoreId};
 use wire::meta::{
-    ClusterReply, ClusterRequest, ClusterStatus, MetaCall, MetaProtocol, MetaRequest, NewBrick,
+    BrickRefusal, ClusterReply, ClusterRequest, ClusterStatus, MetaCall, MetaProtocol, MetaRequest, NewBrick,
 };
 use wire::net::{CallError, Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
 
@@ -240,7 +239,7 @@ async fn make_brick(
     let store = place.store_to_be()?;
     let admin = Admin::over(net.clone(), credential.namespaces().to_vec())?;
     let brick = match options.replace {
-        Some(brick) => replaced(&admin, BrickId(brick), options.lose_data).await?,
+        Some(brick) => replaced(&admin, BrickId(brick), store, options.lose_data).await?,
         None => added(&admin, store, server, credential).await?,
     };
     let (dir, cluster) = (place.dir.clone(), identity.cluster);
@@ -271,27 +270,26 @@ async fn added(admin: &Admin, store: StoreId, server: &Server, credential: &Cred
 }
 
 /// The number of a brick whose disk is lost: it must be known, and not be alive; and unless data is to be lost, somebody
-/// else must have all of its data.
-async fn replaced(admin: &Admin, brick: BrickId, lose_data: bool) -> Result<BrickId> {
+/// else must have all of its data. The namespace judges that now and again when the new disk comes up.
+async fn replaced(admin: &Admin, brick: BrickId, store: StoreId, lose_data: bool) -> Result<BrickId> {
+    let unknown = || anyhow!("--replace {brick}: the cluster has no brick {brick}; see `brickyard status`");
     let map = admin.map().await?;
-    let last = |chain: &&Chain| chain.state_of(brick) == Some(MemberState::LastServing);
-    let only: Vec<ChainId> = map.chains.values().filter(last).map(|chain| chain.id).collect();
-    match map.bricks.get(&brick) {
-        None => bail!("--replace {brick}: the cluster has no brick {brick}; see `brickyard status`"),
-        Some(known) if known.alive => {
-            bail!(
-                "--replace {brick}: brick {brick} is alive on {} at {}: stop it first, or leave --replace out to make a \
-                 new brick",
-                known.host,
-                known.endpoint
-            )
-        }
-        Some(_) if !only.is_empty() && !lose_data => bail!(
+    let known = map.bricks.get(&brick).ok_or_else(unknown)?;
+    ensure!(
+        !known.alive,
+        "--replace {brick}: brick {brick} is alive on {} at {}: stop it first, or leave --replace out to make a new brick",
+        known.host,
+        known.endpoint
+    );
+    match admin.cluster(ClusterRequest::ReplaceBrick { brick, store, lose_data }).await? {
+        ClusterReply::Done => Ok(brick),
+        ClusterReply::Refused(BrickRefusal::OnlyCopy(only)) => bail!(
             "--replace {brick}: nobody else has all data of {}: bring the old disk back (`brickyard salvage` gets files \
              off it), or add --lose-data to give that data up",
             brick_admin::named(&only)
         ),
-        Some(_) => Ok(brick),
+        ClusterReply::Refused(_) => Err(unknown()),
+        other => bail!("the namespace answered something else than was asked: {other:?}"),
     }
 }
 

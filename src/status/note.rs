@@ -121,6 +121,7 @@ pub fn refusal_name(why: Status) -> &'static str {
         Status::Rival => "rival",
         Status::SetBack => "set-back",
         Status::OtherDisk => "other-disk",
+        Status::OnlyDisk => "only-disk",
         _ => "refused",
     }
 }
@@ -144,6 +145,13 @@ fn refusal(refused: &RefusedBrick) -> String {
             "a disk",
             "another one has taken its place, or it is another brick's; start the right one, or empty this one to join it anew"
                 .to_owned(),
+        ),
+        Status::OnlyDisk => (
+            "the new disk",
+            format!(
+                "nobody but the one that it is to replace has all data of some chains; bring that one back, or give that data up: empty \
+                 the new one and prepare it with --replace {brick} --lose-data"
+            ),
         ),
         other => ("a process", other.to_string()),
     };

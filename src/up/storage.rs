@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wire::id::{BrickId, CallSeq, ChainId, ClusterId, NodeId};
 use wire::map::{ClusterMap, Member, MemberState};
-use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
+use wire::meta::{BrickRefusal, ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
 use wire::net::pki::random_id;
 use wire::net::{Endpoint, Net, Role};
 
@@ -93,6 +93,9 @@ impl Storage {
                     continue;
                 }
                 prepare_brick(&home, &dir, cluster, BrickId(number))?;
+                if options.replace.contains(&number) {
+                    give_up(&admin, &namespaces[0], BrickId(number), &dir).await?;
+                }
                 let mut config = brick_server::Config::new(
                     dir,
                     BrickId(number),
@@ -300,6 +303,18 @@ fn prepare_brick(home: &Home, path: &Path, cluster: ClusterId, brick: BrickId) -
     std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
     dir::format(path, cluster, brick).with_context(|| format!("cannot format brick {brick}"))?;
     Ok(())
+}
+
+/// Tells the namespace that data may be lost by the disk that takes the place of a brick's.
+async fn give_up(admin: &Net, namespace: &Endpoint, brick: BrickId, dir: &Path) -> Result<()> {
+    // One that can't be read is told of when it is to be started.
+    let Ok(identity) = dir::identify(dir) else { return Ok(()) };
+    let request = ClusterRequest::ReplaceBrick { brick, store: identity.store, lose_data: true };
+    match ask(admin, namespace, request).await? {
+        // Of a new cluster nobody knows it yet.
+        ClusterReply::Done | ClusterReply::Refused(BrickRefusal::Unknown) => Ok(()),
+        other => bail!("the namespace answered something else than was asked: {other:?}"),
+    }
 }
 
 /// Whether a brick's disk or content is broken, as opposed to being somebody else's.

@@ -95,6 +95,12 @@ pub enum Status {
          brought up to date"
     )]
     SetBack,
+    /// This disk would take the place of the only one with all data of some chain, which was not given up.
+    #[error(
+        "nobody but the disk that this one is to replace has all data of some chains now: bring that disk back; or, to give that data \
+         up, empty this directory and prepare it again with --replace and --lose-data ('brickyard up': start it with --replace)"
+    )]
+    OnlyDisk,
 }
 
 impl Status {
@@ -106,7 +112,8 @@ impl Status {
             | Status::Behind(_)
             | Status::NotLeader(_)
             | Status::NoMajority
-            | Status::Rival => Advice::Retry,
+            | Status::Rival
+            | Status::OnlyDisk => Advice::Retry,
             Status::OldMap(_) | Status::ChainChanged(_) | Status::WrongMember => Advice::RefreshMap,
             Status::SessionGone => Advice::NewSession,
             Status::Corrupt | Status::DiskFailed => Advice::TryOtherCopy,

@@ -90,9 +90,9 @@ impl Silence {
                 brick = %brick.id,
                 "is not let in: it was removed from the cluster; its directory can be emptied and joined anew"
             ),
-            CallError::Status(status @ (Status::Rival | Status::OtherDisk | Status::SetBack))
-                if !registered =>
-            {
+            CallError::Status(
+                status @ (Status::Rival | Status::OtherDisk | Status::SetBack | Status::OnlyDisk),
+            ) if !registered => {
                 tracing::warn!(brick = %brick.id, dir = %brick.config.dir.display(), "is not let in: {status}");
             }
             error => tracing::info!(brick = %brick.id, %error, "the namespace does not answer"),

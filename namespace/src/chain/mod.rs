@@ -99,12 +99,19 @@ pub enum Replaced {
     Lost,
 }
 
+/// Whether nobody but the brick is known to hold everything of the chain.
+pub fn is_only_with_all(chain: &Chain, brick: BrickId) -> bool {
+    let holds_all =
+        matches!(chain.state_of(brick), Some(MemberState::Serving | MemberState::LastServing));
+    holds_all && !chain.serving().any(|b| b != brick)
+}
+
 /// The brick is back with another disk.
 pub fn replaced(chain: &mut Chain, brick: BrickId) -> Replaced {
-    let Some(state) = chain.state_of(brick) else { return Replaced::NotMember };
-    let others_serve = chain.serving().any(|b| b != brick);
-    let held_all = matches!(state, MemberState::Serving | MemberState::LastServing);
-    let is_lost = held_all && !others_serve;
+    if chain.state_of(brick).is_none() {
+        return Replaced::NotMember;
+    }
+    let is_lost = is_only_with_all(chain, brick);
     let heir = is_lost.then(|| heir(chain, brick));
     let changed = change(chain, |member| {
         if member.brick == brick {

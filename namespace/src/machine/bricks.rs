@@ -1,11 +1,11 @@
 //! Bricks come and go; what follows for their chains is the law of [`crate::chain`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId, StoreId};
 use wire::layout::TableVersion;
 use wire::map::{BrickInfo, Chain, ClusterMap, Member, MemberState, plan_chains};
-use wire::meta::BrickRegistration;
+use wire::meta::{BrickRefusal, BrickRegistration};
 use wire::status::Status;
 
 use crate::chain::{self, NotSynced, Replaced, growth};
@@ -96,13 +96,14 @@ pub fn register(txn: &mut Txn<'_>, brick: &BrickRegistration, stayed: &BTreeSet<
     }
     let is_other = before.store != StoreId([0; 16]) && before.store != brick.store;
     if is_other {
-        known_elsewhere(txn, &txn.map, brick)?;
+        may_take_the_place(txn, &txn.map, brick)?;
     }
     txn.change_map().bricks.insert(id, info(brick));
     if is_other {
         let mut former: BTreeSet<StoreId> = txn.load(keys::FORMER_STORES)?.unwrap_or_default();
         former.insert(before.store);
         txn.put(keys::FORMER_STORES.to_vec(), &former)?;
+        give_up(txn, id, None)?;
         trims::forget_brick(txn, id)?;
         let mut lost = Vec::new();
         for chain in txn.change_map().chains.values_mut() {
@@ -125,11 +126,49 @@ pub fn register(txn: &mut Txn<'_>, brick: &BrickRegistration, stayed: &BTreeSet<
 }
 
 /// Refuses a disk that another one has taken the place of, or that is another brick's: it would serve what is long outdated, or
-/// what is not its.
-pub fn known_elsewhere(state: &dyn Read, map: &ClusterMap, brick: &BrickRegistration) -> Do<()> {
+/// what is not its. And one that would take the place of the only one with all data of a chain, unless that was given up for it.
+pub fn may_take_the_place(state: &dyn Read, map: &ClusterMap, brick: &BrickRegistration) -> Do<()> {
     let former: BTreeSet<StoreId> = load(state, keys::FORMER_STORES)?.unwrap_or_default();
     let is_anothers = map.bricks.values().any(|b| b.id != brick.brick && b.store == brick.store);
-    if is_anothers || former.contains(&brick.store) { Err(Status::OtherDisk.into()) } else { Ok(()) }
+    if is_anothers || former.contains(&brick.store) {
+        return Err(Status::OtherDisk.into());
+    }
+    let given_up: GivenUp = load(state, keys::GIVEN_UP)?.unwrap_or_default();
+    let may_lose = given_up.get(&brick.brick) == Some(&brick.store);
+    if may_lose || only_there(map, brick.brick).is_empty() { Ok(()) } else { Err(Status::OnlyDisk.into()) }
+}
+
+/// For which new disk of a brick it was said that data may be lost.
+type GivenUp = BTreeMap<BrickId, StoreId>;
+
+/// Chains of which nobody but the brick holds everything.
+fn only_there(map: &ClusterMap, brick: BrickId) -> Vec<ChainId> {
+    map.chains.values().filter(|chain| chain::is_only_with_all(chain, brick)).map(|chain| chain.id).collect()
+}
+
+/// A new disk is to take the place of a brick's. Whether that loses data is judged again when it comes up, so only
+/// that it may is remembered.
+pub fn replace(txn: &mut Txn<'_>, brick: BrickId, store: StoreId, lose_data: bool) -> Do<Option<BrickRefusal>> {
+    if !txn.map.bricks.contains_key(&brick) {
+        return Ok(Some(BrickRefusal::Unknown));
+    }
+    let only = only_there(&txn.map, brick);
+    if !lose_data && !only.is_empty() {
+        return Ok(Some(BrickRefusal::OnlyCopy(only)));
+    }
+    give_up(txn, brick, lose_data.then_some(store))?;
+    Ok(None)
+}
+
+/// Remembers for which disk of a brick data may be lost, if for any.
+pub fn give_up(txn: &mut Txn<'_>, brick: BrickId, store: Option<StoreId>) -> Do<()> {
+    let before: GivenUp = txn.load(keys::GIVEN_UP)?.unwrap_or_default();
+    let mut after = before.clone();
+    match store {
+        Some(store) => after.insert(brick, store),
+        None => after.remove(&brick),
+    };
+    if after == before { Ok(()) } else { txn.put(keys::GIVEN_UP.to_vec(), &after) }
 }
 
 /// Lets a living brick back into its chains, once it owes no cuts.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use wire::chunk::ChunkKey;
 use wire::handshake::Role;
-use wire::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, Ino, NodeId, SessionId};
+use wire::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, Ino, NodeId, SessionId, StoreId};
 use wire::join::{JoinRefusal, TokenHash};
 use wire::map::ClusterMap;
 use wire::meta::{
@@ -149,6 +149,15 @@ pub enum Op {
     Move(Vec<Step>),
     /// A head can't reach a living member: one of them stops serving in its chains.
     CutOff(Verdict),
+    /// A new disk is to take the place of a brick's.
+    ReplaceBrick {
+        /// Whose.
+        brick: BrickId,
+        /// What the new one holds.
+        store: StoreId,
+        /// Also where nobody else has all of that brick's data.
+        lose_data: bool,
+    },
 }
 
 /// A brick has nothing of a file beyond a size any more.

@@ -275,6 +275,9 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
         Op::Rebalance { on } => wishes::rebalance(txn, *on).map(|()| Outcome::Done),
         Op::Configure(change) => wishes::configure(txn, change).map(|()| Outcome::Done),
         Op::Move(steps) => wishes::take_steps(txn, steps).map(Outcome::Moved),
+        Op::ReplaceBrick { brick, store, lose_data } => {
+            bricks::replace(txn, *brick, *store, *lose_data).map(told)
+        }
         Op::CutOff(verdict) => {
             bricks::cut_off(txn, *verdict);
             Ok(Outcome::Done)

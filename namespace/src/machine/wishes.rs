@@ -16,7 +16,7 @@ use wire::status::Status;
 use crate::chain::plan::{self, Step};
 use crate::chain::{self, growth};
 use crate::error::Error;
-use crate::machine::bricks::make_table;
+use crate::machine::bricks::{self, make_table};
 use crate::machine::trims;
 use crate::machine::txn::{self, Do, Txn};
 use crate::store::{Read, keys};
@@ -114,6 +114,7 @@ pub fn remove(txn: &mut Txn<'_>, brick: BrickId, force: bool) -> Do<Option<Brick
         }
     }
     trims::forget_brick(txn, brick)?;
+    bricks::give_up(txn, brick, None)?;
     txn.change_map().bricks.remove(&brick);
     let mut wishes = load(txn)?;
     wishes.draining.remove(&brick);

@@ -16,7 +16,7 @@ use crate::chain::absence::hindrances;
 use crate::chain::plan::plan;
 use crate::config::MAP_WAIT_MS;
 use crate::error::Error;
-use crate::machine::bricks::known_elsewhere;
+use crate::machine::bricks::may_take_the_place;
 use crate::machine::command::{Op, Outcome};
 use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
@@ -83,7 +83,7 @@ impl Namespace {
             return Err(if id.0 < given { Status::Forbidden } else { Status::Busy });
         };
         if known.store != brick.store {
-            self.told(known_elsewhere(&*self.db, &map, &brick))?;
+            self.told(may_take_the_place(&*self.db, &map, &brick))?;
         }
         let is_set_back = known.store == brick.store
             && known.boot != BootId(0)
@@ -298,13 +298,14 @@ impl Namespace {
         let bricks = lock(&self.watchers.bricks);
         let apart = lock(&self.watchers.apart).pairs(now);
         let missed = bricks.missed(&map);
+        let irreplaceable = hindrances(&map, &wishes, &facts, &missed);
         let held = |brick: &BrickId| bricks.held(&map, *brick, now).map(|left| (*brick, ms(left)));
         Ok(ClusterStatus {
             map: map.as_ref().clone(),
             bricks: bricks.reports(),
             wishes,
             stuck,
-            irreplaceable: hindrances(&map, &wishes, &facts, &missed),
+            irreplaceable,
             missed_ms: missed.into_iter().map(|(b, at)| (b, ms(now.saturating_duration_since(at)))).collect(),
             apart_ms: apart
                 .into_iter()

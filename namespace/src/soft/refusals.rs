@@ -46,7 +46,7 @@ pub struct Refusals {
 
 /// Whether this says that a disk is not the one it is taken for: no matter of waiting a little.
 pub fn is_refusal(status: Status) -> bool {
-    matches!(status, Status::Rival | Status::OtherDisk | Status::SetBack)
+    matches!(status, Status::Rival | Status::OtherDisk | Status::SetBack | Status::OnlyDisk)
 }
 
 impl Refusals {

@@ -15,6 +15,8 @@ pub const CLOCK: &[u8] = b"Cclock";
 pub const WISHES: &[u8] = b"Cwishes";
 /// Disks that others have taken the place of.
 pub const FORMER_STORES: &[u8] = b"Cformer";
+/// Disks that may take the place of another one though data is lost by that, by the numbers of their bricks.
+pub const GIVEN_UP: &[u8] = b"Cgivenup";
 /// The session that has the cluster for itself, if there is one.
 pub const SOLE: &[u8] = b"Csole";
 /// The generation of the last lock that was granted.

@@ -9,7 +9,7 @@ use namespace::store::records::Trim;
 use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, Ino, StoreId};
 use wire::map::MemberState;
-use wire::meta::{Access, FsRequest};
+use wire::meta::{Access, BrickRefusal, FsRequest};
 use wire::net::Endpoint;
 use wire::status::Status;
 
@@ -111,8 +111,20 @@ fn a_replaced_disk_is_synced_or_given_up() {
     assert_eq!(states(&world, 1), BTreeSet::from([MemberState::LastServing]));
     let mut last = registration(1, 2, Endpoint::Memory(1));
     last.store = StoreId([98; 16]);
-    let at = world.at();
-    let op = Op::RegisterBrick { brick: last, stayed: BTreeSet::new() };
+    // It is the last one: first that has to be given up, for this disk.
+    let register = Op::RegisterBrick { brick: last.clone(), stayed: BTreeSet::new() };
+    let replace = |store: u8, lose_data: bool| {
+        let store = StoreId([store; 16]);
+        Op::ReplaceBrick { brick: BrickId(1), store, lose_data }
+    };
+    assert_eq!(world.op(register.clone()), Err(Status::OnlyDisk));
+    let refused = world.op(replace(98, false));
+    assert!(matches!(refused, Ok(Outcome::Refused(BrickRefusal::OnlyCopy(chains))) if !chains.is_empty()));
+    world.op(replace(97, true)).unwrap();
+    assert_eq!(world.op(register.clone()), Err(Status::OnlyDisk), "another disk was meant");
+    assert_eq!(states(&world, 1), BTreeSet::from([MemberState::LastServing]));
+    world.op(replace(98, true)).unwrap();
+    let (at, op) = (world.at(), register);
     let applied = world.batch(vec![namespace::machine::command::Command { at, who: None, op }]);
     assert!(!applied.effects.lost.is_empty());
     let map = world.machine.map();

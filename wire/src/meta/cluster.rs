@@ -219,7 +219,7 @@ pub struct ClusterStatus {
 pub struct RefusedBrick {
     /// The number it says.
     pub brick: BrickId,
-    /// Why: [`Status::Rival`], [`Status::OtherDisk`] or [`Status::SetBack`].
+    /// Why: [`Status::Rival`], [`Status::OtherDisk`], [`Status::SetBack`] or [`Status::OnlyDisk`].
     pub why: Status,
     /// The machine it is in.
     pub host: String,
@@ -406,6 +406,16 @@ pub enum ClusterRequest {
         boot: BootId,
         /// Bytes allocated for each chain of which it holds anything.
         bytes: Vec<(ChainId, u64)>,
+    },
+    /// A new disk is to take the place of a brick's, which is lost. -> `Done` or `Refused`, where nobody else has all of its
+    /// data; that is judged again when the new disk comes up.
+    ReplaceBrick {
+        /// Whose.
+        brick: BrickId,
+        /// What the new one holds.
+        store: StoreId,
+        /// What nobody else has may be lost; of this disk that is remembered until it comes up.
+        lose_data: bool,
     },
 }
 
