@@ -226,7 +226,7 @@ fn empty(
 
 /// Bricks that are to get copies of chains of this one, and are full.
 fn full_targets(status: &ClusterStatus, brick: BrickId) -> BTreeSet<BrickId> {
-    let full = |id: &BrickId| status.bricks.iter().any(|(of, report)| of == id && status::is_full(report));
+    let full = |id: &BrickId| status.bricks.iter().any(|(of, report)| of == id && report.is_full());
     status.map.chains_of(brick).flat_map(|chain| chain.syncing()).filter(full).collect()
 }
 

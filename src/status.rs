@@ -17,11 +17,6 @@ use crate::progress::Progress;
 use crate::show::{Table, bytes, counted};
 use note::brick_note;
 
-/// A brick with less than this part of its disk free is called full,
-const FULL_PART: u64 = 100;
-/// or with less than so many bytes.
-const FULL_BYTES: u64 = 16 << 20;
-
 /// Shows the cluster that runs on a data directory.
 ///
 /// # Errors
@@ -64,11 +59,6 @@ fn brick_state(status: &ClusterStatus, brick: &BrickInfo) -> &'static str {
 /// Chains that a brick to be emptied is still in.
 fn left_of(status: &ClusterStatus, brick: BrickId) -> usize {
     status.map.chains_of(brick).count()
-}
-
-/// Whether a brick can hardly take anything any more: members that join it wait for room.
-pub fn is_full(report: &BrickReport) -> bool {
-    report.total_bytes > 0 && report.free_bytes < (report.total_bytes / FULL_PART).max(FULL_BYTES)
 }
 
 /// How far a brick is with bringing others up to date, if it does.

@@ -36,7 +36,7 @@ impl Namespaces {
     pub async fn ask(&self, net: &Net, request: ClusterRequest) -> Result<ClusterReply, CallError> {
         // Whether those who know what a brick had are alive is found out before it is let in.
         let patience = match request {
-            ClusterRequest::RegisterBrick(_) | ClusterRequest::RegisterLife { .. } => REGISTER_DEADLINE,
+            ClusterRequest::RegisterBrick { .. } => REGISTER_DEADLINE,
             _ => NAMESPACE_DEADLINE,
         };
         let call = MetaCall {

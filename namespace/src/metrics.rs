@@ -104,8 +104,8 @@ impl Metrics {
         add(&self.probes, 1);
     }
 
-    pub(crate) fn moved(&self, steps: u64) {
-        add(&self.members_moved, steps);
+    pub(crate) fn moved(&self, members: u64) {
+        add(&self.members_moved, members);
     }
 
     /// All numbers now.

@@ -322,8 +322,7 @@ fn may(role: Role, request: &MetaRequest) -> bool {
         MetaRequest::Peer => false,
         MetaRequest::Cluster(C::OpenSession { .. } | C::Renew { .. } | C::CloseSession) => client,
         MetaRequest::Cluster(
-            C::RegisterBrick(_)
-            | C::RegisterLife { .. }
+            C::RegisterBrick { .. }
             | C::Heartbeat { .. }
             | C::SyncDone { .. }
             | C::AddBrick(_)
@@ -434,8 +433,7 @@ impl Namespace {
             C::Renew { map, open } => self.renew(self.session(session)?, map, open),
             C::CloseSession => self.close_session(session.ok_or(Status::Malformed)?).await,
             C::GetMap { after, wait_ms } => self.get_map(after, wait_ms).await,
-            C::RegisterBrick(brick) => self.register_brick(brick, &[]).await,
-            C::RegisterLife { brick, lives } => self.register_brick(brick, &lives).await,
+            C::RegisterBrick { brick, lives } => self.register_brick(brick, &lives).await,
             C::Heartbeat { brick, boot, map, report } => {
                 let connection = Arc::downgrade(peer);
                 self.heartbeat(brick, boot, map, report, connection).await

@@ -7,7 +7,7 @@ use wire::map::{BrickInfo, Chain, MemberState};
 use wire::meta::{ClusterStatus, RefusedBrick, Stuck};
 use wire::status::Status;
 
-use super::{is_full, left_of, report_of, stuck_of, sync_of};
+use super::{left_of, report_of, stuck_of, sync_of};
 use crate::brick_admin::named;
 use crate::show::{bytes, counted};
 
@@ -26,7 +26,7 @@ pub fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
     let report = report_of(status, brick.id);
     if let Some(why) = &report.failed {
         notes.push(why.clone());
-    } else if brick.alive && is_full(&report) {
+    } else if brick.alive && report.is_full() {
         notes.push(format!("its disk is full, {} left: make room", bytes(report.free_bytes)));
     }
     if report.lost_blocks > 0 {
@@ -57,7 +57,8 @@ fn absence(status: &ClusterStatus, brick: BrickId, missed: Duration) -> Vec<Stri
     let chains = left_of(status, brick);
     if chains == 0 {
         // Who is to be emptied is told to be empty already.
-        let text = "no data is missing without it: start it again, or take it out with `brickyard brick remove";
+        let text =
+            "no data is missing without it: start it again, or take it out with `brickyard brick remove";
         let draining = status.wishes.draining.contains(&brick);
         return if draining { Vec::new() } else { vec![format!("{text} {brick}`")] };
     }
@@ -75,7 +76,8 @@ fn absence(status: &ClusterStatus, brick: BrickId, missed: Duration) -> Vec<Stri
     }
     let free = chains.saturating_sub(only.len() + stuck.len());
     if free > 0 {
-        let where_ = if free < chains { format!(" in {}", counted(free, "chain", "chains")) } else { String::new() };
+        let where_ =
+            if free < chains { format!(" in {}", counted(free, "chain", "chains")) } else { String::new() };
         let limit = Duration::from_millis(status.wishes.repair_after_ms);
         notes.push(match limit.checked_sub(missed).filter(|left| !left.is_zero()) {
             Some(left) => format!("replaced{where_} in {} s", left.as_millis().div_ceil(1000)),
@@ -89,7 +91,8 @@ fn absence(status: &ClusterStatus, brick: BrickId, missed: Duration) -> Vec<Stri
 fn stuck_advice(why: Stuck) -> String {
     match why {
         Stuck::NoBrick => {
-            "every other brick has a copy already, or is to be emptied or away; bring it back, or add a brick".to_owned()
+            "every other brick has a copy already, or is to be emptied or away; bring it back, or add a brick"
+                .to_owned()
         }
         Stuck::NoRoom { needed_bytes, .. } => format!(
             "no other brick has room for about {}; bring it back, make room, or add a brick",
@@ -97,7 +100,8 @@ fn stuck_advice(why: Stuck) -> String {
         ),
         Stuck::Away => "the bricks with room are not up; start them, or bring this one back".to_owned(),
         Stuck::Unserved => {
-            "nobody serves what would have to be copied; bring back the bricks that are `last-serving`".to_owned()
+            "nobody serves what would have to be copied; bring back the bricks that are `last-serving`"
+                .to_owned()
         }
     }
 }

@@ -12,7 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wire::id::{BrickId, CallSeq, ChainId, ClusterId, NodeId};
 use wire::map::{ClusterMap, Member, MemberState};
-use wire::meta::{BrickRefusal, ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
+use wire::meta::{
+    BrickRefusal, ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest,
+};
 use wire::net::pki::random_id;
 use wire::net::{Endpoint, Net, Role};
 

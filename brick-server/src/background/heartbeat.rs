@@ -108,7 +108,7 @@ impl Silence {
 
 async fn register(brick: &Arc<Brick>) -> Result<(), CallError> {
     let sent = Instant::now();
-    let request = ClusterRequest::RegisterLife { brick: brick.registration(), lives: brick.lives() };
+    let request = ClusterRequest::RegisterBrick { brick: brick.registration(), lives: brick.lives() };
     match brick.namespaces.ask(&brick.net, request).await? {
         ClusterReply::Map(map) => {
             brick.install(map);

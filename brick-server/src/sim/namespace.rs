@@ -252,7 +252,7 @@ impl SimNamespace {
                 let _ = timeout(Duration::from_millis(wait_ms.into()), newer).await;
                 Ok(ClusterReply::Map(self.map()))
             }
-            ClusterRequest::RegisterLife { brick, .. } => {
+            ClusterRequest::RegisterBrick { brick, .. } => {
                 // A call of an earlier life that came late.
                 if self.world.life(brick.brick).is_none_or(|life| life.boot != brick.boot) {
                     return Err(Status::Busy);

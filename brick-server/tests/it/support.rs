@@ -91,7 +91,7 @@ impl FakeNamespace {
         }
         match request {
             ClusterRequest::GetMap { .. } => Ok(ClusterReply::Map(self.map())),
-            ClusterRequest::RegisterLife { brick: r, .. } => {
+            ClusterRequest::RegisterBrick { brick: r, .. } => {
                 let info = BrickInfo {
                     id: r.brick,
                     store: r.store,

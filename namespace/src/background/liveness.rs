@@ -12,7 +12,7 @@ use wire::id::{BootId, BrickId};
 use wire::net::Probed;
 
 use crate::background::{Stop, stopped};
-use crate::chain::cut_off;
+use crate::chain::would_cut_off;
 use crate::machine::command::Op;
 use crate::namespace::{Namespace, lock};
 use crate::soft::apart::Verdict;
@@ -93,7 +93,7 @@ async fn apart(namespace: &Namespace, now: Instant) {
     let map = namespace.map();
     for verdict in verdicts {
         let Verdict { head, member, out } = verdict;
-        let concerned = map.chains.values().any(|c| cut_off(&mut c.clone(), head, member, out));
+        let concerned = map.chains.values().any(|c| would_cut_off(c, head, member, out));
         if !concerned {
             continue;
         }

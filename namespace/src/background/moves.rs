@@ -1,7 +1,7 @@
 //! Has members join and leave chains, as [`crate::chain::plan`] says.
 //!
-//! Period: `plan_every`, at once when a member that leaves is known to know it, and not before all bricks had their time to be heard of after a start:
-//! who seems dead then may only not have spoken yet. Budget: the plan's own, so many copies a
+//! Period: `plan_every`, at once when a member that leaves is known to know it, and not before all bricks had their time to
+//! be heard of after a start: who seems dead then may only not have spoken yet. Budget: the plan's own, so many copies a
 //! brick at a time.
 
 use std::sync::Arc;
@@ -53,7 +53,7 @@ async fn pass(namespace: &Namespace) -> Result<(), Error> {
             }
         }
         match namespace.propose(Op::Move(planned.steps)).await {
-            Ok(Outcome::Moved(steps)) => namespace.metrics.moved(steps),
+            Ok(Outcome::Moved(members)) => namespace.metrics.moved(members),
             Ok(_) => {}
             Err(status) => warn!(%status, "could not move members of chains; trying again"),
         }

@@ -65,7 +65,10 @@ mod tests {
         assert_eq!(told(&map, &known, &[(0, 5)]), [], "each chain has the third brick");
         known.space.get_mut(&BrickId(2)).unwrap().free_bytes = 0;
         let found = told(&map, &known, &[(0, 5)]);
-        assert!(matches!(found[..], [(BrickId(0), chain, Stuck::NoRoom { .. })] if chain == first), "{found:?}");
+        assert!(
+            matches!(found[..], [(BrickId(0), chain, Stuck::NoRoom { .. })] if chain == first),
+            "{found:?}"
+        );
         // The one that would take it went later, and may be back by then.
         let mut map2 = map.clone();
         leave(&mut map2, 2);

@@ -101,8 +101,7 @@ pub enum Replaced {
 
 /// Whether nobody but the brick is known to hold everything of the chain.
 pub fn is_only_with_all(chain: &Chain, brick: BrickId) -> bool {
-    let holds_all =
-        matches!(chain.state_of(brick), Some(MemberState::Serving | MemberState::LastServing));
+    let holds_all = matches!(chain.state_of(brick), Some(MemberState::Serving | MemberState::LastServing));
     holds_all && !chain.serving().any(|b| b != brick)
 }
 
@@ -184,8 +183,14 @@ pub fn left(chain: &mut Chain, brick: BrickId, replicas: u8) -> bool {
 /// The head can't reach a member that serves, so it can't give it what it is told: `out`, one of the two, begins to leave.
 /// Returns whether the chain changed.
 pub fn cut_off(chain: &mut Chain, head: BrickId, member: BrickId, out: BrickId) -> bool {
-    let serves = chain.state_of(member) == Some(MemberState::Serving);
-    serves && chain.head() == Some(head) && (out == head || out == member) && begins_to_leave(chain, out)
+    would_cut_off(chain, head, member, out) && begins_to_leave(chain, out)
+}
+
+/// Whether [`cut_off`] would change the chain.
+pub fn would_cut_off(chain: &Chain, head: BrickId, member: BrickId, out: BrickId) -> bool {
+    let serves = |brick| chain.state_of(brick) == Some(MemberState::Serving);
+    // Head and member both serve, so one of them stays.
+    head != member && serves(member) && chain.head() == Some(head) && (out == head || out == member)
 }
 
 /// A member that is leaving knows it, and is to stay: it is brought up to date. Returns whether the chain

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId};
 use wire::map::{Chain, ClusterMap, MemberState};
-use wire::meta::{Stuck, Wishes};
+use wire::meta::{Stuck, Wishes, is_full};
 
 use crate::chain;
 
@@ -40,8 +40,6 @@ use crate::chain;
 const WEIGHTS: u64 = 16;
 /// A chain counts one more for each such part of the largest brick that it holds.
 const SHARES: u64 = 256;
-/// A brick with less free than such a part of it is full.
-const FULL_PART: u64 = 100;
 /// Part of a brick that stays free when members join: a twentieth.
 const KEPT_FREE: u64 = 20;
 
@@ -272,9 +270,8 @@ impl<'a> Planner<'a> {
     fn is_crammed(&self, chain: &Chain, brick: BrickId) -> bool {
         let others = chain.members.iter().filter(|m| m.brick != brick && is_up(m.state)).count();
         let comes = |other: BrickId| self.is_up(other) && self.could_join(other, chain);
-        let is_full = |space: &Space| space.free_bytes < space.total_bytes / FULL_PART;
         chain.state_of(brick) == Some(MemberState::Syncing)
-            && self.facts.space.get(&brick).is_some_and(is_full)
+            && self.facts.space.get(&brick).is_some_and(|space| is_full(space.total_bytes, space.free_bytes))
             && (others >= self.replicas || self.map.bricks.keys().any(|other| comes(*other)))
     }
 

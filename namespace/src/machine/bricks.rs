@@ -148,7 +148,12 @@ fn only_there(map: &ClusterMap, brick: BrickId) -> Vec<ChainId> {
 
 /// A new disk is to take the place of a brick's. Whether that loses data is judged again when it comes up, so only
 /// that it may is remembered.
-pub fn replace(txn: &mut Txn<'_>, brick: BrickId, store: StoreId, lose_data: bool) -> Do<Option<BrickRefusal>> {
+pub fn replace(
+    txn: &mut Txn<'_>,
+    brick: BrickId,
+    store: StoreId,
+    lose_data: bool,
+) -> Do<Option<BrickRefusal>> {
     if !txn.map.bricks.contains_key(&brick) {
         return Ok(Some(BrickRefusal::Unknown));
     }

@@ -188,7 +188,7 @@ pub enum Outcome {
     Added(BrickId),
     /// An order about bricks that can't be carried out.
     Refused(BrickRefusal),
-    /// How many steps were taken.
+    /// How many members have joined or left chains.
     Moved(u64),
 }
 

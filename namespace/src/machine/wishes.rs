@@ -146,18 +146,19 @@ pub fn configure(txn: &mut Txn<'_>, change: &SettingsChange) -> Do<()> {
     store(txn, &wishes)
 }
 
-/// Members join and leave chains. Returns how many steps were taken; the others do not fit any
-/// more, and what is wanted is planned anew.
+/// Members join and leave chains. Returns how many have joined or left: who only begins to leave is still there. Steps that
+/// do not fit any more are left out, and what is wanted is planned anew.
 pub fn take_steps(txn: &mut Txn<'_>, steps: &[Step]) -> Do<u64> {
     let wishes = load(txn)?;
     let owing: BTreeSet<BrickId> = txn.counters.owed.keys().copied().collect();
-    let mut taken = 0;
+    let mut moved = 0;
     for step in steps {
         let Some(mut chain) = txn.map.chains.get(&step.chain()).cloned() else { continue };
+        let before = chain.members.len();
         if plan::take(&txn.map, &mut chain, &wishes, &owing, step) {
+            moved += u64::from(chain.members.len() != before);
             txn.change_map().chains.insert(chain.id, chain);
-            taken += 1;
         }
     }
-    Ok(taken)
+    Ok(moved)
 }

@@ -68,6 +68,24 @@ pub struct BrickReport {
     pub scrub_rounds: u64,
 }
 
+/// A brick with less than this part of its disk free is full,
+const FULL_PART: u64 = 100;
+/// or with less than so many bytes.
+const FULL_BYTES: u64 = 16 << 20;
+
+/// Whether a disk of that size can hardly take anything any more: members that join a brick on it wait for room.
+/// One whose size is not known is not full.
+pub fn is_full(total_bytes: u64, free_bytes: u64) -> bool {
+    total_bytes > 0 && free_bytes < (total_bytes / FULL_PART).max(FULL_BYTES)
+}
+
+impl BrickReport {
+    /// See [`is_full`].
+    pub fn is_full(&self) -> bool {
+        is_full(self.total_bytes, self.free_bytes)
+    }
+}
+
 /// A brick that is about to come up for the first time: it gets its number before its
 /// directory is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -282,8 +300,13 @@ pub enum ClusterRequest {
         /// How long to wait for a newer one.
         wait_ms: u32,
     },
-    /// A brick has come up. -> `Map`
-    RegisterBrick(BrickRegistration),
+    /// A brick has come up, and says which lives its disk knows. -> `Map`
+    RegisterBrick {
+        /// Who.
+        brick: BrickRegistration,
+        /// The lives, the present one last; empty where the disk says nothing of them.
+        lives: Vec<BootId>,
+    },
     /// A brick is alive. -> `Heartbeat`
     Heartbeat {
         /// Which.
@@ -391,13 +414,6 @@ pub enum ClusterRequest {
         /// Who does not answer there, in the life its map names.
         brick: (BrickId, BootId),
     },
-    /// A brick has come up, and says which lives its disk knows. -> `Map`
-    RegisterLife {
-        /// Who.
-        brick: BrickRegistration,
-        /// The lives, the present one last; empty where the disk says nothing of them.
-        lives: Vec<BootId>,
-    },
     /// What a brick holds of its chains. -> `Done`
     Holdings {
         /// Which.
@@ -498,5 +514,20 @@ pub struct AuthorityText(pub String);
 impl std::fmt::Debug for AuthorityText {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("AuthorityText(...)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By a part where disks are large, by bytes where they are small.
+    #[test]
+    fn a_full_disk_has_little_left() {
+        let gib = 1 << 30;
+        assert!(!is_full(100 * gib, gib) && is_full(100 * gib, gib - 1));
+        assert!(!is_full(gib, FULL_BYTES) && is_full(gib, FULL_BYTES - 1));
+        assert!(!BrickReport::default().is_full(), "nothing is known of it");
+        assert!(BrickReport { total_bytes: 1, ..BrickReport::default() }.is_full());
     }
 }

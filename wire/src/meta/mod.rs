@@ -21,7 +21,7 @@ pub use check::{CheckReply, CheckRequest, InodeSummary};
 pub use cluster::{
     AuthorityText, BrickRefusal, BrickRegistration, BrickReport, ClusterReply, ClusterRequest, ClusterStatus,
     MAX_PATHS, MemberInfo, MemberRefusal, NewBrick, RefusedBrick, SessionGrant, SessionStatus,
-    SettingsChange, Sharing, Stuck, Wishes,
+    SettingsChange, Sharing, Stuck, Wishes, is_full,
 };
 pub use fs::{
     Access, AttrChanges, DirEntry, FsReply, FsRequest, LateChanges, NewInode, RenameMode, StatFs,
