@@ -116,7 +116,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     /// Replaces all blocks of a chunk, or removes it. `beside`: groups of another chunk, with its
-    /// header, that change together with it.
+    /// header, that change together with it. Gives back whether the chunk was there before.
     pub(super) fn replace_all(
         &self,
         key: ChunkKey,
@@ -124,7 +124,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
         groups: Vec<(u32, Group)>,
         blocks: Blocks,
         beside: Option<Beside>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let existed = self.header_of(key)?.is_some();
         let left: Vec<u64> = self.all_slots(key)?.into_iter().map(|(_, slot)| slot.position).collect();
         let mut overlay = lock(&self.overlay);
@@ -139,7 +139,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             (true, false) => self.chunks.fetch_sub(1, Ordering::Relaxed),
             _ => 0,
         };
-        Ok(())
+        Ok(existed)
     }
 
     /// Sets the hashes of groups that are still as they were when those were computed.

@@ -176,10 +176,9 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
             }
         }
         let _alone = self.write_lock(key);
-        let is_new = self.header_of(key)?.is_none();
         let blocks = Blocks { slots, direct: written_bytes > 0, written_bytes, ..Blocks::default() };
-        self.replace_all(key, Some(header), groups, blocks, None)?;
-        if is_new {
+        let existed = self.replace_all(key, Some(header), groups, blocks, None)?;
+        if !existed {
             self.hints.came(key.ino);
         }
         if let Some(lease) = lease {
