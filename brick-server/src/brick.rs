@@ -94,6 +94,8 @@ pub struct Brick {
     acknowledged: AtomicU64,
     /// It is about to say goodbye.
     leaving: AtomicBool,
+    /// Why the namespace does not let it in, and since when it says so.
+    refused: Mutex<Option<(Status, Instant)>>,
 }
 
 /// What it knows of the cluster.
@@ -185,6 +187,7 @@ impl Brick {
             born: Instant::now(),
             acknowledged: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
+            refused: Mutex::default(),
         }
     }
 
@@ -469,6 +472,19 @@ impl Brick {
         if let Err(error) = self.namespaces.ask(&self.net, farewell).await {
             tracing::info!(brick = %self.id, %error, "stops without a goodbye: it will be missed");
         }
+    }
+
+    /// The namespace has let it in, or does not, and why.
+    pub(crate) fn told(&self, refused: Option<Status>) {
+        let mut known = lock(&self.refused);
+        if known.map(|(why, _)| why) != refused {
+            *known = refused.map(|why| (why, Instant::now()));
+        }
+    }
+
+    /// Why the namespace does not let it in, and for how long it has said so.
+    pub(crate) fn refusal(&self) -> Option<(Status, Duration)> {
+        lock(&self.refused).map(|(why, since)| (why, since.elapsed()))
     }
 
     /// Whether it is about to stop.

@@ -31,6 +31,7 @@ mod server;
 mod sim;
 pub mod store;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,9 @@ use wire::id::{BrickId, ClusterId, StoreId};
 use wire::map::ClusterMap;
 use wire::meta::{BrickRegistration, BrickReport};
 use wire::net::{Endpoint, Net, Service, Serving, typed::Typed};
+use wire::status::Status;
 
+use brick::Brick;
 pub use config::Config;
 pub use error::Error;
 use keeper::Keeper;
@@ -84,7 +87,8 @@ pub struct Running {
     serving: Serving,
     server: Arc<Server>,
     metrics: Vec<(BrickId, Arc<Metrics>)>,
-    stop: watch::Sender<bool>,
+    /// One for each keeper.
+    stops: BTreeMap<BrickId, watch::Sender<bool>>,
     keepers: JoinSet<Result<(), Error>>,
 }
 
@@ -119,15 +123,16 @@ pub async fn start_all(configs: Vec<Config>, net: Net) -> Result<Running, Error>
     let handler = Typed::<BrickProtocol, _>::handler(server.clone());
     let serving = net.serve(&listen, Service::Brick, handler).await?;
     let endpoint = serving.endpoint();
-    let (stop, stopped) = watch::channel(false);
-    let (mut metrics, mut keepers) = (Vec::new(), JoinSet::new());
+    let (mut metrics, mut keepers, mut stops) = (Vec::new(), JoinSet::new(), BTreeMap::new());
     for (config, noted) in configs.into_iter().zip(noted) {
         let keeper = Keeper::new(config, net.clone(), endpoint, server.clone());
         metrics.push((keeper.brick(), keeper.metrics()));
         let life = keeper.begin(noted)?;
-        keepers.spawn(keeper.run(life, stopped.clone()));
+        let (stop, stopped) = watch::channel(false);
+        stops.insert(keeper.brick(), stop);
+        keepers.spawn(keeper.run(life, stopped));
     }
-    Ok(Running { serving, server, metrics, stop, keepers })
+    Ok(Running { serving, server, metrics, stops, keepers })
 }
 
 impl Running {
@@ -161,6 +166,22 @@ impl Running {
         self.server.open().iter().map(|brick| brick.map()).max_by_key(|map| map.epoch)
     }
 
+    /// Those that the namespace does not let in, why, and for how long it has said so.
+    pub fn refusals(&self) -> Vec<(BrickId, Status, Duration)> {
+        let refused = |brick: &Arc<Brick>| brick.refusal().map(|(why, since)| (brick.id, why, since));
+        self.server.open().iter().filter_map(refused).collect()
+    }
+
+    /// Serves a brick no more, for good, and gives its directory free; the others go on. What becomes of it is told by
+    /// [`Running::stop`].
+    pub async fn close(&self, brick: BrickId) {
+        let Some(stop) = self.stops.get(&brick) else { return };
+        // The receiver may be gone.
+        let _ = stop.send(true);
+        stop.closed().await;
+        self.server.leave(brick);
+    }
+
     /// Ends calls under way, makes everything durable and gives the directories free. A brick whose
     /// disk had failed before is only given free: it said so then, and has acknowledged nothing since.
     ///
@@ -189,8 +210,10 @@ impl Running {
             }
         }
         self.serving.stop(patience).await;
-        // The receivers may all be gone.
-        let _ = self.stop.send(true);
+        for stop in self.stops.values() {
+            // The receiver may be gone.
+            let _ = stop.send(true);
+        }
         let mut done = Ok(());
         while let Some(ended) = self.keepers.join_next().await {
             if let Err(error) = ended.unwrap_or_else(|e| Err(Error::Thread(std::io::Error::other(e)))) {

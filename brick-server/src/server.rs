@@ -41,6 +41,11 @@ impl Server {
         self.seats.write().unwrap_or_else(PoisonError::into_inner).insert(brick, seat);
     }
 
+    /// Calls to a brick are answered as those to one that was never here.
+    pub fn leave(&self, brick: BrickId) {
+        self.seats.write().unwrap_or_else(PoisonError::into_inner).remove(&brick);
+    }
+
     /// How each is.
     pub fn seats(&self) -> Vec<(BrickId, Seat)> {
         let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);

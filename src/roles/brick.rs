@@ -1,7 +1,8 @@
 //! `brickyard brick`: a server of one or more bricks.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use wire::meta::{
     BrickRefusal, ClusterReply, ClusterRequest, ClusterStatus, MetaCall, MetaProtocol, MetaRequest, NewBrick,
 };
 use wire::net::{CallError, Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
+use wire::status::Status;
 
 use super::exporter::{self, Exporter};
 use super::life::{self, Ending};
@@ -24,13 +26,17 @@ use crate::{brick_admin, refusal};
 
 /// Wait between two looks whether the namespace has let the bricks in.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Wait between two looks whether the namespace refuses bricks.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// So long it must refuse a disk as another one's before that is believed.
+const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// Wait between two looks whether bricks that are not let in were removed from the cluster.
 const REMOVED_PAUSE: Duration = Duration::from_secs(5);
 /// The same of bricks that are let in, as far as they have heard.
 const REMOVED_PAUSE_KNOWN: Duration = Duration::from_secs(60);
-/// Exit code where all of its bricks were removed from the cluster: starting it again is no use. The unit in `dist/systemd`
-/// names it.
-const REMOVED: u8 = 78;
+/// Exit code where all of its bricks were removed from the cluster or replaced: starting it again is no use. The unit in
+/// `dist/systemd` names it.
+const OVER: u8 = 78;
 /// Longest wait for a namespace to show whose it is.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 
@@ -295,9 +301,7 @@ async fn replaced(admin: &Admin, brick: BrickId, store: StoreId, lose_data: bool
 
 async fn serve(prepared: Prepared, exporter: Exporter, mut ending: Ending) -> Result<ExitCode> {
     let Prepared { configs, net, places, server } = prepared;
-    let numbers: Vec<String> = configs.iter().map(|config| config.brick.to_string()).collect();
-    let bricks: Vec<BrickId> = configs.iter().map(|config| config.brick).collect();
-    let word = if numbers.len() == 1 { "brick" } else { "bricks" };
+    let dirs: BTreeMap<BrickId, PathBuf> = configs.iter().map(|c| (c.brick, c.dir.clone())).collect();
     let namespaces = configs.first().map(|config| config.namespaces.clone()).unwrap_or_default();
     let admin = Admin::over(net.clone(), namespaces)?;
     let running = brick_server::start_all(configs, net.clone()).await?;
@@ -307,6 +311,8 @@ async fn serve(prepared: Prepared, exporter: Exporter, mut ending: Ending) -> Re
     }
     let life = async {
         let_in(&running).await;
+        let numbers: Vec<String> = running.registrations().iter().map(|own| own.brick.to_string()).collect();
+        let word = if numbers.len() == 1 { "brick" } else { "bricks" };
         life::ready(&format!("{word} {} at {}", numbers.join(", "), running.endpoint()))?;
         std::future::pending::<Result<ExitCode>>().await
     };
@@ -314,15 +320,9 @@ async fn serve(prepared: Prepared, exporter: Exporter, mut ending: Ending) -> Re
         lived = life => lived,
         () = exporter.serve(|| exporter::bricks(&running, &net)) => Ok(ExitCode::SUCCESS),
         () = ending.asked() => Ok(ExitCode::SUCCESS),
-        () = all_removed(&running, &bricks, &admin) => {
-            let dirs: Vec<String> = places.iter().map(|place| place.dir.display().to_string()).collect();
-            refusal::say(&anyhow!(
-                "removed from the cluster: {word} {}. To use {} again, empty it (`brickyard salvage` gets files off it first) and \
-                 join anew with --join and --token",
-                numbers.join(", "),
-                dirs.join(", ")
-            ));
-            Ok(ExitCode::from(REMOVED))
+        why = all_over(&running, &dirs, &admin) => {
+            refusal::say(&anyhow!("{}", why.join("; and ")));
+            Ok(ExitCode::from(OVER))
         }
     };
     let stopped = running.stop().await.context("a brick could not be closed cleanly");
@@ -348,18 +348,71 @@ fn are_known(running: &brick_server::Running) -> bool {
     })
 }
 
-/// Returns when all bricks of this server were removed from the cluster. One that others are served beside keeps waiting.
-async fn all_removed(running: &brick_server::Running, bricks: &[BrickId], admin: &Admin) {
+/// Why a brick will not be served by this directory any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// It was removed from the cluster.
+    Removed,
+    /// Another disk has its place, or this one is another brick's.
+    OtherDisk,
+}
+
+impl Over {
+    /// What the administrator reads, with what to do.
+    fn text(self, brick: BrickId, dir: &Path) -> String {
+        let dir = dir.display();
+        let why = match self {
+            Over::Removed => format!("removed from the cluster: brick {brick}"),
+            Over::OtherDisk => format!(
+                "{dir} is not brick {brick} any more: another disk has taken its place, or this one is another brick's"
+            ),
+        };
+        format!(
+            "{why}. To use {dir} again, empty it (`brickyard salvage` gets files off it first) and join anew with --join and --token"
+        )
+    }
+}
+
+/// Closes bricks that are over, each with a line in the log, while the others go on. Returns when all are, with what is to be
+/// said of each.
+async fn all_over(
+    running: &brick_server::Running,
+    dirs: &BTreeMap<BrickId, PathBuf>,
+    admin: &Admin,
+) -> Vec<String> {
+    let mut over: BTreeMap<BrickId, String> = BTreeMap::new();
+    let mut asked = Instant::now();
     loop {
-        // A brick that is removed while it is served may not hear of it.
+        tokio::time::sleep(LOOK_PAUSE).await;
+        let refused = running.refusals();
+        let others =
+            refused.iter().filter(|(_, why, held)| *why == Status::OtherDisk && *held >= REFUSED_FOR);
+        let mut found: Vec<(BrickId, Over)> = others.map(|(brick, _, _)| (*brick, Over::OtherDisk)).collect();
+        // A brick whose disk has failed, or that is removed while the namespace is restored from a backup, does not hear of it.
         let pause = if are_known(running) { REMOVED_PAUSE_KNOWN } else { REMOVED_PAUSE };
-        tokio::time::sleep(pause).await;
-        match admin.status().await {
-            Ok(now) if bricks.iter().all(|brick| is_removed(&now, *brick)) => return,
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!("cannot ask whether bricks were removed: {}", refusal::one_line(&error));
+        if refused.iter().any(|(_, why, _)| *why == Status::Forbidden) || asked.elapsed() >= pause {
+            asked = Instant::now();
+            match admin.status().await {
+                Ok(now) => {
+                    let removed = dirs.keys().filter(|brick| is_removed(&now, **brick));
+                    found.extend(removed.map(|brick| (*brick, Over::Removed)));
+                }
+                Err(error) => {
+                    tracing::debug!("cannot ask whether bricks were removed: {}", refusal::one_line(&error));
+                }
             }
+        }
+        for (brick, why) in found {
+            let Some(dir) = dirs.get(&brick).filter(|_| !over.contains_key(&brick)) else { continue };
+            running.close(brick).await;
+            let text = why.text(brick, dir);
+            if over.len() + 1 < dirs.len() {
+                tracing::warn!("{text}; this server's other bricks go on");
+            }
+            over.insert(brick, text);
+        }
+        if over.len() == dirs.len() {
+            return over.into_values().collect();
         }
     }
 }
@@ -375,6 +428,6 @@ mod tests {
     #[test]
     fn the_unit_names_the_exit_code() {
         let unit = include_str!("../../dist/systemd/brickyard-brick@.service");
-        assert!(unit.contains(&format!("\nRestartPreventExitStatus={}\n", super::REMOVED)), "{unit}");
+        assert!(unit.contains(&format!("\nRestartPreventExitStatus={}\n", super::OVER)), "{unit}");
     }
 }

@@ -40,7 +40,14 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
         }
         let beat = async {
             if !registered {
-                register(&brick).await?;
+                let done = register(&brick).await;
+                match &done {
+                    Ok(()) => brick.told(None),
+                    Err(CallError::Status(why)) => brick.told(Some(*why)),
+                    // Not heard: what it said last stands.
+                    Err(_) => {}
+                }
+                done?;
             }
             beat(&brick).await
         };

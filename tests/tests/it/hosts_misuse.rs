@@ -16,7 +16,7 @@ use crate::bad_input::refused;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// `brickyard brick` on a host; it must end by itself.
-fn brick(host: &Host, dir: &Path, more: Vec<OsString>) -> Result<Run> {
+pub fn brick(host: &Host, dir: &Path, more: Vec<OsString>) -> Result<Run> {
     Ok(host.run(binary()?).args(["brick", "--dir"]).arg(dir).args(more).limit(LIMIT))
 }
 
@@ -181,21 +181,30 @@ fn a_replaced_empty_disk_is_not_taken_for_the_old_one() -> Result<()> {
     // The old disk is no brick any more, wherever it is put, also while the new one is away.
     cluster.allow_log("not let in");
     let old = cluster.workshop().path().join("old");
-    let stray = not_let_in(&mut cluster, "old", &old, "knows another disk by this number")?;
+    replaced_disk_ends(&mut cluster, &old)?;
     status_tells(&cluster, 1, &["a disk at ", "another one has taken its place", "start the right one"])?;
     ensure!(std::fs::read(&file)? == bytes, "reads wrong beside the old disk");
     cluster.wait_whole(LIMIT)?;
     cluster.bricks[1].stop()?;
     let plain = vec!["brick".into(), "--dir".into(), cluster.brick_dir(1).into()];
     cluster.bricks[1].set_args(plain);
-    drop(stray);
-    let stray = not_let_in(&mut cluster, "old", &old, "knows another disk by this number")?;
+    replaced_disk_ends(&mut cluster, &old)?;
     cluster.bricks[1].start()?;
     cluster.wait_whole(LIMIT)?;
-    drop(stray);
     ensure!(std::fs::read(&file)? == bytes, "reads wrong after the old disk was there");
     cluster.check(true)?;
     cluster.finish()
+}
+
+/// The service of a disk that another one has taken the place of: it says so, and ends for good.
+fn replaced_disk_ends(cluster: &mut HostCluster, dir: &Path) -> Result<()> {
+    let host = cluster.new_host()?;
+    let listen = std::net::SocketAddr::new(host.address(), 7100);
+    let done = brick(&host, dir, vec!["--listen".into(), listen.to_string().into()])?.run()?;
+    let words = ["is not brick 1 any more", "another disk has taken its place", "salvage", "join anew"];
+    refused("a replaced disk", &done, &words)?;
+    ensure!(done.status.code() == Some(78), "{}", done.status);
+    Ok(())
 }
 
 /// A disk that is too full for a new brick: nothing is made, no token used up and no number given for it; with room the same
@@ -261,7 +270,7 @@ fn a_damaged_index_is_told_with_what_helps() -> Result<()> {
 }
 
 /// A brick's directory, started on another host; returns when it says why it is not let in.
-fn not_let_in(cluster: &mut HostCluster, name: &str, dir: &Path, why: &str) -> Result<Process> {
+pub fn not_let_in(cluster: &mut HostCluster, name: &str, dir: &Path, why: &str) -> Result<Process> {
     let host = cluster.new_host()?;
     let listen = std::net::SocketAddr::new(host.address(), 7100);
     let args = ["brick", "--listen", &listen.to_string(), "--dir"].map(OsString::from);
@@ -278,7 +287,7 @@ fn not_let_in(cluster: &mut HostCluster, name: &str, dir: &Path, why: &str) -> R
 
 /// Waits until `status` says in the note of a brick that somebody is not let in, with all of these words; or, without
 /// words, until it does so no more.
-fn status_tells(cluster: &HostCluster, brick: usize, words: &[&str]) -> Result<()> {
+pub fn status_tells(cluster: &HostCluster, brick: usize, words: &[&str]) -> Result<()> {
     let mut note = String::new();
     wait::until_true("status tells who is not let in", LIMIT, || {
         let status = cluster.status()?;

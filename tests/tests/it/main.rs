@@ -13,6 +13,7 @@ mod faults;
 mod files;
 mod full;
 mod hosts_birth;
+mod hosts_disks;
 mod hosts_faults;
 mod hosts_locks;
 mod hosts_members;

@@ -1,0 +1,126 @@
+//! Disks that another one has taken the place of, or that are to take one's place.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use brickyard_tests::cluster::binary;
+use brickyard_tests::hosts::Process;
+use brickyard_tests::{HostCluster, Shape, wait};
+
+use crate::bad_input::refused;
+use crate::hosts_misuse::{brick, not_let_in, status_tells};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// One server of two bricks: when one of them is removed or replaced, that is said, and the other one is served on; when both
+/// are, the server ends.
+#[test]
+fn a_brick_that_is_over_leaves_the_others_of_its_server() -> Result<()> {
+    let mut cluster = HostCluster::prepare_with_bricks(Shape { bricks: 2, replicas: 2 })?;
+    cluster.allow_log("other bricks go on");
+    let host = cluster.new_host()?;
+    let at = |name: &str| cluster.workshop().path().join(name);
+    let (first, second, third) = (at("first"), at("second"), at("third"));
+    let two = |more: Vec<OsString>| -> Vec<OsString> {
+        let dirs =
+            ["brick".into(), "--dir".into(), first.clone().into(), "--dir".into(), second.clone().into()];
+        dirs.into_iter().chain(more).collect()
+    };
+    let join = cluster.join_args(&host, &cluster.token("brick", &[])?);
+    let mut server = Process::new("server", &host, &binary()?, two(join));
+    ensure!(server.start()?.contains("bricks 2, 3 at"), "other numbers");
+    server.set_args(two(Vec::new()));
+    cluster.admin(&["brick", "drain", "2", "--wait"])?.ok()?;
+    cluster.admin(&["brick", "remove", "2"])?.ok()?;
+    let said = "removed from the cluster: brick 2. To use ";
+    wait::until_true("it says that brick 2 is over", LIMIT, || {
+        Ok(server.log().tail(20).contains(said) && server.log().tail(20).contains("other bricks go on"))
+    })?;
+    let is_alive = |cluster: &HostCluster| -> Result<bool> {
+        let status = cluster.status()?;
+        let bricks = status["bricks"].as_array().context("no bricks")?;
+        Ok(bricks.iter().any(|b| b["id"] == 3 && b["state"] == "alive"))
+    };
+    ensure!(is_alive(&cluster)?, "the other one is not served any more");
+    server.stop()?;
+    // The same after a restart: it is ready with what is left.
+    ensure!(server.start()?.contains("brick 3 at"), "it does not say what it serves");
+    ensure!(is_alive(&cluster)?, "the other one is not served any more");
+    server.stop()?;
+
+    let host3 = cluster.new_host()?;
+    let mut args: Vec<OsString> = vec!["brick".into(), "--dir".into(), third.into()];
+    args.extend(cluster.join_args(&host3, &cluster.token("brick", &[])?));
+    args.extend(["--replace".into(), "3".into()]);
+    let mut other = Process::new("other", &host3, &binary()?, args);
+    other.start()?;
+    let done = brick(&host, &first, vec!["--dir".into(), second.into()])?.run()?;
+    let words = ["removed from the cluster: brick 2", "is not brick 3 any more", "join anew"];
+    refused("a server without bricks", &done, &words)?;
+    ensure!(done.status.code() == Some(78), "{}", done.status);
+    cluster.wait_whole(LIMIT)?;
+    other.stop()?;
+    cluster.finish()
+}
+
+/// The old disk comes back after the new one was prepared, and is then the only one with everything: the new one does not take
+/// its place, the old one goes on, and with the data given up the new one does.
+#[test]
+fn a_replacement_is_judged_again_when_it_comes_up() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 2, replicas: 2 })?;
+    cluster.allow_log("");
+    let file = cluster.mountpoint().join("file");
+    let write = |version: u8| -> Result<()> {
+        std::fs::write(&file, vec![version; 3_000_000])?;
+        Ok(std::fs::File::open(&file)?.sync_all()?)
+    };
+    write(1)?;
+    cluster.bricks[0].stop()?;
+    let host = cluster.new_host()?;
+    let dir = cluster.workshop().path().join("new");
+    let mut args = cluster.join_args(&host, &cluster.token("brick", &["--uses", "2"])?);
+    args.extend(["--prepare".into(), "--replace".into(), "0".into()]);
+    brick(&host, &dir, args.clone())?.ok()?;
+
+    // The old disk is not lost after all, and what is written then is on it alone.
+    cluster.bricks[0].start()?;
+    cluster.wait_whole(LIMIT)?;
+    cluster.bricks[1].stop()?;
+    write(2)?;
+    cluster.bricks[0].stop()?;
+    let mut new = not_let_in(
+        &mut cluster,
+        "new",
+        &dir,
+        "nobody but the disk that this one is to replace has all data",
+    )?;
+    status_tells(&cluster, 0, &["the new disk at ", "bring that one back", "--replace 0 --lose-data"])?;
+    new.kill9()?;
+    cluster.bricks[0].start()?;
+    cluster.bricks[1].start()?;
+    cluster.wait_whole(LIMIT)?;
+    ensure!(std::fs::read(&file)? == vec![2; 3_000_000], "what the old disk had is lost");
+
+    cluster.bricks[1].stop()?;
+    write(3)?;
+    cluster.bricks[0].stop()?;
+    std::fs::remove_dir_all(&dir)?;
+    refused(
+        "the last disk's place",
+        &brick(&host, &dir, args.clone())?.run()?,
+        &["nobody else has", "--lose-data"],
+    )?;
+    args.push("--lose-data".into());
+    brick(&host, &dir, args)?.ok()?;
+    let mut new = Process::new("new", &host, &binary()?, vec!["brick".into(), "--dir".into(), dir.into()]);
+    cluster.bricks[1].start()?;
+    new.start()?;
+    cluster.wait_whole(LIMIT)?;
+    // What the other one lacked is gone; reading ends, and what is written from now on stays.
+    std::fs::read(&file)?;
+    write(4)?;
+    ensure!(std::fs::read(&file)? == vec![4; 3_000_000], "what was written since reads wrong");
+    new.stop()?;
+    cluster.finish()
+}
