@@ -7,10 +7,11 @@
 //! 1. `umount` ends the process, and SIGTERM unmounts; both flush first.
 //! 2. A mount that is refused leaves nothing behind, unless its process in the background ended without a word: then
 //!    its log stays (`tests`: `a_refused_mount_leaves_nothing`).
-//! 3. A mount's session is the same client's after a restart: it is named by its credential, machine and mount
+//! 3. It is mounted when some files can be used, and not before (`tests`: `a_mount_waits_for_bricks_and_names_them`).
+//! 4. A mount's session is the same client's after a restart: it is named by its credential, machine and mount
 //!    point.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -21,8 +22,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use fs_client::{Client, ClientConfig, Mount, MountConfig};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
-use wire::map::ClusterMap;
+use wire::brick::{BrickCall, BrickProtocol, BrickRequest};
+use wire::id::BrickId;
+use wire::map::{Chain, ClusterMap, Member, MemberState};
 use wire::net::{Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
 
 use super::exporter::{self, Exporter};
@@ -39,8 +43,10 @@ pub const PROGRAM: &str = "mount.brickyard";
 const CREDENTIALS: &str = "/var/lib/brickyard";
 /// Where mounts in the background log.
 const LOGS: &str = "/var/log/brickyard";
-/// Wait between two looks whether the cluster has chains.
+/// Wait between two looks whether the cluster has chains that are served.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait for a brick to show that it is there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Whether the program was called by this role's name.
 pub fn is_called(name: &OsString) -> bool {
@@ -222,7 +228,7 @@ async fn mount(wanted: &Wanted) -> Result<Mounted> {
         Err(_) => bail!("the namespace has not answered for {} s", wanted.wait.as_secs()),
     };
     let started = async {
-        wait_for_chains(&client, until, wanted.wait).await?;
+        wait_for_chains(&client, &net, until, wanted.wait).await?;
         let config = MountConfig {
             root: wanted.root.clone(),
             read_only: wanted.read_only,
@@ -259,15 +265,29 @@ async fn connect(config: ClientConfig, net: &Net) -> Result<Client, fs_client::E
     }
 }
 
-/// A cluster that is just being born has nowhere to put files yet.
-async fn wait_for_chains(client: &Client, until: Instant, patience: Duration) -> Result<()> {
+/// A cluster that is just being born has nowhere to put files yet, and in one whose bricks are all away whoever touches a file
+/// would hang: both are waited for. Where some chains are served, files of the others wait as they do when bricks go later.
+async fn wait_for_chains(client: &Client, net: &Net, until: Instant, patience: Duration) -> Result<()> {
     let mut told = String::new();
     loop {
         let map = client.map();
-        if map.current_table().is_some() {
-            return Ok(());
-        }
-        let lacking = lacking(&map);
+        let lacking = match map.current_table() {
+            None => lacking(&map),
+            Some(_) => {
+                let away = away(net, &map).await;
+                if away.chains < map.chains.len() {
+                    if away.chains > 0 {
+                        tracing::warn!(
+                            "files on {} of {} chains wait: {away}",
+                            away.chains,
+                            map.chains.len()
+                        );
+                    }
+                    return Ok(());
+                }
+                format!("no file can be read or written: {away}")
+            }
+        };
         if Instant::now() > until {
             bail!(
                 "{lacking}. Waited for it for {} s (-o wait=SECONDS); see `brickyard status`",
@@ -280,6 +300,61 @@ async fn wait_for_chains(client: &Client, until: Instant, patience: Duration) ->
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What is not there of a cluster's bricks.
+struct Away {
+    /// Chains that nobody serves.
+    chains: usize,
+    /// The bricks that would serve them, with where they are looked for.
+    bricks: BTreeMap<BrickId, String>,
+}
+
+impl std::fmt::Display for Away {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        /// More than these help nobody.
+        const SHOWN: usize = 8;
+        let bricks: Vec<String> =
+            self.bricks.iter().take(SHOWN).map(|(brick, place)| format!("{brick} ({place})")).collect();
+        let more = match self.bricks.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let (word, verb) = if self.bricks.len() == 1 { ("brick", "does") } else { ("bricks", "do") };
+        write!(f, "{word} {}{more} {verb} not answer; start them", bricks.join(", "))
+    }
+}
+
+/// Looks for those who serve chains. The map alone does not tell: a namespace that has just started takes bricks that it knew for
+/// alive until they had time to speak.
+async fn away(net: &Net, map: &ClusterMap) -> Away {
+    let heads: BTreeSet<BrickId> = map.chains.values().filter_map(Chain::head).collect();
+    let mut looks = JoinSet::new();
+    for brick in heads {
+        let Some(endpoint) = map.endpoint_of(brick).copied() else { continue };
+        let (net, call) = (net.clone(), BrickCall { brick, map: map.epoch, request: BrickRequest::Ping });
+        looks.spawn(async move {
+            let until = Instant::now() + LOOK;
+            let answer = net.request::<BrickProtocol>(&endpoint, &call, Default::default(), until).await;
+            answer.is_ok().then_some(brick)
+        });
+    }
+    let mut there = BTreeSet::new();
+    while let Some(look) = looks.join_next().await {
+        there.extend(look.ok().flatten());
+    }
+    let served = |chain: &&Chain| chain.head().is_some_and(|head| there.contains(&head));
+    let mut away = Away { chains: 0, bricks: BTreeMap::new() };
+    for chain in map.chains.values().filter(|chain| !served(chain)) {
+        away.chains += 1;
+        let would = |m: &&Member| matches!(m.state, MemberState::Serving | MemberState::LastServing);
+        for member in chain.members.iter().filter(would).filter(|m| !there.contains(&m.brick)) {
+            if let Some(info) = map.bricks.get(&member.brick) {
+                away.bricks.insert(member.brick, format!("{} on {}", info.endpoint, info.host));
+            }
+        }
+    }
+    away
 }
 
 /// What a cluster waits for that has no chains yet.

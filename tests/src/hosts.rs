@@ -325,6 +325,17 @@ impl HostCluster {
 
     /// Starts the mount, with a token the first time.
     pub fn start_mount(&mut self) -> Result<()> {
+        self.prepare_mount()?;
+        self.mount.start().map(drop)
+    }
+
+    /// The same without waiting for it; what it says comes out of the channel.
+    pub fn spawn_mount(&mut self) -> Result<Receiver<String>> {
+        self.prepare_mount()?;
+        self.mount.spawn()
+    }
+
+    fn prepare_mount(&mut self) -> Result<()> {
         let credential = self.workshop.path().join("client.cred");
         let token = match credential.exists() {
             true => String::new(),
@@ -336,7 +347,7 @@ impl HostCluster {
             self.mountpoint.display(),
             credential.display()
         )));
-        self.mount.start().map(drop)
+        Ok(())
     }
 
     /// A further mount, on a host of its own; its mount point.
