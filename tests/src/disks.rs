@@ -40,6 +40,16 @@ pub fn turn_read_only(cluster: &HostCluster, brick: usize) -> Result<()> {
     std::fs::write(&switch, "1").with_context(|| switch.display().to_string())
 }
 
+/// Takes a disk away while it is used: its directory is empty from now on, whoever has files open keeps them.
+pub fn take_away(cluster: &HostCluster, brick: usize) -> Result<()> {
+    Run::new("umount").arg("-l").arg(cluster.brick_dir(brick)).ok().map(drop)
+}
+
+/// Mounts a disk that was taken away.
+pub fn put_back(cluster: &HostCluster, brick: usize) -> Result<()> {
+    mount(&image(cluster, brick), &cluster.brick_dir(brick))
+}
+
 /// What an administrator does about it: unmount, check, mount. Fails while something on the disk is open.
 pub fn mend(cluster: &HostCluster, brick: usize) -> Result<()> {
     let (image, dir) = (image(cluster, brick), cluster.brick_dir(brick));

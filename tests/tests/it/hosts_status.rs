@@ -1,9 +1,12 @@
-//! What `status` says of bricks with which something is wrong, as it is shown to people.
+//! What `status` says of bricks with which something is wrong, as it is shown to people, and a mount that waits for bricks.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use brickyard_tests::{HostCluster, Shape, seed, wait};
+use brickyard_tests::cluster::binary;
+use brickyard_tests::{HostCluster, Shape, disks, seed, wait};
+
+use crate::bad_input::refused;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -62,5 +65,95 @@ fn a_scrub_that_has_ended_is_shown_no_more() -> Result<()> {
             ensure!(brick["scrub_total_bytes"] == 0 && brick["note"] == "", "{brick}");
         }
     }
+    cluster.finish()
+}
+
+/// All bricks are away: a mount waits for them as long as it was told to, also while the namespace has just started and takes
+/// them for alive, and then says which ones it misses; with some of them it mounts and says what is missing.
+#[test]
+fn a_mount_waits_for_bricks_and_names_them() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 2, replicas: 1 })?;
+    cluster.allow_log("");
+    for n in 0..8 {
+        std::fs::write(cluster.mountpoint().join(format!("file{n}")), vec![n; 100_000])?;
+    }
+    cluster.mount.stop()?;
+    for brick in &mut cluster.bricks {
+        brick.kill9()?;
+    }
+    cluster.namespace.stop()?;
+    cluster.namespace.start()?;
+    let credential = cluster.workshop().path().join("client.cred");
+    let mount = |wait: u32| -> Result<_> {
+        let options = format!("host=client,cred={},wait={wait}", credential.display());
+        let run =
+            cluster.client().run(binary()?).arg("mount").arg(format!("{}:/", cluster.namespace_address()));
+        run.arg(cluster.mountpoint()).args(["-o", &options]).limit(LIMIT).run()
+    };
+    let places: Vec<String> = cluster
+        .bricks
+        .iter()
+        .map(|brick| format!("{}:7100 on {}", brick.host().address(), brick.host().label()))
+        .collect();
+    for wait in [1, 8] {
+        let words = [
+            "no file can be read or written: bricks 0 (",
+            &places[0],
+            &places[1],
+            "do not answer",
+            "wait=SECONDS",
+        ];
+        refused("a mount without bricks", &mount(wait)?, &words)?;
+    }
+    // It waits, and is ready as soon as one is there.
+    let ready = cluster.spawn_mount()?;
+    wait::until_true("the mount says what it waits for", LIMIT, || {
+        Ok(cluster.mount.log().tail(20).contains("no file can be read or written"))
+    })?;
+    ensure!(ready.try_recv().is_err(), "it is mounted");
+    cluster.bricks[0].start()?;
+    let line = ready.recv_timeout(LIMIT)?;
+    ensure!(line.starts_with("ready: "), "{line}");
+    let says = format!("chains wait: brick 1 ({}) does not answer", places[1]);
+    ensure!(cluster.mount.log().tail(20).contains(&says), "{says}: {}", cluster.mount.log().tail(20));
+    ensure!(std::fs::read_dir(cluster.mountpoint())?.count() >= 8, "names are missing");
+    cluster.bricks[1].start()?;
+    for n in 0..8 {
+        ensure!(std::fs::read(cluster.mountpoint().join(format!("file{n}")))? == vec![n; 100_000], "file{n}");
+    }
+    cluster.finish()
+}
+
+/// A brick's disk is taken away under it, by force: `status` says that it is gone, from where, and what to do; when it is mounted
+/// again the brick is served again, without a restart.
+#[test]
+fn a_disk_that_is_gone_is_told_with_what_to_do() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 2, replicas: 2 })?;
+    cluster.allow_log("");
+    disks::give(&cluster, 0, 300)?;
+    cluster.add_brick(0)?;
+    cluster.add_brick(1)?;
+    cluster.start_mount()?;
+    let file = cluster.mountpoint().join("file");
+    let bytes = seed::bytes(32, 0, 20_000_000);
+    std::fs::write(&file, &bytes)?;
+    std::fs::File::open(&file)?.sync_all()?;
+    disks::take_away(&cluster, 0)?;
+    let dir = cluster.brick_dir(0).display().to_string();
+    let words = [
+        "brick.json is gone from ",
+        &dir,
+        "not opened again",
+        "look whether its disk is mounted",
+        "serves again by itself",
+    ];
+    let note = until_noted(&cluster, 0, &words)?;
+    eprintln!("{note}");
+    eprintln!("{}", cluster.admin(&["status"])?.ok()?.text());
+    ensure!(std::fs::read(&file)? == bytes, "not readable from the copy");
+    disks::put_back(&cluster, 0)?;
+    cluster.wait_whole(LIMIT)?;
+    until_noted(&cluster, 0, &[""])?;
+    cluster.check(true)?;
     cluster.finish()
 }
