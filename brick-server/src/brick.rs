@@ -39,7 +39,7 @@ use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::ops::patch::Staging;
 use crate::pool::{Pool, PoolError};
-use crate::store::dir::Held;
+use crate::store::dir::{DirError, Held, IDENTITY_FILE, identify};
 use crate::store::lives::Lives;
 use crate::store::{ChunkStore, Header, Pressure, StoreError};
 
@@ -492,9 +492,18 @@ impl Brick {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// Whether its directory is still there.
-    pub(crate) fn directory_is_there(&self) -> bool {
-        self.held.as_ref().is_none_or(Held::is_there)
+    /// What is wrong with its directory, if it is not there as it was taken. Waits for the disk.
+    pub(crate) fn directory_trouble(&self) -> Option<String> {
+        if self.held.as_ref().is_none_or(Held::is_there) {
+            return None;
+        }
+        let dir = self.config.dir.display();
+        Some(match identify(&self.config.dir) {
+            Ok(_) => format!("something else is in {dir} now"),
+            Err(DirError::NoBrick { .. }) => format!("{IDENTITY_FILE} is gone from {dir}"),
+            // Not gone: its disk can't be read.
+            Err(error) => error.to_string(),
+        })
     }
 
     /// Who it is.

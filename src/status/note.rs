@@ -25,7 +25,10 @@ pub fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
     }
     let report = report_of(status, brick.id);
     if let Some(why) = &report.failed {
-        notes.push(format!("{why}; it serves again by itself when its disk does: mend that, or replace it"));
+        notes.push(format!(
+            "{why}; it serves again by itself when that is mended; a disk that is lost is replaced with --replace {}",
+            brick.id
+        ));
     } else if brick.alive && report.is_full() {
         notes.push(format!("its disk is full, {} left: make room", bytes(report.free_bytes)));
     }

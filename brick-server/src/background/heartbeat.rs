@@ -14,7 +14,6 @@ use wire::status::Status;
 
 use crate::brick::Brick;
 use crate::pool::PoolError;
-use crate::store::dir::IDENTITY_FILE;
 
 /// Heartbeats between two questions who the members of the namespace are.
 const LEARN_EVERY: u32 = 4;
@@ -141,8 +140,10 @@ async fn report(brick: &Arc<Brick>) -> Result<BrickReport, PoolError> {
     brick
         .pool
         .run(move || {
-            if inner.store.failure().is_none() && !inner.directory_is_there() {
-                inner.store.fail(format!("{} is gone from {}", IDENTITY_FILE, inner.config.dir.display()));
+            if inner.store.failure().is_none()
+                && let Some(trouble) = inner.directory_trouble()
+            {
+                inner.store.fail(trouble);
             }
             inner.report()
         })

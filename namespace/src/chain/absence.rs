@@ -62,6 +62,7 @@ mod tests {
         };
         leave(&mut map, 0);
         let mut known = facts(&map);
+        known.sizes = [(first, 1), (second, 1)].into();
         assert_eq!(told(&map, &known, &[(0, 5)]), [], "each chain has the third brick");
         known.space.get_mut(&BrickId(2)).unwrap().free_bytes = 0;
         let found = told(&map, &known, &[(0, 5)]);

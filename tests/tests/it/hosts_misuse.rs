@@ -325,7 +325,7 @@ fn a_copy_of_a_brick_is_not_let_in() -> Result<()> {
         ensure!(std::fs::read(&file)? == bytes, "reads wrong beside a copy");
     }
     ensure!(cluster.status()?["map_epoch"] == epochs, "the copy changed something");
-    let place = format!("a second process at {}:7100 on ", stray.host().address());
+    let place = format!("a second process at tls://{}:7100 on ", stray.host().address());
     status_tells(&cluster, 1, &[&place, "the first one is heard; stop it", "is a copy, remove that"])?;
     drop(stray);
     status_tells(&cluster, 1, &[])?;
@@ -362,7 +362,7 @@ fn a_disk_that_was_set_back_is_not_let_in() -> Result<()> {
     cluster.namespace.stop()?;
     cluster.namespace.start()?;
     let mut brick = not_let_in(&mut cluster, "set back again", &dir, set_back)?;
-    let place = format!("the disk at {}:7100 on ", brick.host().address());
+    let place = format!("the disk at tls://{}:7100 on ", brick.host().address());
     let words = [&place, "it was set back to an earlier state; put the right disk back", "--replace 0"];
     status_tells(&cluster, 0, &words)?;
     brick.kill9()?;

@@ -93,7 +93,7 @@ fn a_mount_waits_for_bricks_and_names_them() -> Result<()> {
     let places: Vec<String> = cluster
         .bricks
         .iter()
-        .map(|brick| format!("{}:7100 on {}", brick.host().address(), brick.host().label()))
+        .map(|brick| format!("tls://{}:7100 on {}", brick.host().address(), brick.host().label()))
         .collect();
     for wait in [1, 8] {
         let words = [
