@@ -421,7 +421,9 @@ impl<'a> Planner<'a> {
     fn has_room(&self, brick: BrickId, chain: &Chain) -> bool {
         self.facts.space.get(&brick).is_none_or(|space| {
             let kept = space.total_bytes / KEPT_FREE;
-            space.free_bytes >= self.size_of(chain).saturating_add(kept)
+            // Else a member that joins a small disk would be one to be replaced at once.
+            !is_full(space.total_bytes, space.free_bytes)
+                && space.free_bytes >= self.size_of(chain).saturating_add(kept)
         })
     }
 

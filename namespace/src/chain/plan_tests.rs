@@ -397,6 +397,10 @@ fn who_is_full_is_replaced_before_it_serves() {
     assert_eq!(plan(&map, &wishes(), &facts).steps, [Step::Join { chain, epoch, brick: BrickId(2) }]);
     facts.space.insert(BrickId(2), full);
     assert_eq!(plan(&map, &wishes(), &facts).steps, [], "nobody has more room");
+    // A small disk is full by bytes, and would be left again at once.
+    facts.sizes.insert(chain, 1 << 20);
+    facts.space.insert(BrickId(2), Space { total_bytes: 100 << 20, free_bytes: 15 << 20 });
+    assert_eq!(plan(&map, &wishes(), &facts).steps, [], "a small full disk takes nobody");
     facts.space.insert(BrickId(2), Space { free_bytes: 50 * GIB, ..full });
     let join = plan(&map, &wishes(), &facts).steps[0];
     assert!(take(&map, map.chains.clone().get_mut(&chain).unwrap(), &wishes(), &facts.owing, &join));

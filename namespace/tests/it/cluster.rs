@@ -312,7 +312,11 @@ async fn beat(brick: Arc<FakeBrick>, net: Net, to: Endpoint) {
                 brick: BrickId(brick.id),
                 boot: BootId(boot),
                 map: has,
-                report: BrickReport { total_bytes: 1000, free_bytes: 500, ..BrickReport::default() },
+                report: BrickReport {
+                    total_bytes: 1000 << 30,
+                    free_bytes: 500 << 30,
+                    ..BrickReport::default()
+                },
             });
             let call = MetaCall { session: None, seq: CallSeq(0), answered_below: CallSeq(0), request };
             // The namespace may be down for a moment.

@@ -321,11 +321,11 @@ async fn space_and_files_are_told() {
     let cluster = Cluster::new(4, |_| {}).await;
     let client = cluster.client(1).await;
     let told = async || match client.fs(FsRequest::StatFs).await {
-        Ok(FsReply::StatFs(told)) if told.total_bytes == 2000 => Some(told),
+        Ok(FsReply::StatFs(told)) if told.total_bytes == 2000 << 30 => Some(told),
         _ => None,
     };
     let told = until("four bricks have reported", told).await;
-    assert_eq!((told.free_bytes, told.inodes), (1000, 1));
+    assert_eq!((told.free_bytes, told.inodes), (1000 << 30, 1));
     let open = client.create("open", Access::Write).await;
     let closed = client.file("closed", 5).await;
     client.fs(mkdir("d")).await.unwrap();
