@@ -393,7 +393,7 @@ async fn list_files(admin: &Admin) -> Result<BTreeMap<Ino, InodeSummary>> {
 mod tests {
     use super::*;
     use wire::id::{ChainEpoch, ChainId, ChunkVersion, ClusterId};
-    use wire::layout::{FileLayout, TableVersion};
+    use wire::layout::FileLayout;
     use wire::map::{Chain, Member, MemberState};
     use wire::meta::FileKind;
 
@@ -417,7 +417,7 @@ mod tests {
         let mut map = ClusterMap::new(ClusterId([1; 16]), 2);
         let members = [0, 1].map(|b| Member { brick: BrickId(b), state: MemberState::Serving }).to_vec();
         map.chains.insert(ChainId(1), Chain { id: ChainId(1), epoch: ChainEpoch(1), members });
-        map.tables.insert(TableVersion(0), vec![ChainId(1)]);
+        map.add_table(vec![ChainId(1)]);
         let file = InodeSummary {
             ino: Ino(2),
             kind: FileKind::File,

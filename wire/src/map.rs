@@ -8,6 +8,7 @@
 //! 3. A chain has at most one last-serving member, and then no serving one.
 //! 4. Every chain of a table exists.
 //! 5. A member leaves only where another one serves.
+//! 6. The table that is current exists, and there is one if there are any.
 
 use std::collections::BTreeMap;
 
@@ -120,11 +121,12 @@ pub struct ClusterMap {
     pub bricks: BTreeMap<BrickId, BrickInfo>,
     /// All chains.
     pub chains: BTreeMap<ChainId, Chain>,
-    /// Chain tables files are laid out by. Never changed once a file uses one; the last is
-    /// for new files.
+    /// Chain tables files are laid out by. Never changed once a file uses one.
     pub tables: BTreeMap<TableVersion, Vec<ChainId>>,
     /// Sessions that may change nothing any more, and since which epoch.
     pub blocked: EndedSessions,
+    /// The table that new files are laid out by.
+    pub current: Option<TableVersion>,
 }
 
 impl ClusterMap {
@@ -138,12 +140,20 @@ impl ClusterMap {
             chains: BTreeMap::new(),
             tables: BTreeMap::new(),
             blocked: EndedSessions::default(),
+            current: None,
         }
     }
 
     /// The table new files are laid out by, if there are chains yet.
-    pub fn current_table(&self) -> Option<TableVersion> {
-        self.tables.keys().next_back().copied()
+    pub fn current_table(&self) -> Option<&[ChainId]> {
+        self.tables.get(&self.current?).map(Vec::as_slice)
+    }
+
+    /// Adds a table, and has new files laid out by it.
+    pub fn add_table(&mut self, chains: Vec<ChainId>) {
+        let version = TableVersion(self.tables.keys().next_back().map_or(0, |last| last.0 + 1));
+        self.tables.insert(version, chains);
+        self.current = Some(version);
     }
 
     /// Where a brick answers.
@@ -192,124 +202,9 @@ impl ClusterMap {
                 return Err(format!("table {}: chain {missing} does not exist", table.0));
             }
         }
+        if self.current_table().is_none() && !self.tables.is_empty() {
+            return Err(format!("the table for new files, {:?}, does not exist", self.current));
+        }
         Ok(())
-    }
-}
-
-/// Groups bricks into chains of `replicas`, several a brick, so that a lost brick's load and
-/// rebuild fall on many others and every brick is head about as often as any other.
-///
-/// `hosts` gives each brick's machine; members of a chain are on different machines where
-/// there are at least `replicas` machines. The order of the result is the order of a table.
-/// A cyclic design: for each distance d, chains (i, i+d, i+2d, ...) with the bricks ordered
-/// so that neighbours are on different machines.
-pub fn plan_chains(bricks: &[(BrickId, String)], replicas: u8) -> Vec<Vec<BrickId>> {
-    /// Chains each brick is head of, at most.
-    const HEADS_A_BRICK: usize = 3;
-    let n = bricks.len();
-    let r = usize::from(replicas.max(1));
-    if n == 0 || n < r {
-        return Vec::new();
-    }
-    if r == 1 {
-        return bricks.iter().map(|(b, _)| vec![*b]).collect();
-    }
-    // Deal the machines out in turn, so that neighbours in `order` differ in machine.
-    let mut by_host: BTreeMap<&str, Vec<BrickId>> = BTreeMap::new();
-    for (brick, host) in bricks {
-        by_host.entry(host).or_default().push(*brick);
-    }
-    let host_of: BTreeMap<BrickId, &str> = bricks.iter().map(|(b, h)| (*b, h.as_str())).collect();
-    let enough_hosts = by_host.len() >= r;
-    let mut order = Vec::with_capacity(n);
-    let mut round = 0;
-    while order.len() < n {
-        order.extend(by_host.values().filter_map(|list| list.get(round)));
-        round += 1;
-    }
-    let mut chains: Vec<Vec<BrickId>> = Vec::new();
-    let mut seen = std::collections::BTreeSet::new();
-    for start in 0..n {
-        let mut heads = 0;
-        for distance in 1..n {
-            if heads == HEADS_A_BRICK {
-                break;
-            }
-            let chain: Vec<BrickId> = (0..r).map(|k| order[(start + k * distance) % n]).collect();
-            let mut group = chain.clone();
-            group.sort_unstable();
-            group.dedup();
-            let mut machines: Vec<&str> = group.iter().map(|b| host_of[b]).collect();
-            machines.sort_unstable();
-            machines.dedup();
-            if group.len() < r || (enough_hosts && machines.len() < r) || !seen.insert(group) {
-                continue;
-            }
-            chains.push(chain);
-            heads += 1;
-        }
-    }
-    // Spread heads over the table: chain k of every brick before chain k+1 of any.
-    let mut dealt: Vec<(usize, usize, Vec<BrickId>)> = Vec::with_capacity(chains.len());
-    let mut count: BTreeMap<BrickId, usize> = BTreeMap::new();
-    for (at, chain) in chains.into_iter().enumerate() {
-        let nth = count.entry(chain[0]).or_default();
-        dealt.push((*nth, at, chain));
-        *nth += 1;
-    }
-    dealt.sort_unstable_by_key(|(nth, at, _)| (*nth, *at));
-    dealt.into_iter().map(|(_, _, chain)| chain).collect()
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// Chains have distinct members, on distinct machines where there are enough, and
-        /// every brick is in one.
-        #[test]
-        fn planned_chains_are_sound(machines in 1usize..8, a_machine in 1usize..5, replicas in 1u8..4) {
-            let bricks: Vec<_> = (0..machines * a_machine)
-                .map(|i| (BrickId(i as u32), format!("host{}", i / a_machine)))
-                .collect();
-            let chains = plan_chains(&bricks, replicas);
-            if bricks.len() < usize::from(replicas) {
-                prop_assert!(chains.is_empty());
-                return Ok(());
-            }
-            for chain in &chains {
-                let mut members = chain.clone();
-                members.sort_unstable();
-                members.dedup();
-                prop_assert_eq!(members.len(), usize::from(replicas));
-                if machines >= usize::from(replicas) {
-                    let mut hosts: Vec<_> = members.iter().map(|b| b.0 as usize / a_machine).collect();
-                    hosts.dedup();
-                    prop_assert_eq!(hosts.len(), usize::from(replicas));
-                }
-            }
-            for (brick, _) in &bricks {
-                prop_assert!(chains.iter().any(|c| c.contains(brick)), "{brick} is in no chain");
-            }
-        }
-    }
-
-    /// Six bricks in pairs: each is head equally often, and a lost one is covered by several.
-    #[test]
-    fn six_bricks_share_the_load() {
-        let bricks: Vec<_> = (0..6).map(|i| (BrickId(i), "one".to_owned())).collect();
-        let chains = plan_chains(&bricks, 2);
-        for (brick, _) in &bricks {
-            let heads = chains.iter().filter(|c| c[0] == *brick).count();
-            assert!((2..=3).contains(&heads), "{brick} is head of {heads}");
-            let mut partners: Vec<_> =
-                chains.iter().filter(|c| c.contains(brick)).flatten().filter(|b| *b != brick).collect();
-            partners.sort_unstable();
-            partners.dedup();
-            assert!(partners.len() >= 3, "{brick} has {} partners", partners.len());
-        }
     }
 }

@@ -24,7 +24,7 @@ use super::file_disk::{FileDisk, Means, file_name};
 use super::hints::{HINTS_FILE, Hints};
 use super::index::IndexError;
 use super::lease::lock;
-use super::lives::{LIVES_FILE, Lives};
+use super::lives::{self, LIVES_FILE, Lives};
 use super::log;
 use super::open::Medium;
 use super::reserve::{RESERVE_FILE, Reserve, Space};
@@ -249,7 +249,8 @@ pub fn stranger(dir: &Path) -> Result<Option<String>, DirError> {
         let ours = match name.to_str() {
             Some(LOCK_FILE | INDEX_DIR | NODE_DIR | "lost+found" | "brick.json.new") => true,
             // Until there is an identity nothing was ever written.
-            Some(name) if JOURNAL_FILES.contains(&name) => is_ours_or_blank(&entry.path())?,
+            Some(name) if JOURNAL_FILES.contains(&name) => is_ours_or_blank(&entry.path(), log::is_segment)?,
+            Some(LIVES_FILE) => is_ours_or_blank(&entry.path(), lives::is_slot)?,
             Some(name) => (name == file_name(0) || name == OWNERS_FILE) && metadata.len() == 0,
             None => false,
         };
@@ -307,6 +308,7 @@ pub fn format_as(dir: &Path, cluster: ClusterId, brick: BrickId, store: StoreId)
     }
     let segments = open_journal(dir, &Means::buffered())?;
     log::format(&segments, store_number(store), SEGMENT_BYTES).map_err(at(&dir.join(JOURNAL_FILES[0])))?;
+    Lives::create(dir).map_err(at(&dir.join(LIVES_FILE)))?;
     let identity = IdentityFile {
         magic: MAGIC.to_owned(),
         format: FORMAT_VERSION,
@@ -356,11 +358,11 @@ fn mend_identity(dir: &Path) -> Result<(), DirError> {
     Ok(())
 }
 
-/// Whether a file that is called like a segment of a journal is one, or holds nothing yet.
-fn is_ours_or_blank(path: &Path) -> Result<bool, DirError> {
+/// Whether a file that is called like one of ours begins like it, or holds nothing yet.
+fn is_ours_or_blank(path: &Path, is_ours: fn(&[u8]) -> bool) -> Result<bool, DirError> {
     let mut head = [0; 4];
     let read = File::open(path).and_then(|mut file| file.read(&mut head)).map_err(at(path))?;
-    Ok(read == 0 || head == [0; 4] || log::is_segment(&head))
+    Ok(read == 0 || head == [0; 4] || is_ours(&head))
 }
 
 fn open_journal(dir: &Path, means: &Means) -> Result<[FileDisk; 2], DirError> {

@@ -8,6 +8,8 @@
 //! 2. Of many lives the last [`KEPT`] stay, and before them as many of those that the namespace took note of
 //!    (`lives_that_counted_are_kept_longer`).
 //! 3. What can't be read says nothing, and nothing is refused for it (`a_damaged_file_says_nothing`).
+//! 4. A new brick has a list with no life in it, so that a disk set back to before its first start does not know the last one
+//!    either (`a_new_list_knows_of_no_life`). One made before there were lists says nothing until its second start.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -58,6 +60,11 @@ fn encode(number: u64, lives: &[Life]) -> Vec<u8> {
     slot
 }
 
+/// Whether a file that begins so is a list of lives.
+pub fn is_slot(head: &[u8]) -> bool {
+    MAGIC.starts_with(head)
+}
+
 fn decode(slot: &[u8]) -> Option<(u64, Vec<Life>)> {
     let (body, sum) = slot.split_at_checked(SLOT_BYTES - SUM_BYTES)?;
     if crc32c::crc32c(body).to_le_bytes() != *sum || !body.starts_with(MAGIC) {
@@ -75,6 +82,22 @@ fn decode(slot: &[u8]) -> Option<(u64, Vec<Life>)> {
 }
 
 impl Lives {
+    /// Makes the list of a new brick in `dir`: no life yet. It is on stable storage when the directory is.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn create(dir: &Path) -> io::Result<()> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(dir.join(LIVES_FILE))?;
+        let mut this = Lives { file, number: 0, lives: Vec::new(), is_whole: true };
+        this.write_both()?;
+        this.file.sync_all()
+    }
+
     /// Begins a life of the brick in `dir`: it is on stable storage when this returns.
     ///
     /// # Errors
@@ -97,9 +120,9 @@ impl Lives {
         let mut this = Lives { file, number, lives, is_whole };
         this.lives.push(Life { boot, counted: false });
         this.forget();
-        this.write()?;
         if is_new {
-            // Both slots, so that neither needs room later.
+            this.write_both()?;
+        } else {
             this.write()?;
         }
         this.file.sync_all()?;
@@ -120,6 +143,12 @@ impl Lives {
         self.file.write_all_at(&encode(number, &self.lives), number % 2 * SLOT_BYTES as u64)?;
         self.number = number;
         Ok(())
+    }
+
+    /// Writes both slots, so that neither needs room later.
+    fn write_both(&mut self) -> io::Result<()> {
+        self.write()?;
+        self.write()
     }
 
     /// The namespace knows the present life. Need not be durable: it is kept for long anyhow.
@@ -172,6 +201,17 @@ mod tests {
         // Set back as a whole.
         std::fs::write(dir.path().join(LIVES_FILE), before).unwrap();
         assert_eq!(boots(&Lives::begin(dir.path(), BootId(5)).unwrap()), [1, 2, 5]);
+    }
+
+    #[test]
+    fn a_new_list_knows_of_no_life() {
+        let dir = tempfile::tempdir().unwrap();
+        Lives::create(dir.path()).unwrap();
+        let new = std::fs::read(dir.path().join(LIVES_FILE)).unwrap();
+        assert_eq!(boots(&Lives::begin(dir.path(), BootId(1)).unwrap()), [1]);
+        assert_eq!(boots(&Lives::begin(dir.path(), BootId(2)).unwrap()), [1, 2]);
+        std::fs::write(dir.path().join(LIVES_FILE), new).unwrap();
+        assert_eq!(boots(&Lives::begin(dir.path(), BootId(3)).unwrap()), [3], "it was set back");
     }
 
     #[test]

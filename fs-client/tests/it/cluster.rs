@@ -12,7 +12,6 @@ use wire::chunk::{BLOCK_BYTES, ChunkKey};
 use wire::id::{
     BootId, BrickId, ChainEpoch, ChainId, ChunkVersion, ClusterId, Ino, MapEpoch, NodeId, StoreId,
 };
-use wire::layout::TableVersion;
 use wire::map::{BrickInfo, Chain, ClusterMap, Member, MemberState};
 use wire::meta::MetaProtocol;
 use wire::net::typed::{Typed, TypedHandler};
@@ -372,7 +371,7 @@ impl Cluster {
                 },
             );
         }
-        map.tables.insert(TableVersion(1), map.chains.keys().copied().collect());
+        map.add_table(map.chains.keys().copied().collect());
         map.epoch = MapEpoch(2);
         map.verify().unwrap();
         let world = Arc::new(World {

@@ -17,11 +17,13 @@
 //!    Otherwise it would go on answering readers by the map it has while others acknowledge changes without it
 //!    (`who_serves_leaves_in_two_steps`).
 //!
-//! [`growth`] says when chains are made, [`plan`] who is to join and to leave them, [`absence`] what hinders that where a brick is away.
+//! [`growth`] says when chains are made, [`plan`] who is to join and to leave them, [`absence`] what hinders that where a brick is
+//! away, [`tables`] which chains new files go to.
 
 pub mod absence;
 pub mod growth;
 pub mod plan;
+pub mod tables;
 
 use std::collections::BTreeSet;
 

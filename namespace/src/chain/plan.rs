@@ -11,7 +11,7 @@
 //! 2. When faults stop, steps end, and then every chain has its copies, on different machines
 //!    where there are enough with room (`histories_keep_every_copy`).
 //! 3. Loads that are even stay as they are, and no move makes them less even
-//!    (`rebalancing_evens_loads_with_few_moves`). A chain loads its members by what it holds, and a little in any case, so that
+//!    (`rebalancing_evens_loads_with_few_moves`), and no brick that is away is waited for (`who_is_away_is_not_waited_for`). A chain loads its members by what it holds, and a little in any case, so that
 //!    also empty ones are spread (`rebalancing_evens_what_bricks_hold`).
 //! 4. A brick takes part in at most [`Wishes::syncs_a_brick`] moves at a time
 //!    (`moves_are_made_a_few_at_a_time`).
@@ -581,7 +581,10 @@ impl<'a> Planner<'a> {
     }
 
     fn can_be_more_even(&self) -> bool {
-        self.best_move(|planner, chain, to| chain.head().is_some() && planner.could_join(to, chain)).is_some()
+        let may = |planner: &Self, chain: &Chain, to| {
+            chain.head().is_some() && planner.is_up(to) && planner.could_join(to, chain)
+        };
+        self.best_move(may).is_some()
     }
 
     /// Moves members from bricks with more than their share to those with less.

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId, StoreId};
-use wire::layout::TableVersion;
-use wire::map::{BrickInfo, Chain, ClusterMap, Member, MemberState, plan_chains};
+use wire::map::{BrickInfo, Chain, ClusterMap, Member, MemberState};
 use wire::meta::{BrickRefusal, BrickRegistration};
 use wire::status::Status;
 
+use crate::chain::tables::{self, Choice};
 use crate::chain::{self, NotSynced, Replaced, growth};
 use crate::machine::trims;
 use crate::machine::txn::{Do, Txn, load};
@@ -27,8 +27,7 @@ fn info(brick: &BrickRegistration) -> BrickInfo {
     }
 }
 
-/// Adds bricks and makes chains and a table of all there are; chains that exist are kept, and
-/// so are the tables that files were laid out by.
+/// Adds bricks, and makes chains of them; chains that exist are kept, and so are the tables that files were laid out by.
 pub fn add(txn: &mut Txn<'_>, bricks: &[BrickRegistration]) -> Do<()> {
     let mut wishes = wishes::load(txn)?;
     // A number that was given and is not in the map is that of a brick which was removed.
@@ -44,43 +43,49 @@ pub fn add(txn: &mut Txn<'_>, bricks: &[BrickRegistration]) -> Do<()> {
         wishes.next_brick = wishes.next_brick.max(brick.brick.0.saturating_add(1));
     }
     wishes::store(txn, &wishes)?;
-    let all: Vec<_> = txn.map.bricks.values().map(|b| (b.id, b.host.clone())).collect();
-    make_table(txn, &all);
+    let all: Vec<_> = txn.map.bricks.values().map(|b| (b.id, b.host.as_str())).collect();
+    let groups = growth::of(&txn.map, &all);
+    make_chains(txn, groups);
     Ok(())
 }
 
-/// Makes a table of chains of these bricks, for new files. Chains of just these members are
-/// taken into it, others are made.
-pub fn make_table(txn: &mut Txn<'_>, bricks: &[(BrickId, String)]) {
-    let planned = plan_chains(bricks, txn.map.replicas);
-    if planned.is_empty() {
+/// Makes the chains that are due, of bricks that are there, and has new files go to them as well.
+pub fn grow(txn: &mut Txn<'_>) -> Do<()> {
+    let due = growth::due(&txn.map, &wishes::load(txn)?);
+    make_chains(txn, due);
+    Ok(())
+}
+
+fn make_chains(txn: &mut Txn<'_>, groups: Vec<Vec<BrickId>>) {
+    if groups.is_empty() {
         return;
     }
     let map = txn.change_map();
-    let mut table = Vec::with_capacity(planned.len());
-    for group in planned {
-        let wanted: BTreeSet<BrickId> = group.iter().copied().collect();
-        let same = map
-            .chains
-            .values()
-            .find(|c| c.members.iter().map(|m| m.brick).collect::<BTreeSet<_>>() == wanted);
-        if let Some(same) = same {
-            table.push(same.id);
-            continue;
-        }
+    let mut table: BTreeSet<ChainId> = map.current_table().unwrap_or_default().iter().copied().collect();
+    for group in groups {
         let id = ChainId(map.chains.keys().next_back().map_or(1, |last| last.0 + 1));
         let members = group.iter().map(|b| Member { brick: *b, state: MemberState::Serving }).collect();
         let mut chain = Chain { id, epoch: ChainEpoch(1), members };
-        for brick in &group {
-            if !map.bricks.get(brick).is_some_and(|b| b.alive) {
-                chain::gone(&mut chain, *brick);
+        for brick in group {
+            if !map.bricks.get(&brick).is_some_and(|b| b.alive) {
+                chain::gone(&mut chain, brick);
             }
         }
         map.chains.insert(id, chain);
-        table.push(id);
+        table.insert(id);
     }
-    let version = map.current_table().map_or(0, |last| last.0 + 1);
-    map.tables.insert(TableVersion(version), table);
+    let table = tables::deal(map, &table);
+    map.add_table(table);
+}
+
+/// Has new files go to these chains.
+pub fn lay_out_by(txn: &mut Txn<'_>, chains: &BTreeSet<ChainId>) {
+    let open = chains.iter().copied().filter(|chain| txn.map.chains.contains_key(chain)).collect();
+    match tables::choose(&txn.map, &open) {
+        Choice::Stay => {}
+        Choice::Use(version) => txn.change_map().current = Some(version),
+        Choice::Make(table) => txn.change_map().add_table(table),
+    }
 }
 
 /// A brick has come up.
@@ -119,10 +124,7 @@ pub fn register(txn: &mut Txn<'_>, brick: &BrickRegistration, stayed: &BTreeSet<
             chain::restarted(chain, id, stayed);
         }
     }
-    if let Some(bricks) = growth::due(&txn.map, &wishes::load(txn)?) {
-        make_table(txn, &bricks);
-    }
-    Ok(())
+    grow(txn)
 }
 
 /// Refuses a disk that another one has taken the place of, or that is another brick's: it would serve what is long outdated, or

@@ -158,6 +158,8 @@ pub enum Op {
         /// Also where nobody else has all of that brick's data.
         lose_data: bool,
     },
+    /// New files are laid out by these chains, as far as they exist.
+    LayOut(BTreeSet<ChainId>),
 }
 
 /// A brick has nothing of a file beyond a size any more.

@@ -69,7 +69,7 @@ pub fn fresh(
     let (mode, lists) = acl::heritage(txn, (parent, dir), new, kind)?;
     let mut layout = dir.layout;
     if kind == FileKind::File {
-        layout.table = txn.map.current_table().unwrap_or_default();
+        layout.table = txn.map.current.unwrap_or_default();
         // Consecutive files begin on consecutive chains. Only the low bits matter.
         layout.seed = ino.0 as u32;
     }

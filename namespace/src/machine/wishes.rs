@@ -13,12 +13,11 @@ use wire::map::{BrickInfo, ClusterMap};
 use wire::meta::{BrickRefusal, NewBrick, SettingsChange, Wishes};
 use wire::status::Status;
 
+use crate::chain;
 use crate::chain::plan::{self, Step};
-use crate::chain::{self, growth};
 use crate::error::Error;
-use crate::machine::bricks::{self, make_table};
-use crate::machine::trims;
 use crate::machine::txn::{self, Do, Txn};
+use crate::machine::{bricks, trims};
 use crate::store::{Read, keys};
 
 /// Most copies one brick may be asked to take part in making at a time.
@@ -122,13 +121,12 @@ pub fn remove(txn: &mut Txn<'_>, brick: BrickId, force: bool) -> Do<Option<Brick
     Ok(None)
 }
 
-/// Gives all bricks their share, or stops doing so. Where chains are too few for that, new
-/// files get more.
+/// Gives all bricks their share, or stops doing so. Bricks that are in no chain get some for new files, too.
 pub fn rebalance(txn: &mut Txn<'_>, on: bool) -> Do<()> {
-    let mut wishes = load(txn)?;
-    if on && let Some(bricks) = growth::due(&txn.map, &Wishes { birth_bricks: 1, ..wishes.clone() }) {
-        make_table(txn, &bricks);
+    if on {
+        bricks::grow(txn)?;
     }
+    let mut wishes = load(txn)?;
     wishes.rebalancing = on;
     store(txn, &wishes)
 }

@@ -2,21 +2,25 @@
 //!
 //! 1. Room counts only where data can go: everything in a chain lies on each of its members, so a chain has what its fullest
 //!    member has for it, whatever the others have left (`a_chain_has_what_its_fullest_member_has`).
+//!    Chains that take no new files count for nothing: what is left of a full brick is for the files that are there.
 //! 2. Room of bricks that are away, or in no chain, is none (`who_is_away_or_alone_has_no_room`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use wire::id::BrickId;
+use wire::id::{BrickId, ChainId};
 use wire::map::ClusterMap;
 use wire::meta::BrickReport;
 
 /// Parts of a byte, so that many small rounding errors are not seen.
 const PARTS: u128 = 1 << 16;
 
-/// Bytes of files that the cluster could still take. A brick's room is shared evenly by its chains, as their data is.
+/// Bytes of new files that the cluster could still take. A brick's room is shared evenly by its chains of the table that these
+/// are laid out by, as their data is.
 pub fn free_bytes(map: &ClusterMap, reports: &[(BrickId, BrickReport)]) -> u64 {
+    let chains: BTreeSet<ChainId> = map.current_table().unwrap_or_default().iter().copied().collect();
+    let chains = || chains.iter().filter_map(|id| map.chains.get(id));
     let mut chains_of: BTreeMap<BrickId, u128> = BTreeMap::new();
-    for member in map.chains.values().flat_map(|chain| &chain.members) {
+    for member in chains().flat_map(|chain| &chain.members) {
         *chains_of.entry(member.brick).or_default() += 1;
     }
     let alive = |brick: BrickId| map.bricks.get(&brick).is_some_and(|info| info.alive);
@@ -28,7 +32,7 @@ pub fn free_bytes(map: &ClusterMap, reports: &[(BrickId, BrickReport)]) -> u64 {
             Some((*brick, u128::from(report.free_bytes) * PARTS / chains))
         })
         .collect();
-    let of_chains = map.chains.values().map(|chain| {
+    let of_chains = chains().map(|chain| {
         chain.members.iter().filter_map(|member| shares.get(&member.brick)).min().copied().unwrap_or(0)
     });
     let parts: u128 = of_chains.sum();
@@ -39,7 +43,7 @@ pub fn free_bytes(map: &ClusterMap, reports: &[(BrickId, BrickReport)]) -> u64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use wire::id::{BootId, ChainEpoch, ChainId, ClusterId, NodeId, StoreId};
+    use wire::id::{BootId, ChainEpoch, ClusterId, NodeId, StoreId};
     use wire::map::{BrickInfo, Chain, Member, MemberState};
     use wire::net::Endpoint;
 
@@ -64,6 +68,7 @@ mod tests {
             let chain = Chain { id, epoch: ChainEpoch(1), members: vec![member(*a), member(*b)] };
             map.chains.insert(id, chain);
         }
+        map.add_table(map.chains.keys().copied().collect());
         map
     }
 
@@ -79,6 +84,9 @@ mod tests {
         assert_eq!(free_bytes(&map, &reports(&[1001, 1001, 1001])), 1502);
         // Brick 2 is full: only the chain of the other two takes anything.
         assert_eq!(free_bytes(&map, &reports(&[1000, 1000, 0])), 500);
+        let mut other = map.clone();
+        other.add_table(vec![ChainId(0)]);
+        assert_eq!(free_bytes(&other, &reports(&[1000, 1000, 10])), 1000, "where new files go to");
         assert_eq!(free_bytes(&map, &reports(&[1000, 0, 0])), 0, "room that nothing can go to");
         assert_eq!(free_bytes(&map, &reports(&[u64::MAX, u64::MAX, u64::MAX])), u64::MAX);
     }

@@ -4,8 +4,9 @@
 //! |---|---|---|
 //! | 1 | 0.1.0 | the first: ended sessions one by one, the oldest forgotten |
 //! | 2 | 0.1.0 | ended sessions as ranges, none forgotten |
+//! | 3 | 0.1.0 | which table is for new files; it was the last one |
 //!
-//! Format 1 is read and becomes format 2 with the next change (`old_maps_are_read`).
+//! Older formats are read, and become the newest with the next change (`old_maps_are_read`).
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ use wire::map::{BrickInfo, Chain, ClusterMap};
 use crate::error::Error;
 
 /// The format this program writes.
-pub const MAP_FORMAT: u8 = 2;
+pub const MAP_FORMAT: u8 = 3;
 
 /// A map of format 1.
 #[derive(Deserialize)]
@@ -34,7 +35,20 @@ struct MapV1 {
     blocked: BTreeMap<SessionId, MapEpoch>,
 }
 
-impl From<MapV1> for ClusterMap {
+/// A map of format 2.
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+struct MapV2 {
+    cluster: ClusterId,
+    epoch: MapEpoch,
+    replicas: u8,
+    bricks: BTreeMap<BrickId, BrickInfo>,
+    chains: BTreeMap<ChainId, Chain>,
+    tables: BTreeMap<TableVersion, Vec<ChainId>>,
+    blocked: EndedSessions,
+}
+
+impl From<MapV1> for MapV2 {
     fn from(old: MapV1) -> Self {
         let mut blocked = EndedSessions::default();
         for (session, since) in old.blocked {
@@ -48,6 +62,21 @@ impl From<MapV1> for ClusterMap {
             chains: old.chains,
             tables: old.tables,
             blocked,
+        }
+    }
+}
+
+impl From<MapV2> for ClusterMap {
+    fn from(old: MapV2) -> Self {
+        Self {
+            cluster: old.cluster,
+            epoch: old.epoch,
+            replicas: old.replicas,
+            bricks: old.bricks,
+            chains: old.chains,
+            current: old.tables.keys().next_back().copied(),
+            tables: old.tables,
+            blocked: old.blocked,
         }
     }
 }
@@ -66,22 +95,21 @@ pub fn encode_map(map: &ClusterMap) -> Result<Vec<u8>, Error> {
 /// If the format is unknown or the bytes are none of it.
 pub fn decode_map(key: &[u8], bytes: &[u8]) -> Result<ClusterMap, Error> {
     let corrupt = |detail: String| Error::Corrupt { key: key.escape_ascii().to_string(), detail };
-    let whole = |rest: &[u8]| match rest.len() {
-        0 => Ok(()),
-        more => Err(corrupt(format!("{more} bytes too many"))),
-    };
     match bytes.split_first() {
-        Some((1, body)) => {
-            let (map, rest) =
-                postcard::take_from_bytes::<MapV1>(body).map_err(|error| corrupt(error.to_string()))?;
-            whole(rest).map(|()| map.into())
-        }
-        Some((&MAP_FORMAT, body)) => {
-            let (map, rest) = postcard::take_from_bytes(body).map_err(|error| corrupt(error.to_string()))?;
-            whole(rest).map(|()| map)
-        }
-        Some((format, _)) => Err(corrupt(format!("record format {format} is not known"))),
-        None => Err(corrupt("empty".to_owned())),
+        Some((1, body)) => whole::<MapV1>(body).map(|old| MapV2::from(old).into()),
+        Some((2, body)) => whole::<MapV2>(body).map(Into::into),
+        Some((&MAP_FORMAT, body)) => whole(body),
+        Some((format, _)) => Err(format!("record format {format} is not known")),
+        None => Err("empty".to_owned()),
+    }
+    .map_err(corrupt)
+}
+
+/// Bytes that are one value and nothing else.
+fn whole<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, String> {
+    match postcard::take_from_bytes(bytes).map_err(|error| error.to_string())? {
+        (value, []) => Ok(value),
+        (_, more) => Err(format!("{} bytes too many", more.len())),
     }
 }
 
@@ -111,11 +139,11 @@ mod tests {
         map.bricks.insert(brick.id, brick);
         let members = vec![Member { brick: BrickId(3), state: MemberState::LastServing }];
         map.chains.insert(ChainId(1), Chain { id: ChainId(1), epoch: ChainEpoch(5), members });
-        map.tables.insert(TableVersion(0), vec![ChainId(1)]);
+        map.add_table(vec![ChainId(1)]);
         map
     }
 
-    /// The bytes of format 2, for good.
+    /// The bytes of format 3, for good.
     #[test]
     fn maps_are_golden() {
         let mut map = map();
@@ -125,7 +153,7 @@ mod tests {
         assert_eq!(
             hex(&bytes),
             format!(
-                "02{}0102010303{}{}016802070901010101050103030100010101040507",
+                "03{}0102010303{}{}0168020709010101010501030301000101010405070100",
                 "01".repeat(16),
                 "02".repeat(16),
                 "03".repeat(16)
@@ -134,8 +162,8 @@ mod tests {
         assert_eq!(decode_map(b"Cmap", &bytes).unwrap(), map);
         assert!(decode_map(b"Cmap", &bytes[..bytes.len() - 1]).is_err());
         let mut unknown = bytes;
-        unknown[0] = 3;
-        assert!(decode_map(b"Cmap", &unknown).unwrap_err().to_string().contains("format 3"));
+        unknown[0] = 4;
+        assert!(decode_map(b"Cmap", &unknown).unwrap_err().to_string().contains("format 4"));
     }
 
     /// A map of a directory of before is the same map now.
@@ -156,5 +184,18 @@ mod tests {
         assert_eq!(read.blocked.since(SessionId(9)), Some(MapEpoch(8)));
         assert!(!read.blocked.contains_key(&SessionId(5)));
         assert_eq!(ClusterMap { blocked: EndedSessions::default(), ..read }, new);
+        let mut tables = new.tables.clone();
+        tables.insert(TableVersion(7), vec![ChainId(1), ChainId(1)]);
+        let old = MapV2 {
+            cluster: new.cluster,
+            epoch: new.epoch,
+            replicas: new.replicas,
+            bricks: new.bricks.clone(),
+            chains: new.chains.clone(),
+            tables: tables.clone(),
+            blocked: new.blocked.clone(),
+        };
+        let read = decode_map(b"Cmap", &postcard::to_extend(&old, vec![2]).unwrap()).unwrap();
+        assert_eq!(read, ClusterMap { tables, current: Some(TableVersion(7)), ..new });
     }
 }

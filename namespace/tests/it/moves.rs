@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use namespace::chain::growth::{self, CHAINS_A_BRICK};
+use namespace::chain::growth::{self, HEADS_A_BRICK, MOST_CHAINS_A_BRICK};
 use namespace::chain::plan::Step;
 use namespace::machine::command::{Op, Outcome};
 use wire::id::{BootId, BrickId, ChainId, StoreId};
@@ -66,8 +66,7 @@ fn numbers_of_bricks_are_never_reused() {
     world.sound();
 }
 
-/// Bricks join one by one; chains are made when there are two machines, and while the cluster is
-/// small every newcomer makes more, for new files.
+/// Bricks join one by one; chains are made when there are two machines, and every newcomer makes more, for new files.
 #[test]
 fn bricks_that_join_make_chains() {
     let mut world = World::new();
@@ -92,26 +91,51 @@ fn bricks_that_join_make_chains() {
     for (id, chain) in &born.chains {
         assert_eq!(grown.chains[id].members, chain.members, "nothing moves by itself");
     }
-    let newest = &grown.tables[&grown.current_table().unwrap()];
-    assert!(newest.len() * 2 >= CHAINS_A_BRICK * 6, "{newest:?}");
-    assert!((0..6).all(|id| grown.chains_of(BrickId(id)).count() > 0));
-    assert_eq!(grown.chains_of(BrickId(6)).count(), 0, "it gets its share when that is asked for");
+    assert_eq!(grown.current_table().unwrap().len(), grown.chains.len());
+    for id in 0..7 {
+        let heads = grown.chains.values().filter(|c| c.head() == Some(BrickId(id))).count();
+        assert!(heads >= HEADS_A_BRICK && grown.chains_of(BrickId(id)).count() >= 2 * HEADS_A_BRICK, "{id}");
+    }
     world.sound();
 }
 
-/// Growth 2: when a table was made there is none to be made, however many bricks join.
+/// Growth 3 and 4: when chains were made there are none to be made, however many bricks join; and they are not too many.
 #[test]
 fn growth_ends() {
     let mut world = World::new();
-    for id in 0..40 {
+    for id in 0..8 {
         let host = format!("host{}", id / 2);
         add(&mut world, id as u8 + 1, &host);
         come_up(&mut world, id, &host);
-        assert_eq!(growth::due(&world.machine.map(), &wishes(&world)), None, "with {id}");
+        assert_eq!(growth::due(&world.machine.map(), &wishes(&world)).len(), 0, "with {id}");
     }
-    assert!(world.machine.map().tables.len() < 12, "{:?}", world.machine.map().tables.len());
     assert_eq!(world.op(Op::Rebalance { on: true }), Ok(Outcome::Done));
-    assert_eq!(growth::due(&world.machine.map(), &wishes(&world)), None);
+    // Bricks that are added and taken away again, for years.
+    for id in 8..48 {
+        assert_eq!(world.op(Op::DrainBrick { brick: BrickId(id - 8), drain: true }), Ok(Outcome::Done));
+        for chain in world.machine.map().chains_of(BrickId(id - 8)).cloned().collect::<Vec<_>>() {
+            let to = (id - 7..id).map(BrickId).find(|to| chain.state_of(*to).is_none()).unwrap();
+            let (chain, brick) = (chain.id, BrickId(id - 8));
+            let epoch = |world: &World| world.machine.map().chains[&chain].epoch;
+            for step in 0..4 {
+                let epoch = epoch(&world);
+                world
+                    .op(match step {
+                        0 => Op::Move(vec![Step::Join { chain, epoch, brick: to }]),
+                        1 => Op::SyncDone { chain, epoch, brick: to },
+                        _ => Op::Move(vec![Step::Leave { chain, epoch, brick }]),
+                    })
+                    .unwrap();
+            }
+        }
+        let remove = Op::RemoveBrick { brick: BrickId(id - 8), force: false };
+        assert_eq!(world.op(remove), Ok(Outcome::Done));
+        let host = format!("host{}", id / 2);
+        add(&mut world, id as u8 + 1, &host);
+        come_up(&mut world, id, &host);
+    }
+    let map = world.machine.map();
+    assert!(map.chains.len() <= 8 * MOST_CHAINS_A_BRICK, "{} chains", map.chains.len());
 }
 
 /// By force only what is dead and has its data elsewhere; without force only what is empty.
@@ -346,7 +370,7 @@ async fn a_new_brick_gets_its_share() {
     let mut cluster = Cluster::new(6, quick).await;
     let id = cluster.join().await;
     let before = cluster.map().await;
-    assert_eq!(before.chains_of(id).count(), 0);
+    assert_eq!(before.chains_of(id).count(), 2 * HEADS_A_BRICK, "for new files");
     cluster.ask(ClusterRequest::Rebalance { on: true }).await.unwrap();
     until("it has its share", async || {
         cluster.sync_all().await;

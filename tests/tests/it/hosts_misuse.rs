@@ -378,6 +378,40 @@ fn a_disk_that_was_set_back_is_not_let_in() -> Result<()> {
     cluster.finish()
 }
 
+/// A disk that is set back to what it was before the brick's first start, empty, is not let in either.
+#[test]
+fn a_disk_that_was_set_back_to_its_beginning_is_not_let_in() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 1, replicas: 1 })?;
+    let host = cluster.new_host()?;
+    let (dir, old, real) =
+        (cluster.brick_dir(0), cluster.workshop().path().join("old"), cluster.workshop().path().join("real"));
+    let mut args = cluster.join_args(&host, &cluster.token("brick", &[])?);
+    args.push("--prepare".into());
+    brick(&host, &dir, args)?.ok()?;
+    Run::new("cp").arg("-a").arg(&dir).arg(&old).ok()?;
+    let args = vec!["brick".into(), "--dir".into(), dir.clone().into()];
+    cluster.bricks.push(Process::new("brick0", &host, &binary()?, args));
+    cluster.bricks[0].start()?;
+    cluster.start_mount()?;
+    let file = cluster.mountpoint().join("results");
+    let bytes = seed::bytes(24, 0, 100_000);
+    std::fs::write(&file, &bytes)?;
+    std::fs::File::open(&file)?.sync_all()?;
+    cluster.bricks[0].stop()?;
+    std::fs::rename(&dir, &real)?;
+    std::fs::rename(&old, &dir)?;
+    let mut empty = not_let_in(&mut cluster, "empty", &dir, "this disk was set back to an earlier state")?;
+    empty.kill9()?;
+    std::fs::remove_dir_all(&dir)?;
+    std::fs::rename(&real, &dir)?;
+    cluster.bricks[0].start()?;
+    cluster.wait_whole(LIMIT)?;
+    ensure!(std::fs::read(&file)? == bytes, "the file is not what it was");
+    cluster.check(true)?;
+    cluster.allow_log("");
+    cluster.finish()
+}
+
 /// The names are gone: that is said, and no empty filesystem is made in their place.
 #[test]
 fn a_member_that_lost_its_state_does_not_start() -> Result<()> {

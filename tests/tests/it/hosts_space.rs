@@ -90,7 +90,100 @@ fn a_substitute_that_fills_up_is_waited_for() -> Result<()> {
     cluster.finish()
 }
 
-/// Bricks are added beside full ones. They get their part of what those hold, not only empty chains: there is room again afterwards.
+/// Writes a file of 5 MB durably; whether there was room for it.
+fn write_if_room(dir: &Path, number: u64) -> Result<bool> {
+    let path = dir.join(format!("file-{number}"));
+    let write = || {
+        std::fs::write(&path, seed::bytes(number, 0, 5_000_000))?;
+        File::open(&path)?.sync_all()
+    };
+    match write() {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            std::fs::remove_file(&path)?;
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn used(cluster: &HostCluster, id: u64) -> Result<u64> {
+    let brick = brick(cluster, id)?;
+    let number = |field: &str| brick[field].as_u64().with_context(|| format!("no {field}"));
+    Ok(number("total_bytes")? - number("free_bytes")?)
+}
+
+/// The disk of one brick of four is full of something else: new files, also large ones, go to the others and get all the room that
+/// these have, `df` tells that, and when there is room on it again it takes new files as before.
+#[test]
+fn a_full_brick_stops_no_new_files() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 4, replicas: 2 })?;
+    for number in 0..4 {
+        disks::give(&cluster, number, DISK_MIB)?;
+        cluster.add_brick(number)?;
+    }
+    cluster.start_mount()?;
+    let dir = cluster.mountpoint().join("space");
+    std::fs::create_dir(&dir)?;
+    std::fs::write(dir.join("old"), seed::bytes(99, 0, FILE_BYTES))?;
+    File::open(dir.join("old"))?.sync_all()?;
+    let mut filler = Filler::fill(&cluster.brick_dir(0))?;
+    wait::until_true("the brick says that its disk is full", LIMIT, || {
+        filler.take_the_rest()?;
+        Ok(brick(&cluster, 0)?["note"].as_str().is_some_and(|note| note.contains("its disk is full")))
+    })?;
+    // In chunks that all chains of the table get some of.
+    wait::until_true("a large file finds room", LIMIT, || {
+        let path = dir.join("large");
+        match std::fs::write(&path, seed::bytes(98, 0, 120_000_000))
+            .and_then(|()| File::open(&path)?.sync_all())
+        {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    })?;
+    let free = || -> Result<u64> {
+        let told = rustix::fs::statvfs(&dir)?;
+        Ok(told.f_bavail * told.f_frsize)
+    };
+    // Three disks, two copies, and what is there already.
+    ensure!(free()? > 400_000_000, "{} bytes are free", free()?);
+    let mut files = 0;
+    while write_if_room(&dir, files)? {
+        files += 1;
+    }
+    ensure!(
+        files >= 80,
+        "{files} files of 5 MB found room beside one of 120 MB, on three disks of {DISK_MIB} MiB"
+    );
+    for number in 0..files {
+        ensure!(
+            std::fs::read(dir.join(format!("file-{number}")))? == seed::bytes(number, 0, 5_000_000),
+            "{number} reads wrong"
+        );
+    }
+    ensure!(std::fs::read(dir.join("old"))? == seed::bytes(99, 0, FILE_BYTES), "the old file reads wrong");
+    for number in 0..files {
+        std::fs::remove_file(dir.join(format!("file-{number}")))?;
+    }
+    filler.remove()?;
+    let before = used(&cluster, 0)?;
+    let mut number = files;
+    wait::until_true("the brick takes new files again", LIMIT, || {
+        ensure!(write_if_room(&dir, number)?, "no room for file {number}");
+        number += 1;
+        ensure!(number < files + 60, "none of 60 files");
+        Ok(used(&cluster, 0)? > before + 10_000_000)
+    })?;
+    cluster.wait_whole(LIMIT)?;
+    cluster.check(true)?;
+    cluster.allow_log("");
+    cluster.finish()
+}
+
+/// Bricks are added beside full ones. New files have room on them at once; rebalancing gives them their part of what the others
+/// hold, not only empty chains: there is room on all afterwards.
 #[test]
 fn bricks_beside_full_ones_make_room() -> Result<()> {
     let mut cluster = HostCluster::prepare(Shape { bricks: 4, replicas: 2 })?;
@@ -101,23 +194,8 @@ fn bricks_beside_full_ones_make_room() -> Result<()> {
     cluster.start_mount()?;
     let dir = cluster.mountpoint().join("space");
     std::fs::create_dir(&dir)?;
-    let more = |number: u64| -> Result<bool> {
-        let path = dir.join(format!("file-{number}"));
-        let write = || {
-            std::fs::write(&path, seed::bytes(number, 0, 5_000_000))?;
-            File::open(&path)?.sync_all()
-        };
-        match write() {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-                std::fs::remove_file(&path)?;
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
-    };
     let mut files = 0;
-    while more(files)? {
+    while write_if_room(&dir, files)? {
         files += 1;
     }
     ensure!(files > 20, "{files} files were enough");
@@ -125,18 +203,22 @@ fn bricks_beside_full_ones_make_room() -> Result<()> {
         disks::give(&cluster, number, DISK_MIB)?;
         cluster.add_brick(number)?;
     }
-    let used = |id: u64| -> Result<u64> {
-        let brick = brick(&cluster, id)?;
-        let number = |field: &str| brick[field].as_u64().with_context(|| format!("no {field}"));
-        Ok(number("total_bytes")? - number("free_bytes")?)
-    };
+    wait::until_true("new files go to the new bricks", LIMIT, || {
+        let has_room = write_if_room(&dir, files)?;
+        files += u64::from(has_room);
+        Ok(has_room && [4, 5].into_iter().all(|id| used(&cluster, id).is_ok_and(|bytes| bytes > 40_000_000)))
+    })?;
     wait::until_true("the new bricks hold their part", LIMIT, || {
         cluster.admin(&["brick", "rebalance", "--wait"])?.limit(LIMIT).ok()?;
         // What the heads hold is told now and then: the first may have been told before all was written.
-        Ok((4..6).map(&used).collect::<Result<Vec<_>>>()?.into_iter().all(|bytes| bytes > 100_000_000))
+        Ok((4..6)
+            .map(|id| used(&cluster, id))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .all(|bytes| bytes > 100_000_000))
     })?;
     for number in files..files + files / 4 {
-        ensure!(more(number)?, "no room for file {number}, {files} were there before");
+        ensure!(write_if_room(&dir, number)?, "no room for file {number}, {files} were there before");
     }
     cluster.wait_whole(LIMIT)?;
     cluster.check(true)?;
