@@ -45,6 +45,22 @@ pub const PATHS_BYTES: usize = 256 << 10;
 pub const LOCKS_A_FILE: usize = 4096;
 /// Longest wait for a lock in one call, in milliseconds.
 pub const LOCK_WAIT_MS: u32 = 30_000;
+/// Entries of the change journal beyond this number are dropped, where the administrator has not said otherwise: some
+/// 100 MiB.
+pub const JOURNAL_ENTRIES: u64 = 1 << 20;
+/// Most that the administrator may say: indexes stay far from their end.
+pub const JOURNAL_ENTRIES_MOST: u64 = 1 << 32;
+/// Entries of the change journal older than this are dropped, where the administrator has not said otherwise, in
+/// seconds: 30 days.
+pub const JOURNAL_AGE_S: u64 = 30 * 86_400;
+/// Entries of the change journal in one answer.
+pub const WATCH_ENTRIES: u32 = 256;
+/// Longest wait for a change in one call, in milliseconds.
+pub const WATCH_WAIT_MS: u32 = 30_000;
+/// Calls that wait for changes and are woken by them; those beyond look again every now and then.
+pub const WATCHES: usize = 65_536;
+/// How often calls beyond [`WATCHES`] look, in milliseconds.
+pub const WATCH_LOOK_MS: u64 = 250;
 /// Join tokens there may be at a time.
 pub const TOKENS: usize = 10_000;
 /// Longest life of a join token, in seconds: a year.

@@ -20,6 +20,7 @@ pub struct Metrics {
     bricks_died: AtomicU64,
     members_moved: AtomicU64,
     probes: AtomicU64,
+    changes_told: AtomicU64,
 }
 
 /// A moment of [`Metrics`].
@@ -53,6 +54,8 @@ pub struct Snapshot {
     pub members_moved: u64,
     /// Times a brick's address was looked at since its connection had ended.
     pub probes: u64,
+    /// Entries of the change journal told to those who watch directories.
+    pub changes_told: u64,
 }
 
 fn add(counter: &AtomicU64, amount: u64) {
@@ -100,6 +103,10 @@ impl Metrics {
         add(&self.bricks_died, 1);
     }
 
+    pub(crate) fn told_changes(&self, entries: u64) {
+        add(&self.changes_told, entries);
+    }
+
     pub(crate) fn probed(&self) {
         add(&self.probes, 1);
     }
@@ -126,6 +133,7 @@ impl Metrics {
             bricks_died: get(&self.bricks_died),
             members_moved: get(&self.members_moved),
             probes: get(&self.probes),
+            changes_told: get(&self.changes_told),
         }
     }
 }

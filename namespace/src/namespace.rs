@@ -28,6 +28,7 @@ use crate::soft::lock_waits::LockWaits;
 use crate::soft::opens::Opens;
 use crate::soft::refusals::Refusals;
 use crate::soft::sessions::Sessions;
+use crate::soft::watches::Watches;
 use crate::store::db::Db;
 use crate::store::maps::decode_map;
 use crate::store::records::{Counters, Trim};
@@ -55,6 +56,8 @@ pub struct Watchers {
     pub opens: Mutex<Opens>,
     /// Who waits for locks.
     pub lock_waits: Mutex<LockWaits>,
+    /// Who waits for changes of directories.
+    pub watches: Mutex<Watches>,
     /// Which bricks can't reach each other.
     pub apart: Mutex<Apart>,
     /// Who was not let in as a brick.
@@ -110,6 +113,9 @@ impl Watchers {
         }
         for ino in effects.unlocked {
             lock(&self.lock_waits).changed(ino);
+        }
+        if !effects.changed.is_empty() {
+            lock(&self.watches).changed(&effects.changed);
         }
         if effects.orphans {
             self.orphans.notify_one();

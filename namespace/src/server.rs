@@ -20,7 +20,7 @@ use wire::net::{BoxFuture, Endpoint, Net, Peer, Role, Service, Serving, TypedHan
 use wire::status::Status;
 
 use crate::background::reign::{self, Trims};
-use crate::config::{Config, TRIM_QUEUE};
+use crate::config::{Config, TRIM_QUEUE, WATCHES};
 use crate::error::Error;
 use crate::log::raft::journal::Owner;
 use crate::log::raft::replica::{Beginning, Replica};
@@ -35,6 +35,7 @@ use crate::namespace::{Namespace, Watchers};
 use crate::ops::join::Doorway;
 use crate::soft::bricks::Bricks;
 use crate::soft::clock::SteadyClock;
+use crate::soft::watches::Watches;
 use crate::store::db::{Db, Durability, current_dir, peek};
 use crate::store::hold::Hold;
 use crate::store::{identity, keys};
@@ -124,6 +125,7 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         sessions: Mutex::default(),
         opens: Mutex::default(),
         lock_waits: Mutex::default(),
+        watches: Mutex::new(Watches::new(WATCHES)),
         apart: Mutex::default(),
         refusals: Mutex::default(),
         bricks: Mutex::new(Bricks::new(config.brick_dead_after, config.brick_grace)),
@@ -343,7 +345,8 @@ fn may(role: Role, request: &MetaRequest) -> bool {
             | C::Rebalance { .. }
             | C::Configure(_)
             | C::RemoveMember { .. }
-            | C::Lead { .. },
+            | C::Lead { .. }
+            | C::Journal(_),
         ) => role == Role::Admin,
         MetaRequest::Cluster(C::AddMember { .. }) => matches!(role, Role::Namespace | Role::Admin),
         MetaRequest::Cluster(C::Members) => true,
@@ -409,6 +412,7 @@ impl Namespace {
             FsRequest::AwaitLock { wish, wait_ms } => {
                 self.await_lock(session.ok_or(Status::Malformed)?, wish, wait_ms).await
             }
+            FsRequest::Watch { dir, after, most, wait_ms } => self.watch(dir, after, most, wait_ms).await,
             _ => self.look(&request).await,
         }
     }
@@ -452,6 +456,7 @@ impl Namespace {
             C::RemoveBrick { brick, force } => self.order(Op::RemoveBrick { brick, force }).await,
             C::Rebalance { on } => self.order(Op::Rebalance { on }).await,
             C::Configure(change) => self.order(Op::Configure(change)).await,
+            C::Journal(change) => self.journal(change).await,
             C::Members => Ok(self.members()),
             C::AddMember { id, endpoint } => self.add_member(id, endpoint).await,
             C::RemoveMember { id } => self.remove_member(id).await,

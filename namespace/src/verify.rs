@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use wire::id::{BrickId, Ino, LockGeneration, SessionId};
-use wire::meta::{FileKind, LockHeld};
+use wire::id::{BrickId, Ino, JournalIndex, LockGeneration, SessionId};
+use wire::meta::{Change, FileKind, LockHeld};
 
 use crate::config::CHECK_PROBLEMS;
 use crate::error::Error;
 use crate::machine::FIRST_COOKIE;
+use crate::machine::journal;
 use crate::store::maps::decode_map;
 use crate::store::records::{Counters, Entry, Inode, Listed, Place, Trim, decode};
 use crate::store::{Read, keys};
@@ -90,6 +91,7 @@ pub fn verify(state: &dyn Read) -> Result<Report, Error> {
     sessions(state, &mut report, &nodes)?;
     locks(state, &mut report, &nodes)?;
     counters(state, &mut report, &nodes)?;
+    changes(state, &mut report)?;
     Ok(report)
 }
 
@@ -292,6 +294,35 @@ fn sessions(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Node>) -
             Ok(())
         })?;
     }
+    Ok(())
+}
+
+/// The journal has every entry from its first to its last one, and every directory its own.
+fn changes(state: &dyn Read, report: &mut Report) -> Result<(), Error> {
+    let journal = journal::read(state)?;
+    let mut next = journal.first;
+    each(state, b"J", |key, value| {
+        let index = JournalIndex(keys::first(key).unwrap_or_default());
+        report.must(index == next, || format!("change journal: entry {index} comes where {next} should"));
+        next = JournalIndex(index.0.saturating_add(1));
+        let Some(dir) = record::<Ino>(report, key, value) else { return Ok(()) };
+        let change = state.get(&keys::change(dir, index))?;
+        let is_there = change.is_some_and(|value| record::<Change>(report, key, &value).is_some());
+        report.must(is_there, || format!("change journal: directory {dir} does not have entry {index}"));
+        Ok(())
+    })?;
+    report.must(next == journal.next, || {
+        format!("change journal: it ends before {next}, and is said to before {}", journal.next)
+    });
+    let mut of_dirs = 0;
+    each(state, b"E", |_, _| {
+        of_dirs += 1;
+        Ok(())
+    })?;
+    let entries = journal.next.0.saturating_sub(journal.first.0);
+    report.must(of_dirs == entries, || {
+        format!("change journal: {entries} entries, {of_dirs} in the directories")
+    });
     Ok(())
 }
 

@@ -59,6 +59,10 @@ number_id!(
     LockHandle(u64), "open file"
 );
 number_id!(
+    /// Place of an entry in the change journal: grows by one with each, is the same on all members, and is given once.
+    JournalIndex(u64), "index of the change journal"
+);
+number_id!(
     /// Counts grants of locks; a later grant has a higher one. What a program may pass on as a fencing token.
     LockGeneration(u64), "lock generation"
 );

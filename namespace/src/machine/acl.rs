@@ -7,10 +7,11 @@
 
 use bytes::Bytes;
 use wire::id::Ino;
-use wire::meta::{ACL_ACCESS, ACL_DEFAULT, FileKind, FsReply, NewInode};
+use wire::meta::{ACL_ACCESS, ACL_DEFAULT, FileKind, FsReply, NewInode, What};
 use wire::status::FsError;
 
 use crate::machine::files::changed;
+use crate::machine::journal;
 use crate::machine::txn::{Do, Txn};
 use crate::machine::xattrs;
 use crate::store::keys;
@@ -181,6 +182,7 @@ pub fn set(txn: &mut Txn<'_>, ino: Ino, name: &[u8], value: &[u8]) -> Do<FsReply
         None => drop(xattrs::take(txn, ino, &mut inode, name)?),
     }
     txn.put_inode(ino, &inode)?;
+    journal::note_inode(txn, ino, inode.kind, What::SetXattr)?;
     Ok(FsReply::Done)
 }
 

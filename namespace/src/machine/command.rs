@@ -11,7 +11,8 @@ use wire::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, Ino, NodeId, Sessi
 use wire::join::{JoinRefusal, TokenHash};
 use wire::map::ClusterMap;
 use wire::meta::{
-    BrickRefusal, BrickRegistration, FsReply, FsRequest, NewBrick, SettingsChange, Sharing, Timestamp,
+    BrickRefusal, BrickRegistration, FsReply, FsRequest, Journal, JournalChange, NewBrick, SettingsChange,
+    Sharing, Timestamp,
 };
 use wire::status::Status;
 
@@ -160,6 +161,8 @@ pub enum Op {
     },
     /// New files are laid out by these chains, as far as they exist.
     LayOut(BTreeSet<ChainId>),
+    /// Limits of the change journal change.
+    Journal(JournalChange),
 }
 
 /// A brick has nothing of a file beyond a size any more.
@@ -192,6 +195,8 @@ pub enum Outcome {
     Refused(BrickRefusal),
     /// How many members have joined or left chains.
     Moved(u64),
+    /// What the change journal holds.
+    Journal(Journal),
 }
 
 /// Result of one command.
@@ -214,6 +219,8 @@ pub struct Effects {
     pub ended: Vec<SessionId>,
     /// Inodes of which locks were given up.
     pub unlocked: Vec<Ino>,
+    /// Directories in which something changed, or that were removed.
+    pub changed: Vec<Ino>,
     /// Chains that lost the only disk that held everything, and the brick it was in.
     pub lost: Vec<(ChainId, BrickId)>,
 }

@@ -1,7 +1,7 @@
 //! Names: made, linked, removed.
 
 use wire::id::{DirCookie, Ino, SessionId};
-use wire::meta::{FileKind, FsReply, MAX_LINKS, MAX_SYMLINK_BYTES, Name, NewInode};
+use wire::meta::{FileKind, FsReply, MAX_LINKS, MAX_SYMLINK_BYTES, Name, NewInode, What};
 use wire::status::FsError;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::machine::FIRST_COOKIE;
 use crate::machine::acl;
 use crate::machine::files::{changed, modified};
+use crate::machine::journal;
 use crate::machine::txn::{Do, Txn};
 use crate::store::records::{Entry, Inode, Listed, Place, encode};
 use crate::store::{Read, keys};
@@ -114,6 +115,7 @@ pub fn make(
     if txn.entry(parent, name)?.is_some() {
         return Err(FsError::Exists.into());
     }
+    journal::check_name(name)?;
     if kind == FileKind::Directory {
         if dir.nlink >= MAX_LINKS {
             return Err(FsError::TooManyLinks.into());
@@ -125,6 +127,13 @@ pub fn make(
     modified(&mut dir, txn.at);
     txn.put_inode(parent, &dir)?;
     txn.put_inode(ino, &inode)?;
+    let what = match kind {
+        FileKind::File => What::Create,
+        FileKind::Directory => What::Mkdir,
+        FileKind::Symlink => What::Symlink,
+        _ => What::Mknod,
+    };
+    journal::note(txn, parent, name, (ino, kind), what)?;
     Ok((ino, inode))
 }
 
@@ -192,6 +201,7 @@ pub fn link(txn: &mut Txn<'_>, session: SessionId, ino: Ino, parent: Ino, name: 
     if txn.entry(parent, name)?.is_some() {
         return Err(FsError::Exists.into());
     }
+    journal::check_name(name)?;
     let mut inode = txn.inode(ino)?;
     if inode.kind == FileKind::Directory {
         return Err(FsError::NotPermitted.into());
@@ -213,6 +223,7 @@ pub fn link(txn: &mut Txn<'_>, session: SessionId, ino: Ino, parent: Ino, name: 
     modified(&mut dir, txn.at);
     txn.put_inode(parent, &dir)?;
     txn.put_inode(ino, &inode)?;
+    journal::note(txn, parent, name, (ino, inode.kind), What::Link)?;
     Ok(FsReply::Attr(inode.attr(ino)))
 }
 
@@ -220,7 +231,11 @@ pub fn link(txn: &mut Txn<'_>, session: SessionId, ino: Ino, parent: Ino, name: 
 pub fn drop_link(txn: &mut Txn<'_>, ino: Ino) -> Do<()> {
     let mut inode = txn.inode(ino)?;
     inode.nlink = match inode.kind {
-        FileKind::Directory => 0,
+        FileKind::Directory => {
+            // Whoever waits for changes in it is told that there won't be any.
+            txn.effects.changed.push(ino);
+            0
+        }
         _ => inode.nlink.saturating_sub(1),
     };
     changed(&mut inode, txn.at);
@@ -241,6 +256,7 @@ pub fn unlink(txn: &mut Txn<'_>, parent: Ino, name: &Name) -> Do<FsReply> {
     modified(&mut dir, txn.at);
     txn.put_inode(parent, &dir)?;
     drop_link(txn, entry.ino)?;
+    journal::note(txn, parent, name, (entry.ino, entry.kind), What::Unlink)?;
     Ok(FsReply::Done)
 }
 
@@ -259,5 +275,6 @@ pub fn rmdir(txn: &mut Txn<'_>, parent: Ino, name: &Name) -> Do<FsReply> {
     modified(&mut dir, txn.at);
     txn.put_inode(parent, &dir)?;
     drop_link(txn, entry.ino)?;
+    journal::note(txn, parent, name, (entry.ino, entry.kind), What::Rmdir)?;
     Ok(FsReply::Done)
 }

@@ -3,13 +3,14 @@
 use wire::chunk::{BLOCK_BYTES, MAX_FILE_BYTES};
 use wire::id::{Ino, SessionId};
 use wire::meta::{
-    Access, AttrChanges, FileKind, FsReply, LateChanges, Name, NewInode, SetTime, Timestamp, WriteReport,
+    Access, AttrChanges, FileKind, FsReply, LateChanges, Name, NewInode, SetTime, Timestamp, What,
+    WriteReport,
 };
 use wire::status::FsError;
 
 use crate::machine::trims::{self, Targets};
 use crate::machine::txn::{Do, Txn};
-use crate::machine::{acl, dirs};
+use crate::machine::{acl, dirs, journal};
 use crate::store::records::Inode;
 use crate::store::{Read, keys};
 
@@ -68,6 +69,8 @@ fn set_attr_at(
         None => {}
     }
     txn.put_inode(ino, &inode)?;
+    let what = if changes.size.is_some() { What::Truncate } else { What::SetAttr };
+    journal::note_inode(txn, ino, inode.kind, what)?;
     Ok(FsReply::Attr(inode.attr(ino)))
 }
 
@@ -228,6 +231,7 @@ pub fn report(
         // no change of its own.
         inode.ctime = if written_at > inode.ctime { written_at } else { inode.ctime.next() };
         txn.put_inode(ino, &inode)?;
+        journal::note_inode(txn, ino, inode.kind, What::Write)?;
     }
     if let Some(late) = then {
         // As with the writes: ahead of our clock nothing has happened yet.

@@ -20,6 +20,7 @@ pub mod bricks;
 pub mod command;
 pub mod dirs;
 pub mod files;
+pub mod journal;
 pub mod locks;
 pub mod looks;
 pub mod rename;
@@ -38,7 +39,7 @@ use bytes::Bytes;
 use wire::id::{CallSeq, ClusterId, DirCookie, Ino, SessionId};
 use wire::layout::FileLayout;
 use wire::map::ClusterMap;
-use wire::meta::{BrickRefusal, FileKind, FsReply, FsRequest, Timestamp, Wishes};
+use wire::meta::{BrickRefusal, FileKind, FsReply, FsRequest, Journal, Timestamp, Wishes};
 use wire::status::Status;
 
 use crate::config::ANSWERS_A_SESSION;
@@ -81,6 +82,7 @@ pub struct Machine<S> {
     store: Arc<S>,
     applied: LogIndex,
     counters: Counters,
+    journal: Journal,
     map: Arc<ClusterMap>,
     windows: HashMap<SessionId, Window>,
 }
@@ -103,6 +105,7 @@ impl<S: Write> Machine<S> {
             |key: &[u8]| Error::Corrupt { key: key.escape_ascii().to_string(), detail: "missing".to_owned() };
         let applied = load(&*store, keys::APPLIED)?.ok_or_else(|| missing(keys::APPLIED))?;
         let counters = load(&*store, keys::COUNTERS)?.ok_or_else(|| missing(keys::COUNTERS))?;
+        let journal = journal::read(&*store)?;
         let map = store.get(keys::MAP)?.ok_or_else(|| missing(keys::MAP))?;
         let map = decode_map(keys::MAP, &map)?;
         if map.cluster != cluster {
@@ -123,7 +126,7 @@ impl<S: Write> Machine<S> {
             let answer = decode(&key, &value)?;
             windows.entry(SessionId(session)).or_default().answers.insert(CallSeq(seq), answer);
         }
-        Ok(Self { store, applied, counters, map: Arc::new(map), windows })
+        Ok(Self { store, applied, counters, journal, map: Arc::new(map), windows })
     }
 
     /// Place in the log of the last command applied.
@@ -160,17 +163,21 @@ impl<S: Write> Machine<S> {
         notes: &[Pair],
     ) -> Result<Applied, Error> {
         let store = self.store.clone();
-        let mut txn = Txn::new(&*store, self.counters.clone(), self.map.clone());
+        let mut txn = Txn::new(&*store, self.counters.clone(), self.journal, self.map.clone());
         let mut answers = Vec::with_capacity(entries.len());
         for (index, command) in entries {
             self.applied = *index;
             answers.push(self.one(&mut txn, command)?);
         }
+        let journal_before = std::mem::replace(&mut self.journal, txn.journal);
         self.counters = txn.counters.clone();
         self.map = txn.map.clone();
         let (mut changes, effects) = txn.into_changes();
         changes.insert(keys::COUNTERS.to_vec(), Some(encode(&self.counters)?));
         changes.insert(keys::APPLIED.to_vec(), Some(encode(&self.applied)?));
+        if self.journal != journal_before {
+            changes.insert(keys::JOURNAL.to_vec(), Some(encode(&self.journal)?));
+        }
         if effects.map.is_some() {
             changes.insert(keys::MAP.to_vec(), Some(encode_map(&self.map)?));
         }
@@ -278,6 +285,7 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
         Op::ReplaceBrick { brick, store, lose_data } => {
             bricks::replace(txn, *brick, *store, *lose_data).map(told)
         }
+        Op::Journal(change) => journal::configure(txn, change).map(Outcome::Journal),
         Op::CutOff(verdict) => {
             bricks::cut_off(txn, *verdict);
             Ok(Outcome::Done)
@@ -325,6 +333,7 @@ fn verb(txn: &mut Txn<'_>, session: SessionId, request: &FsRequest) -> Do<FsRepl
         F::TestLock(_)
         | F::AwaitLock { .. }
         | F::ListLocks { .. }
+        | F::Watch { .. }
         | F::Lookup { .. }
         | F::LookupParent { .. }
         | F::GetAttr { .. }
@@ -373,6 +382,7 @@ fn create(store: &impl Write, cluster: ClusterId, birth: Birth, at: Timestamp) -
         (keys::inode(Ino::ROOT), Some(encode(&root)?)),
         (keys::COUNTERS.to_vec(), Some(encode(&counters)?)),
         (keys::MAP.to_vec(), Some(encode_map(&ClusterMap::new(cluster, birth.replicas))?)),
+        (keys::JOURNAL.to_vec(), Some(encode(&journal::empty())?)),
         (keys::WISHES.to_vec(), Some(encode(&Wishes::new(birth.bricks))?)),
         (keys::APPLIED.to_vec(), Some(encode(&LogIndex(0))?)),
     ]))

@@ -6,11 +6,12 @@
 //! renames what it lists ends.
 
 use wire::id::Ino;
-use wire::meta::{FileKind, FsReply, MAX_LINKS, Name, NewInode, RenameMode};
+use wire::meta::{FileKind, FsReply, MAX_LINKS, Name, NewInode, RenameMode, What};
 use wire::status::FsError;
 
 use crate::machine::dirs::{self, add_name, drop_link, leave_place, put_name, remove_name};
 use crate::machine::files::{changed, modified};
+use crate::machine::journal;
 use crate::machine::txn::{Do, Txn};
 use crate::store::records::{Entry, Inode};
 
@@ -19,6 +20,7 @@ pub fn rename(txn: &mut Txn<'_>, from: (Ino, &Name), to: (Ino, &Name), mode: Ren
     txn.dir(from.0)?;
     txn.live_dir(to.0)?;
     let source = txn.entry(from.0, from.1)?.ok_or(FsError::NotFound)?;
+    journal::check_name(to.1)?;
     let target = txn.entry(to.0, to.1)?;
     match (mode, &target) {
         (RenameMode::NoReplace, Some(_)) => return Err(FsError::Exists.into()),
@@ -39,6 +41,18 @@ pub fn rename(txn: &mut Txn<'_>, from: (Ino, &Name), to: (Ino, &Name), mode: Ren
         dirs::make(txn, from.0, from.1, &new, FileKind::CharDevice, |_| {})?;
     }
     Ok(FsReply::Done)
+}
+
+/// Notes that a name is gone, and what has it now.
+fn note_from(txn: &mut Txn<'_>, from: (Ino, &Name), source: Entry, to: (Ino, &Name)) -> Do<()> {
+    let what = What::RenameFrom { dir: to.0, name: to.1.clone() };
+    journal::note(txn, from.0, from.1, (source.ino, source.kind), what)
+}
+
+/// Notes that a name stands for what had another one.
+fn note_to(txn: &mut Txn<'_>, from: (Ino, &Name), source: Entry, to: (Ino, &Name)) -> Do<()> {
+    let what = What::RenameTo { dir: from.0, name: from.1.clone() };
+    journal::note(txn, to.0, to.1, (source.ino, source.kind), what)
 }
 
 /// Whether `dir` is `top` or below it.
@@ -100,6 +114,8 @@ fn simply(txn: &mut Txn<'_>, from: (Ino, &Name), source: Entry, to: (Ino, &Name)
         add_name(txn, to.0, &mut to_dir, to.1, source.ino, source.kind)?;
         close(txn, from.0, from_dir, to.0, Some(to_dir))?;
     }
+    note_from(txn, from, source, to)?;
+    note_to(txn, from, source, to)?;
     settle(txn, source.ino, to.0)
 }
 
@@ -124,6 +140,8 @@ fn replace(txn: &mut Txn<'_>, from: (Ino, &Name), source: Entry, to: (Ino, &Name
     let to_dir = if from.0 == to.0 { None } else { Some(txn.dir(to.0)?) };
     close(txn, from.0, from_dir, to.0, to_dir)?;
     drop_link(txn, target.ino)?;
+    note_from(txn, from, source, to)?;
+    note_to(txn, from, source, to)?;
     settle(txn, source.ino, to.0)
 }
 
@@ -147,6 +165,8 @@ fn exchange(txn: &mut Txn<'_>, from: (Ino, &Name), source: Entry, to: (Ino, &Nam
         Some(to_dir)
     };
     close(txn, from.0, from_dir, to.0, to_dir)?;
+    note_to(txn, from, source, to)?;
+    note_to(txn, to, target, from)?;
     settle(txn, source.ino, to.0)?;
     settle(txn, target.ino, from.0)
 }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use wire::id::Ino;
 use wire::map::ClusterMap;
-use wire::meta::{FileKind, Name, Timestamp};
+use wire::meta::{FileKind, Journal, Name, Timestamp};
 use wire::status::{FsError, Status};
 
 use crate::error::Error;
@@ -71,6 +71,8 @@ pub struct Txn<'a> {
     pub at: Timestamp,
     /// Numbers given out, and numbers of things.
     pub counters: Counters,
+    /// What the change journal holds.
+    pub journal: Journal,
     /// The map as changed so far.
     pub map: Arc<ClusterMap>,
     /// The command at work changed the map.
@@ -82,19 +84,21 @@ pub struct Txn<'a> {
 /// A point in a batch to go back to.
 pub struct Mark {
     counters: Counters,
+    journal: Journal,
     map: Arc<ClusterMap>,
     effects: Effects,
 }
 
 impl<'a> Txn<'a> {
     /// An empty batch.
-    pub fn new(base: &'a dyn Read, counters: Counters, map: Arc<ClusterMap>) -> Self {
+    pub fn new(base: &'a dyn Read, counters: Counters, journal: Journal, map: Arc<ClusterMap>) -> Self {
         Self {
             base,
             changes: Changes::new(),
             undo: Vec::new(),
             at: Timestamp::default(),
             counters,
+            journal,
             map,
             map_changed: false,
             effects: Effects::default(),
@@ -108,6 +112,7 @@ impl<'a> Txn<'a> {
         self.map_changed = false;
         Mark {
             counters: self.counters.clone(),
+            journal: self.journal,
             map: self.map.clone(),
             effects: std::mem::take(&mut self.effects),
         }
@@ -126,6 +131,7 @@ impl<'a> Txn<'a> {
         self.effects.begun.extend(new.begun);
         self.effects.ended.extend(new.ended);
         self.effects.unlocked.extend(new.unlocked);
+        self.effects.changed.extend(new.changed);
         self.effects.lost.extend(new.lost);
     }
 
@@ -138,6 +144,7 @@ impl<'a> Txn<'a> {
             };
         }
         self.counters = mark.counters;
+        self.journal = mark.journal;
         self.map = mark.map;
         self.effects = mark.effects;
     }

@@ -1,11 +1,12 @@
 //! Extended attributes.
 
 use wire::id::Ino;
-use wire::meta::{FsReply, MAX_XATTR_LIST_BYTES, MAX_XATTR_VALUE_BYTES, XattrMode};
+use wire::meta::{FsReply, MAX_XATTR_LIST_BYTES, MAX_XATTR_VALUE_BYTES, What, XattrMode};
 use wire::status::FsError;
 
 use crate::machine::acl;
 use crate::machine::files::changed;
+use crate::machine::journal;
 use crate::machine::txn::{Do, Txn};
 use crate::store::records::Inode;
 use crate::store::{Read, keys};
@@ -42,6 +43,7 @@ pub fn set(txn: &mut Txn<'_>, ino: Ino, name: &[u8], value: &[u8], mode: XattrMo
     put(txn, ino, &mut inode, name, value)?;
     changed(&mut inode, txn.at);
     txn.put_inode(ino, &inode)?;
+    journal::note_inode(txn, ino, inode.kind, What::SetXattr)?;
     Ok(FsReply::Done)
 }
 
@@ -57,6 +59,7 @@ pub fn remove(txn: &mut Txn<'_>, ino: Ino, name: &[u8]) -> Do<FsReply> {
     }
     changed(&mut inode, txn.at);
     txn.put_inode(ino, &inode)?;
+    journal::note_inode(txn, ino, inode.kind, What::SetXattr)?;
     Ok(FsReply::Done)
 }
 

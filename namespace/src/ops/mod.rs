@@ -10,3 +10,4 @@ pub mod members;
 pub mod reads;
 pub mod room;
 pub mod session;
+pub mod watch;

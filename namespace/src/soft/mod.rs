@@ -8,3 +8,4 @@ pub mod lock_waits;
 pub mod opens;
 pub mod refusals;
 pub mod sessions;
+pub mod watches;

@@ -1,7 +1,7 @@
 //! Keys: a tag byte, then big-endian numbers, then a name, so that the order of bytes is the
 //! order of things (`keys_sort_as_their_numbers`).
 
-use wire::id::{CallSeq, DirCookie, Ino, SessionId};
+use wire::id::{CallSeq, DirCookie, Ino, JournalIndex, SessionId};
 use wire::join::TokenHash;
 use wire::meta::{LockKind, Name};
 
@@ -21,6 +21,8 @@ pub const GIVEN_UP: &[u8] = b"Cgivenup";
 pub const SOLE: &[u8] = b"Csole";
 /// The generation of the last lock that was granted.
 pub const LOCK_GENERATION: &[u8] = b"Cgeneration";
+/// What the change journal holds, and what it may.
+pub const JOURNAL: &[u8] = b"Cjournal";
 /// Index of the last command whose effects are here.
 pub const APPLIED: &[u8] = b"Capplied";
 /// Last entry of the replicated log whose effects are here, and the members as of then.
@@ -113,6 +115,21 @@ pub fn held_by(session: SessionId) -> Vec<u8> {
     numbered(b'H', session.0, &[])
 }
 
+/// `J index`.
+pub fn journal(index: JournalIndex) -> Vec<u8> {
+    numbered(b'J', index.0, &[])
+}
+
+/// `E dir index`.
+pub fn change(dir: Ino, index: JournalIndex) -> Vec<u8> {
+    numbered(b'E', dir.0, &index.0.to_be_bytes())
+}
+
+/// `E dir`, the prefix of all that changed in it.
+pub fn changes(dir: Ino) -> Vec<u8> {
+    numbered(b'E', dir.0, &[])
+}
+
 /// `T ino`.
 pub fn trim(ino: Ino) -> Vec<u8> {
     numbered(b'T', ino.0, &[])
@@ -188,6 +205,11 @@ mod tests {
         assert_eq!(
             text(holds(SessionId(0x41), Ino(0x42))),
             r"H\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
+        );
+        assert_eq!(text(journal(JournalIndex(0x41))), r"J\x00\x00\x00\x00\x00\x00\x00A");
+        assert_eq!(
+            text(change(Ino(0x41), JournalIndex(0x42))),
+            r"E\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
         );
         assert_eq!(text(trim(Ino(0x41))), r"T\x00\x00\x00\x00\x00\x00\x00A");
     }

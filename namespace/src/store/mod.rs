@@ -14,11 +14,14 @@
 //!   A session         -> CallSeq      answers below this number were received
 //!   U session seq     -> Answer       answer of a call, for its retry
 //!   W ino session     -> ()           open for writing
+//!   J index           -> Ino          the change journal: the directory of each entry
+//!   E dir index       -> Change       the entry, with those of its directory
 //!   T ino             -> Trim         bricks that still have to cut chunks of it
 //!   K hash            -> TokenRecord  join token: role, end, uses
 //!   C "clock"         -> Timestamp    latest time that tokens were judged by
 //!   C "map"           -> ClusterMap   C "counters" -> Counters   C "applied" -> log index
 //!   C "wishes"        -> Wishes       what is wanted of the bricks; missing in old directories
+//!   C "journal"       -> Journal      what the change journal holds; missing in old directories
 //!   C "raft"          -> (LogId, members)   last entry of the log; missing where there is one member
 //! ```
 //!

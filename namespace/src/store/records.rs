@@ -212,8 +212,9 @@ pub fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, Error>
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+    use wire::id::JournalIndex;
     use wire::layout::TableVersion;
-    use wire::meta::Wishes;
+    use wire::meta::{Change, Journal, What, Wishes};
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -289,6 +290,13 @@ mod tests {
             },
             "010203040506010102",
         );
+        let (first, next) = (JournalIndex(1), JournalIndex(300));
+        golden(Journal { first, next, most_entries: 2, most_age_s: 3 }, "0101ac020203");
+        golden(Ino(300), "01ac02");
+        let name = Name::new(&b"ab"[..]).unwrap();
+        let what = What::RenameTo { dir: Ino(9), name: name.clone() };
+        let change = Change { at: time(1), name, ino: Ino(300), kind: FileKind::File, what };
+        golden(change, "010205026162ac02000809026162");
         golden(
             Wishes {
                 birth_bricks: 6,

@@ -86,7 +86,7 @@ fn number(member: usize) -> u64 {
     1000 + member as u64
 }
 
-struct Members {
+pub(crate) struct Members {
     dir: tempfile::TempDir,
     hub: MemoryHub,
     links: Arc<Links>,
@@ -98,7 +98,7 @@ struct Members {
 }
 
 impl Members {
-    async fn new(count: usize, tune: impl Fn(&mut Timing)) -> Self {
+    pub(crate) async fn new(count: usize, tune: impl Fn(&mut Timing)) -> Self {
         let links = Arc::new(Links::default());
         let hub = MemoryHub::with_weather(links.clone());
         let authority = Authority::create(CLUSTER).unwrap();
@@ -128,7 +128,7 @@ impl Members {
         this
     }
 
-    async fn start(&mut self, member: usize) {
+    pub(crate) async fn start(&mut self, member: usize) {
         let credential = self.authority.issue(Role::Namespace, node(member)).unwrap();
         let net = Net::new(&credential, self.hub.clone(), NetConfig::default()).unwrap();
         self.running[member] = Some(start(self.configs[member].clone(), net).await.unwrap());
@@ -141,18 +141,18 @@ impl Members {
         assert_eq!(self.admin.cluster(request).await, Ok(ClusterReply::Done));
     }
 
-    async fn kill(&mut self, member: usize) {
+    pub(crate) async fn kill(&mut self, member: usize) {
         self.running[member].take().unwrap().kill().await;
     }
 
-    async fn leader(&self) -> usize {
+    pub(crate) async fn leader(&self) -> usize {
         until("somebody leads", async || {
             self.running.iter().position(|running| running.as_ref().is_some_and(Running::leads))
         })
         .await
     }
 
-    async fn caller(&self, number_of: u8) -> Caller {
+    pub(crate) async fn caller(&self, number_of: u8) -> Caller {
         let endpoints = self.configs.iter().map(|config| config.listen).collect();
         let mut caller = Caller::new(&self.authority, &self.hub, Role::Client, number_of, endpoints);
         let request = ClusterRequest::OpenSession {
@@ -193,7 +193,7 @@ impl Members {
     }
 
     /// Stops all, and compares their states byte for byte and with what was acknowledged.
-    async fn agree(mut self, acknowledged: &BTreeSet<String>) {
+    pub(crate) async fn agree(mut self, acknowledged: &BTreeSet<String>) {
         self.settle().await;
         let mut dumps: Vec<BTreeMap<Vec<u8>, Vec<u8>>> = Vec::new();
         let members: Vec<usize> = (0..self.running.len()).filter(|m| self.running[*m].is_some()).collect();
@@ -227,7 +227,7 @@ impl Members {
 }
 
 /// Somebody who calls whoever leads, and asks again until there is an answer.
-struct Caller {
+pub(crate) struct Caller {
     net: Net,
     endpoints: Vec<Endpoint>,
     at: Mutex<Endpoint>,
@@ -278,7 +278,7 @@ impl Caller {
         }
     }
 
-    async fn fs(&self, request: FsRequest) -> Result<FsReply, Status> {
+    pub(crate) async fn fs(&self, request: FsRequest) -> Result<FsReply, Status> {
         let seq = self.seq.fetch_add(1, Ordering::SeqCst) + 1;
         match self.call(seq, MetaRequest::Fs(request)).await? {
             MetaReply::Fs(reply) => Ok(reply),
@@ -286,7 +286,7 @@ impl Caller {
         }
     }
 
-    async fn mkdir(&self, text: &str) -> Result<FsReply, Status> {
+    pub(crate) async fn mkdir(&self, text: &str) -> Result<FsReply, Status> {
         self.fs(FsRequest::Mkdir { parent: Ino::ROOT, name: name(text), new: new(0o755) }).await
     }
 
@@ -296,7 +296,7 @@ impl Caller {
 }
 
 /// Makes directories until told to stop, each once, and looks at what was made.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     made: Arc<Mutex<Vec<String>>>,
     longest: Arc<Mutex<Duration>>,
@@ -304,7 +304,7 @@ struct Load {
 }
 
 impl Load {
-    async fn begin(members: &Members, workers: u8) -> Self {
+    pub(crate) async fn begin(members: &Members, workers: u8) -> Self {
         let this = Self {
             stop: Arc::default(),
             made: Arc::default(),
@@ -339,7 +339,7 @@ impl Load {
     }
 
     /// Returns when so many more were made.
-    async fn more(&self, count: usize) {
+    pub(crate) async fn more(&self, count: usize) {
         let goal = self.made.lock().unwrap().len() + count;
         let deadline = Instant::now() + LONG;
         while self.made.lock().unwrap().len() < goal {
@@ -348,7 +348,7 @@ impl Load {
         }
     }
 
-    async fn end(self) -> BTreeSet<String> {
+    pub(crate) async fn end(self) -> BTreeSet<String> {
         self.stop.store(true, Ordering::SeqCst);
         self.workers.join_all().await;
         println!("longest call: {:?}", self.longest.lock().unwrap());

@@ -9,7 +9,7 @@ use crate::handshake::Role;
 use crate::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, Ino, MapEpoch, NodeId, SessionId, StoreId};
 use crate::join::TokenHash;
 use crate::map::ClusterMap;
-use crate::meta::{Access, Timestamp};
+use crate::meta::{Access, Journal, JournalChange, Timestamp};
 use crate::net::Endpoint;
 use crate::status::Status;
 
@@ -433,6 +433,8 @@ pub enum ClusterRequest {
         /// What nobody else has may be lost; of this disk that is remembered until it comes up.
         lose_data: bool,
     },
+    /// What the change journal holds, after its limits were changed as said. -> `Journal`
+    Journal(JournalChange),
 }
 
 /// A member of the namespace.
@@ -505,6 +507,8 @@ pub enum ClusterReply {
     /// Paths of the first of the inodes asked for, as many as fit into an answer and one at least: from the
     /// root of the filesystem on, beginning with `/`. `None`: it is gone, or none of its names is known.
     Paths(Vec<Option<Bytes>>),
+    /// What the change journal holds, and what it may.
+    Journal(Journal),
 }
 
 /// Certificate and key of the cluster's authority: not to be shown.

@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{DirCookie, Ino, LockGeneration, LockHandle, LockOwner, MapEpoch};
-use crate::meta::{Attr, FileKind, LockHeld, LockKind, LockRange, LockWish, Name, SetTime, Timestamp};
+use crate::id::{DirCookie, Ino, JournalIndex, LockGeneration, LockHandle, LockOwner, MapEpoch};
+use crate::meta::{
+    Attr, Changes, FileKind, LockHeld, LockKind, LockRange, LockWish, Name, SetTime, Timestamp,
+};
 
 /// What a handle is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -354,6 +356,18 @@ pub enum FsRequest {
         /// Attributes.
         new: NewInode,
     },
+    /// What changed in a directory: entries of the journal after an index, once there are some or time is over.
+    /// -> `Changes`
+    Watch {
+        /// The directory.
+        dir: Ino,
+        /// The last one that was told, in this or in any directory; `None`: only where the journal ends now is told, at once.
+        after: Option<JournalIndex>,
+        /// Most entries wanted; the namespace may give fewer.
+        most: u32,
+        /// How long to wait for the first one, in milliseconds; at most 30,000.
+        wait_ms: u32,
+    },
 }
 
 /// Answers to [`FsRequest`].
@@ -397,6 +411,8 @@ pub enum FsReply {
     LockedBy(Option<LockHeld>),
     /// Locks, by kind and in order of their first bytes.
     Locks(Vec<(LockKind, LockHeld)>),
+    /// What changed in a directory.
+    Changes(Changes),
 }
 
 impl FsRequest {
@@ -415,7 +431,8 @@ impl FsRequest {
             | StatFs
             | TestLock(_)
             | AwaitLock { .. }
-            | ListLocks { .. } => false,
+            | ListLocks { .. }
+            | Watch { .. } => false,
             Open { access, .. } | Close { access, .. } => *access == Access::Write,
             SetAttr { .. }
             | Create { .. }

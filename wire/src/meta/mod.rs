@@ -9,6 +9,7 @@ mod cluster;
 mod fs;
 mod lock;
 mod name;
+mod watch;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,7 @@ pub use fs::{
 };
 pub use lock::{LockHeld, LockKind, LockMode, LockRange, LockWish};
 pub use name::{MAX_NAME_BYTES, Name, NameError};
+pub use watch::{Change, Changes, Journal, JournalChange, WATCH_NAME, What};
 
 /// Longest target of a symbolic link, in bytes.
 pub const MAX_SYMLINK_BYTES: usize = 4095;
