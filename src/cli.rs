@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::roles::{brick, listen_address, member, token};
-use crate::{brick_admin, check, logging, member_admin, refusal, salvage, scheduler, status, up};
+use crate::{brick_admin, check, logging, member_admin, refusal, salvage, scheduler, status, up, watch};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -85,6 +85,12 @@ enum Command {
     /// For a disk that was pulled, or a cluster that is no more. Exit code 0: everything on this brick
     /// was salvaged; 1: some of it is lost, as listed.
     Salvage(salvage::SalvageOptions),
+    /// Tell what changes in a directory of a mount, one JSON object a line
+    ///
+    /// Whoever remembers the last index and asks --since it misses nothing and is told nothing twice: a backup, a mirror.
+    /// Exit code 0: ended by a signal, by its reader, or since DIR was removed; 3: changes are missing, since what
+    /// was asked for is not kept any more: look at all of DIR, then go on from the index that the last line tells.
+    Watch(watch::WatchOptions),
     /// Run the scheduler's master on a mounted cluster directory
     Master(scheduler::MasterOptions),
     /// Run the scheduler's agent: takes jobs for this machine
@@ -215,6 +221,7 @@ pub fn run(args: Vec<OsString>) -> Result<ExitCode> {
         Command::Status(options) => status::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Salvage(options) => salvage::run(&options),
+        Command::Watch(options) => watch::run(&options),
         Command::Master(options) => {
             logging::start(&cli.log)?;
             scheduler::run_master(options)

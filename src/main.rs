@@ -15,6 +15,7 @@ mod scheduler;
 mod show;
 mod status;
 mod up;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,15 +1,17 @@
 //! `brickyard namespace list|remove|lead`: who the members of the namespace are. A member is added by
-//! starting it with `--join`.
+//! starting it with `--join`. `brickyard namespace journal`: how much of its change journal it keeps.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use wire::meta::{ClusterReply, ClusterRequest, MemberInfo, MemberRefusal};
+use wire::meta::{ClusterReply, ClusterRequest, JournalChange, MemberInfo, MemberRefusal};
 
 use crate::admin::{self, Admin};
+use crate::brick_admin;
 use crate::cli::ClusterOptions;
 use crate::roles::member;
 
@@ -22,6 +24,8 @@ pub enum Order {
     Remove(MemberOptions),
     /// Have another member lead
     Lead(MemberOptions),
+    /// Show what the change journal holds, and change how much it keeps for `brickyard watch --since`
+    Journal(JournalOptions),
     /// Make a cluster of one of the stopped member in a directory: when most members are lost for good
     ///
     /// It keeps everything this member has; what only the others had is lost. The others must never be started
@@ -40,6 +44,19 @@ pub struct RecoverOptions {
     pub others_are_lost: bool,
 }
 
+/// Options of `brickyard namespace journal`.
+#[derive(Debug, Clone, Args)]
+pub struct JournalOptions {
+    /// Entries to keep [in a new cluster: 1048576]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(256..=1 << 32))]
+    pub entries: Option<u64>,
+    /// Keep none that are older, such as 12h [in a new cluster: 720h, 30 days]
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub age: Option<Duration>,
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+}
+
 /// Options of `brickyard namespace remove` and `lead`.
 #[derive(Debug, Clone, Args)]
 pub struct MemberOptions {
@@ -48,6 +65,12 @@ pub struct MemberOptions {
     pub member: String,
     #[command(flatten)]
     pub cluster: ClusterOptions,
+}
+
+/// An age that keeps something.
+fn age(text: &str) -> Result<Duration, String> {
+    brick_admin::duration(text)
+        .and_then(|age| if age.is_zero() { Err("give 1s or more".to_owned()) } else { Ok(age) })
 }
 
 /// Carries an order out.
@@ -64,6 +87,7 @@ pub fn run(order: Order) -> Result<ExitCode> {
                     options.dir.display()
                 );
             }
+            Order::Journal(options) => journal(&options).await?,
             Order::List(options) => list(&options).await?,
             Order::Remove(options) => {
                 let (admin, id) = find(&options).await?;
@@ -125,6 +149,34 @@ pub fn why(refusal: &MemberRefusal) -> String {
             "other members did not answer in time, or it is not up to date yet: try again".to_owned()
         }
     }
+}
+
+async fn journal(options: &JournalOptions) -> Result<()> {
+    let change =
+        JournalChange { most_entries: options.entries, most_age_s: options.age.map(|age| age.as_secs()) };
+    let admin = Admin::of(&options.cluster)?;
+    let ClusterReply::Journal(journal) = admin.cluster(ClusterRequest::Journal(change)).await? else {
+        bail!("the namespace answered something else than its journal");
+    };
+    let kept = journal.next.0.saturating_sub(journal.first.0);
+    if options.cluster.json {
+        let value = json!({
+            "oldest": journal.first.0,
+            "newest": journal.newest().0,
+            "kept": kept,
+            "most_entries": journal.most_entries,
+            "most_age_s": journal.most_age_s,
+        });
+        println!("{value:#}");
+        return Ok(());
+    }
+    println!(
+        "{kept} entries are kept, up to index {}; at most {} entries, none older than {} s",
+        journal.newest(),
+        journal.most_entries,
+        journal.most_age_s
+    );
+    Ok(())
 }
 
 async fn list(options: &ClusterOptions) -> Result<()> {

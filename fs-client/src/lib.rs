@@ -3,6 +3,7 @@
 //! - [`Client`]: an async, POSIX-like interface by inode and by path. It keeps a session with
 //!   the namespace, writes behind, reads ahead, and tries again through failures of others.
 //! - [`Mount`]: what the kernel asks, translated to the library.
+//! - [`watch_from`], [`watch_position`]: what is asked of an open `.brickyard.watch` beside reading
 //! - [`Error`], and [`Error::errno`] in the one file that knows numbers of the system
 //! - [`Metrics`], [`Stuck`]: what it does and why it hangs
 //!
@@ -22,7 +23,7 @@ pub use client::{Client, Created, DirPage, FallocateMode, File, Lock, OpenOption
 pub use config::{ClientConfig, MountConfig, Sharing};
 pub use error::{Error, MountProblem};
 pub use metrics::{Metrics, Snapshot};
-pub use mount::Mount;
+pub use mount::{Mount, watch_from, watch_position};
 pub use stuck::Stuck;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -129,6 +129,7 @@ pub fn namespace(running: &namespace::Running, net: &Net) -> Vec<Sample> {
         ("trims_done", counted.trims_done),
         ("trims_failed", counted.trims_failed),
         ("inodes_reclaimed", counted.reclaimed),
+        ("changes_told", counted.changes_told),
         ("sessions_expired", counted.sessions_expired),
         ("bricks_died", counted.bricks_died),
         ("map_epoch", map.epoch.0),

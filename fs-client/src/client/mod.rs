@@ -10,9 +10,11 @@
 //! | `read`, `readahead` | reading |
 //! | `names`, `space`, `paths` | everything else programs ask for |
 //! | `survey` | which chunks of a file exist |
+//! | `changes` | what changes in a directory |
 //! | `ticker` | what happens with time |
 
 mod bricks;
+mod changes;
 mod commit;
 mod gather;
 mod held;
@@ -82,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) window: Semaphore,
     pub(crate) flight_slots: Semaphore,
     pub(crate) readahead_window: Arc<Semaphore>,
+    /// Who may wait for changes at the namespace.
+    pub(crate) watches: Semaphore,
     /// Numbers of acknowledgements.
     pub(crate) stamps: AtomicU64,
     pub(crate) commit_wanted: Notify,
@@ -130,6 +134,7 @@ impl Client {
             window: Semaphore::new(config.window_bytes.max(2 << 20)),
             flight_slots: Semaphore::new(config.flights.max(1)),
             readahead_window: Arc::new(Semaphore::new(config.readahead_bytes)),
+            watches: Semaphore::new(changes::WAITS),
             stamps: AtomicU64::new(0),
             commit_wanted: Notify::new(),
             committed: Notify::new(),

@@ -13,6 +13,7 @@ use wire::meta::{
     RenameMode, XattrMode,
 };
 
+use super::changes::{self, WatchHandle};
 use super::convert::{self, errno, name};
 use super::dir::DirHandle;
 use super::handles::Handles;
@@ -70,13 +71,14 @@ impl Validity {
 /// The kernel's counterpart.
 #[derive(Debug)]
 pub(crate) struct Adapter {
-    client: Client,
+    pub(super) client: Client,
     /// The directory that the kernel calls its root.
     root: Ino,
     sharing: Sharing,
     valid: Validity,
     files: Arc<Handles<File>>,
     dirs: Handles<DirHandle>,
+    pub(super) watches: Arc<Handles<WatchHandle>>,
     interrupts: Arc<Interrupts>,
 }
 
@@ -173,6 +175,7 @@ impl Adapter {
             valid: Validity::new(sharing),
             files: Arc::default(),
             dirs: Handles::default(),
+            watches: Arc::default(),
             interrupts,
         }
     }
@@ -202,7 +205,7 @@ impl Adapter {
     }
 
     /// Runs a request as a task, that nobody who is killed waits for.
-    fn spawn<F: Future<Output = ()> + Send + 'static>(
+    pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(
         &self,
         reply: Reply,
         work: impl FnOnce(Client, Reply) -> F,
@@ -212,7 +215,7 @@ impl Adapter {
     }
 
     /// Answers with what a name stands for.
-    fn spawn_entry<F>(&self, reply: Reply, work: impl FnOnce(Client) -> F)
+    pub(super) fn spawn_entry<F>(&self, reply: Reply, work: impl FnOnce(Client) -> F)
     where
         F: Future<Output = Result<Attr, Error>> + Send + 'static,
     {
@@ -251,8 +254,14 @@ impl Adapter {
             }
             b"." | b".." => self.spawn_entry(reply, |client| async move { client.getattr(parent).await }),
             _ => {
+                let is_watch = changes::is_watch(entry);
                 let entry = or_reply!(reply, name(entry));
-                self.spawn_entry(reply, |client| async move { client.lookup(parent, entry).await });
+                self.spawn_entry(reply, |client| async move {
+                    if is_watch {
+                        return changes::lookup(&client, parent, entry).await;
+                    }
+                    client.lookup(parent, entry).await
+                });
             }
         }
     }
@@ -311,10 +320,12 @@ impl Adapter {
             return reply.error(Errno::INVAL);
         };
         let (parent, new_parent) = (from.0, to.0);
+        let is_watch = changes::is_watch(from.1);
         let entry = or_reply!(reply, name(from.1));
         let new_entry = or_reply!(reply, name(to.1));
         self.spawn_nothing(reply, |client| async move {
-            client.rename(parent, entry, new_parent, new_entry, mode).await
+            let done = client.rename(parent, entry, new_parent, new_entry, mode).await;
+            if is_watch { changes::refused(done) } else { done }
         });
     }
 
@@ -466,7 +477,7 @@ impl Adapter {
         });
     }
 
-    fn statfs(&self, reply: Reply) {
+    pub(super) fn statfs(&self, reply: Reply) {
         self.spawn(reply, |client, reply| async move {
             match client.statfs().await {
                 Ok(space) => reply.statfs(&space, STATFS_BLOCK_BYTES, FREE_INODES, MAX_NAME_BYTES as u32),
@@ -492,7 +503,7 @@ impl Adapter {
         self.spawn_nothing(reply, |client| async move { client.setxattr(ino, attribute, value, mode).await });
     }
 
-    fn getxattr(&self, ino: Ino, attribute: &[u8], size: u32, reply: Reply) {
+    pub(super) fn getxattr(&self, ino: Ino, attribute: &[u8], size: u32, reply: Reply) {
         if is_foreign(attribute) {
             return reply.error(Errno::OPNOTSUPP);
         }
@@ -592,6 +603,9 @@ async fn close_unheard(client: &Client, files: &Handles<File>, handle: u64) {
 impl Handler for Adapter {
     fn handle(&self, request: &Request<'_>, reply: Reply) {
         use Operation as O;
+        if let Some(dir) = changes::watched(request.node) {
+            return self.watch(dir, &request.operation, reply);
+        }
         let ino = self.ino(request.node);
         match request.operation {
             O::Lookup { name } => self.lookup(ino, name, reply),
@@ -627,8 +641,12 @@ impl Handler for Adapter {
                 self.spawn_entry(reply, |client| async move { client.mkdir(ino, entry, new).await });
             }
             O::Unlink { name: entry } => {
+                let is_watch = changes::is_watch(entry);
                 let entry = or_reply!(reply, name(entry));
-                self.spawn_nothing(reply, |client| async move { client.unlink(ino, entry).await });
+                self.spawn_nothing(reply, |client| async move {
+                    let done = client.unlink(ino, entry).await;
+                    if is_watch { changes::refused(done) } else { done }
+                });
             }
             O::RmDir { name: entry } => {
                 let entry = or_reply!(reply, name(entry));
@@ -637,6 +655,7 @@ impl Handler for Adapter {
             O::Rename { name, new_parent, new_name, flags } => {
                 self.rename((ino, name), (self.ino(new_parent), new_name), flags, reply);
             }
+            O::Link { node, .. } if changes::watched(node).is_some() => reply.error(Errno::PERM),
             O::Link { node, name: entry } => {
                 let entry = or_reply!(reply, name(entry));
                 let linked = self.ino(node);
@@ -653,7 +672,7 @@ impl Handler for Adapter {
                     |client| async move { client.create_unnamed(ino, new, options).await },
                 );
             }
-            O::Read { handle, offset, size } => self.read(handle, offset, size, reply),
+            O::Read { handle, offset, size, .. } => self.read(handle, offset, size, reply),
             O::Write { handle, offset, data } => self.write(handle, offset, data, reply),
             O::StatFs => self.statfs(reply),
             O::Release { handle } => {
@@ -690,7 +709,8 @@ impl Handler for Adapter {
             O::CopyRange { from, from_offset, to, to_offset, len } => {
                 self.copy_range((from, from_offset), (to, to_offset), len, reply);
             }
-            O::IoCtl => reply.error(Errno::NOTTY),
+            O::IoCtl { .. } => reply.error(Errno::NOTTY),
+            O::Poll { .. } => reply.always_ready(),
             O::Destroy => reply.ok(),
             O::Unknown(opcode) => {
                 tracing::debug!(opcode, "the kernel asked for something that is not known");

@@ -6,6 +6,7 @@
 //!    request to a task.
 //! 3. `umount` by anybody ends it ([`Mount::wait`]; `umount_ends_the_mount`).
 
+mod changes;
 mod check;
 mod convert;
 mod dir;
@@ -29,6 +30,7 @@ use wire::status::FsError;
 
 use self::check::Place;
 use self::kernel::Device;
+pub use self::kernel::{watch_from, watch_position};
 use crate::client::Client;
 use crate::config::MountConfig;
 use crate::error::{Error, MountProblem};

@@ -67,7 +67,7 @@ fn members(cluster: &HostCluster) -> Result<Vec<serde_json::Value>> {
 }
 
 /// The process that leads.
-fn leader(cluster: &mut HostCluster) -> Result<&mut Process> {
+pub(crate) fn leader(cluster: &mut HostCluster) -> Result<&mut Process> {
     let endpoint = wait::until("somebody leads", LIMIT, || {
         let leads = members(cluster)?.into_iter().find(|member| member["leads"] == true);
         Ok(leads.and_then(|member| member["endpoint"].as_str().map(str::to_owned)))

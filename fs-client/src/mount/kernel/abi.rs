@@ -36,7 +36,7 @@ numbers! {
     RELEASE = 18, FSYNC = 20, SETXATTR = 21, GETXATTR = 22, LISTXATTR = 23, REMOVEXATTR = 24, FLUSH = 25,
     INIT = 26, OPENDIR = 27, READDIR = 28, RELEASEDIR = 29, FSYNCDIR = 30, GETLK = 31,
     SETLK = 32, SETLKW = 33, CREATE = 35, INTERRUPT = 36,
-    DESTROY = 38, IOCTL = 39, BATCH_FORGET = 42, FALLOCATE = 43, READDIRPLUS = 44, RENAME2 = 45, LSEEK = 46,
+    DESTROY = 38, IOCTL = 39, POLL = 40, BATCH_FORGET = 42, FALLOCATE = 43, READDIRPLUS = 44, RENAME2 = 45, LSEEK = 46,
     COPY_FILE_RANGE = 47, TMPFILE = 51, STATX = 52, COPY_FILE_RANGE_64 = 53,
 }
 
@@ -44,6 +44,21 @@ numbers! {
 numbers! {
     LOCK_SHARED = 0, LOCK_EXCLUSIVE = 1, LOCK_NONE = 2, LOCK_IS_FLOCK = 1,
 }
+
+// What poll is told: bytes can be read, are a message's, can be written; the other side is gone. What the kernel says of a file
+// that has no opinion of its own.
+numbers! {
+    POLL_IN = 1, POLL_HANG_UP = 0x10, POLL_READ = 0x40, POLL_ANY = 0x145,
+}
+/// What poll asks for: to be woken later.
+pub(super) const POLL_WAITS: u32 = 1;
+/// The kernel is told, unasked, that somebody who polled should look again.
+pub(super) const NOTIFY_POLL: u32 = 1;
+
+/// The order to an open `.brickyard.watch` to begin after an index: `_IOW('B', 1, u64)`.
+pub(in crate::mount) const WATCH_FROM: u32 = 0x4008_4201;
+/// The question where it has come to: `_IOR('B', 2, u64)`.
+pub(in crate::mount) const WATCH_POSITION: u32 = 0x8008_4202;
 
 /// The last byte of a file, as the kernel counts.
 pub(super) const LAST_BYTE: u64 = i64::MAX as u64;
@@ -95,6 +110,8 @@ pub(in crate::mount) type OpenFlags = u32;
 pub(in crate::mount) const OPEN_DIRECT: OpenFlags = 1;
 /// Pages of before are still good.
 pub(in crate::mount) const OPEN_KEEP_CACHE: OpenFlags = 1 << 1;
+/// It has no positions, and reads of one process do not wait for each other.
+pub(in crate::mount) const OPEN_STREAM: OpenFlags = 1 << 4;
 /// Closing it has nothing to tell.
 pub(in crate::mount) const OPEN_NO_FLUSH: OpenFlags = 1 << 5;
 /// Direct writes may be under way side by side.

@@ -8,16 +8,41 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
+use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
 use rustix::mount::MountFlags;
+use wire::id::JournalIndex;
 
 use super::super::c_path;
+use super::abi;
 
 const PATH: &str = "/dev/fuse";
 /// What a mount is called in the list of mounts.
 const NAME: &str = "brickyard";
 /// `FUSE_DEV_IOC_CLONE`.
 const CLONE: Opcode = opcode::read::<u32>(229, 0);
+
+const WATCH_FROM: Opcode = opcode::write::<u64>(b'B', 1);
+const WATCH_POSITION: Opcode = opcode::read::<u64>(b'B', 2);
+const _: () =
+    assert!(WATCH_FROM == abi::WATCH_FROM as Opcode && WATCH_POSITION == abi::WATCH_POSITION as Opcode);
+
+/// Has an open `.brickyard.watch` tell what changed after an index of the journal, from its next read on.
+///
+/// # Errors
+/// `ENOTTY` if the file is something else.
+pub fn watch_from(watch: impl AsFd, after: JournalIndex) -> io::Result<()> {
+    // SAFETY: the kernel reads eight bytes where it is pointed to, and `Setter` points it to a `u64`.
+    Ok(unsafe { ioctl(watch, Setter::<WATCH_FROM, u64>::new(after.0)) }?)
+}
+
+/// Where an open `.brickyard.watch` has come to: right after it was opened, the newest entry of the journal.
+///
+/// # Errors
+/// `ENOTTY` if the file is something else.
+pub fn watch_position(watch: impl AsFd) -> io::Result<JournalIndex> {
+    // SAFETY: the kernel writes eight bytes where it is pointed to, and `Getter` points it to a `u64`.
+    Ok(JournalIndex(unsafe { ioctl(watch, Getter::<WATCH_POSITION, u64>::new()) }?))
+}
 
 /// What is asked of `mount`.
 #[derive(Debug, Clone, Copy)]

@@ -15,9 +15,13 @@ mod reply;
 mod request;
 mod serve;
 
-pub(super) use abi::{OPEN_DIRECT, OPEN_KEEP_CACHE, OPEN_NO_FLUSH, OPEN_PARALLEL_WRITES, OpenFlags};
+pub(super) use abi::{
+    OPEN_DIRECT, OPEN_KEEP_CACHE, OPEN_NO_FLUSH, OPEN_PARALLEL_WRITES, OPEN_STREAM, OpenFlags, WATCH_FROM,
+    WATCH_POSITION,
+};
 pub(super) use device::{Device, Options};
+pub use device::{watch_from, watch_position};
 pub(super) use interrupts::Interrupts;
-pub(super) use reply::{Listing, Reply};
+pub(super) use reply::{Listing, Reply, Waker};
 pub(super) use request::{Lock, Operation, Request, SetAttr, When};
 pub(super) use serve::{Handler, Wanted, serve};

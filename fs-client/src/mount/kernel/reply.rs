@@ -97,6 +97,37 @@ impl Reply {
         self.send(&[bytes]);
     }
 
+    /// The same; whether anybody heard it. What comes later is not sent.
+    pub(in crate::mount) fn try_data(&self, bytes: &[u8]) -> bool {
+        self.asked.send(0, &[bytes])
+    }
+
+    /// To a poll: there is something to read, or the end.
+    pub(in crate::mount) fn readable(self, ended: bool) {
+        let end = if ended { abi::POLL_HANG_UP } else { 0 };
+        self.count(abi::POLL_IN | abi::POLL_READ | end);
+    }
+
+    /// To a poll: there is nothing to read.
+    pub(in crate::mount) fn not_readable(self) {
+        self.count(0);
+    }
+
+    /// To a poll of what never has to be waited for.
+    pub(in crate::mount) fn always_ready(self) {
+        self.count(abi::POLL_ANY);
+    }
+
+    /// An order was carried out, and this is its answer.
+    pub(in crate::mount) fn ordered(self, data: &[u8]) {
+        self.send(&[&[0; 16], data]);
+    }
+
+    /// What wakes those who were answered that there is nothing to read.
+    pub(in crate::mount) fn waker(&self) -> Waker {
+        Waker(self.asked.device.clone())
+    }
+
     /// What a name stands for, and how long the name and the attributes may be used. `node`: what the kernel
     /// is to call it.
     pub(in crate::mount) fn entry(self, node: u64, name: Duration, valid: Duration, attr: &Attr) {
@@ -180,6 +211,21 @@ impl Drop for Reply {
         if let Some(interrupts) = self.waits.take() {
             interrupts.over(self.asked.unique);
         }
+    }
+}
+
+/// Wakes who polled.
+#[derive(Debug)]
+pub(in crate::mount) struct Waker(Arc<Device>);
+
+impl Waker {
+    /// Those of an open file, by what the kernel calls them.
+    pub(in crate::mount) fn wake(&self, polled: u64) {
+        let mut output = Output::default();
+        // No request has number 0: the kernel is told something by itself.
+        output.u32(OUT_HEAD as u32 + 8).u32(abi::NOTIFY_POLL).u64(0).u64(polled);
+        // If nobody waits any more, nobody is woken.
+        self.0.write(&[IoSlice::new(&output.0)]);
     }
 }
 
@@ -354,6 +400,17 @@ pub(super) mod tests {
         assert_eq!(words(&heard(|reply| assert!(reply.opened(5, OPEN))).1), [5, 0, 1, 0]);
         assert_eq!(words(&heard(|reply| reply.count(5)).1), [5, 0]);
         assert_eq!(words(&heard(|reply| reply.position(1 << 32)).1), [0, 1]);
+        assert_eq!(words(&heard(|reply| assert!(reply.try_data(b"data"))).1), words(b"data"));
+        assert_eq!(words(&heard(|reply| reply.readable(false)).1), [0x41, 0]);
+        assert_eq!(words(&heard(|reply| reply.readable(true)).1), [0x51, 0]);
+        assert_eq!(words(&heard(Reply::not_readable).1), [0, 0]);
+        assert_eq!(words(&heard(Reply::always_ready).1), [0x145, 0]);
+        assert_eq!(words(&heard(|reply| reply.ordered(&7u64.to_ne_bytes())).1), [0, 0, 0, 0, 7, 0]);
+        let (device, mut reader) = device();
+        Waker(device).wake(5);
+        let mut told = Vec::new();
+        reader.read_to_end(&mut told).unwrap();
+        assert_eq!(words(&told), [24, 1, 0, 0, 5, 0]);
         let held = |mode, end| LockHeld {
             session: SessionId(1),
             owner: LockOwner(2),

@@ -115,6 +115,8 @@ pub(in crate::mount) enum Operation<'a> {
         handle: u64,
         offset: u64,
         size: u32,
+        /// Of the open file, as they are now.
+        flags: u32,
     },
     Write {
         handle: u64,
@@ -185,7 +187,17 @@ pub(in crate::mount) enum Operation<'a> {
         to_offset: u64,
         len: u64,
     },
-    IoCtl,
+    IoCtl {
+        handle: u64,
+        command: u32,
+        data: &'a [u8],
+    },
+    /// Whether something can be read or written.
+    Poll {
+        handle: u64,
+        /// What is to be told when there is, if there is nothing now.
+        waits: Option<u64>,
+    },
     Init(Init),
     /// Whoever waits for that request has been sent a signal.
     Interrupt {
@@ -283,7 +295,11 @@ fn operation<'a>(opcode: u32, mut input: Input<'a>) -> Option<Operation<'a>> {
             let (flags, mode, umask) = (input.u32()?, input.u32()?, input.u32()?);
             O::TmpFile { flags, mode, umask }
         }
-        abi::READ => O::Read { handle: input.u64()?, offset: input.u64()?, size: input.u32()? },
+        abi::READ => {
+            let (handle, offset, size) = (input.u64()?, input.u64()?, input.u32()?);
+            input.skip(12)?;
+            O::Read { handle, offset, size, flags: input.u32()? }
+        }
         abi::WRITE => {
             let (handle, offset, size) = (input.u64()?, input.u64()?, input.u32()?);
             input.skip(20)?;
@@ -325,7 +341,19 @@ fn operation<'a>(opcode: u32, mut input: Input<'a>) -> Option<Operation<'a>> {
             input.skip(8)?;
             O::CopyRange { from, from_offset, to: input.u64()?, to_offset: input.u64()?, len: input.u64()? }
         }
-        abi::IOCTL => O::IoCtl,
+        abi::IOCTL => {
+            let handle = input.u64()?;
+            input.skip(4)?;
+            let command = input.u32()?;
+            input.skip(8)?;
+            let size = input.u32()?;
+            input.skip(4)?;
+            O::IoCtl { handle, command, data: input.bytes(size as usize)? }
+        }
+        abi::POLL => {
+            let (handle, asker, flags) = (input.u64()?, input.u64()?, input.u32()?);
+            O::Poll { handle, waits: (flags & abi::POLL_WAITS != 0).then_some(asker) }
+        }
         abi::INIT => O::Init(init(input)?),
         abi::INTERRUPT => O::Interrupt { unique: input.u64()? },
         abi::DESTROY => O::Destroy,
@@ -515,6 +543,8 @@ mod tests {
             Lock { kind: LockKind::Flock, range: LockRange::ALL, mode: Some(LockMode::Shared), ..range };
         assert_eq!(asked(abi::SETLKW, sent_lock(9, 0, 1)), (flock, Some(true)));
         assert!(Request::parse(&sent().n64(&[1, 2, 5, 9]).n32(&[1, 30]).with_head(abi::SETLK)).is_err());
+        let order = sent().n64(&[1]).n32(&[0, 0x4008_4201]).n64(&[7]).n32(&[8, 0]).bytes(b"12345678");
+        parsed(abi::IOCTL, order, O::IoCtl { handle: 1, command: abi::WATCH_FROM, data: b"12345678" });
         parsed(abi::INTERRUPT, sent().n64(&[0x76]), O::Interrupt { unique: 0x76 });
         parsed(99, sent().n64(&[1]), O::Unknown(99));
     }
@@ -533,7 +563,7 @@ mod tests {
             (
                 abi::READ,
                 sent().n64(&[1, 2]).n32(&[3, 0]).n64(&[4]).n32(&[5, 0]),
-                O::Read { handle: 1, offset: 2, size: 3 },
+                O::Read { handle: 1, offset: 2, size: 3, flags: 5 },
             ),
             (abi::RELEASE, sent().n64(&[1]).n32(&[2, 0]).n64(&[3]), O::Release { handle: 1 }),
             (abi::FSYNC, sent().n64(&[1]).n32(&[1, 0]), O::Fsync { handle: 1 }),
@@ -548,6 +578,8 @@ mod tests {
                 sent().n64(&[1, 2, 3]).n32(&[4, 0]),
                 O::FAllocate { handle: 1, offset: 2, len: 3, mode: 4 },
             ),
+            (abi::POLL, sent().n64(&[1, 2]).n32(&[1, 5]), O::Poll { handle: 1, waits: Some(2) }),
+            (abi::POLL, sent().n64(&[1, 2]).n32(&[0, 5]), O::Poll { handle: 1, waits: None }),
             (abi::LSEEK, sent().n64(&[1, 2]).n32(&[3, 0]), O::LSeek { handle: 1, offset: 2, whence: 3 }),
         ] {
             let whole = arguments.with_head(opcode);
