@@ -16,8 +16,8 @@ use namespace::config::MemberConfig;
 use namespace::{Config, Running, start};
 use wire::id::{CallSeq, ClusterId, Ino, NodeId, SessionId};
 use wire::meta::{
-    ClusterReply, ClusterRequest, FsRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest, Name, NewInode,
-    Sharing,
+    ClusterReply, ClusterRequest, FileKind, FsRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest, Name,
+    NewInode, Sharing,
 };
 use wire::net::{Authority, Endpoint, Members, MemoryHub, Net, NetConfig, Role};
 
@@ -98,7 +98,7 @@ async fn ask(
     }
 }
 
-/// Makes directories in one session until told to stop.
+/// Makes files in one session until told to stop: of directories there is a most in one.
 async fn caller(
     net: Net,
     members: Arc<Members>,
@@ -122,8 +122,9 @@ async fn caller(
     while !stop.load(Ordering::Relaxed) {
         seq += 1;
         let name = Name::new(format!("{round}-{number}-{seq}").into_bytes())?;
-        let new = NewInode { mode: 0o755, umask: 0, uid: 0, gid: 0 };
-        let request = MetaRequest::Fs(FsRequest::Mkdir { parent: Ino::ROOT, name, new });
+        let new = NewInode { mode: 0o644, umask: 0, uid: 0, gid: 0 };
+        let (parent, kind) = (Ino::ROOT, FileKind::File);
+        let request = MetaRequest::Fs(FsRequest::Mknod { parent, name, new, kind, rdev: 0 });
         ask(&net, &members, Some(grant.session), seq, request).await?;
         done.fetch_add(1, Ordering::Relaxed);
     }
