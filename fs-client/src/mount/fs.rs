@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
+use tokio::sync::watch;
 use wire::id::{Ino, LockOwner};
 use wire::meta::{
     ACL_ACCESS, ACL_DEFAULT, Attr, AttrChanges, FileKind, LockKind, LockRange, MAX_NAME_BYTES, NewInode,
@@ -79,6 +80,8 @@ pub(crate) struct Adapter {
     files: Arc<Handles<File>>,
     dirs: Handles<DirHandle>,
     pub(super) watches: Arc<Handles<WatchHandle>>,
+    /// Becomes true when the mount is to end: whoever waits for something that may never come waits no more.
+    pub(super) ending: watch::Sender<bool>,
     interrupts: Arc<Interrupts>,
 }
 
@@ -176,6 +179,7 @@ impl Adapter {
             files: Arc::default(),
             dirs: Handles::default(),
             watches: Arc::default(),
+            ending: watch::Sender::new(false),
             interrupts,
         }
     }

@@ -44,6 +44,8 @@ pub struct Mount {
     client: Client,
     place: Place,
     stop_timeout: Duration,
+    /// Is to become true before it ends.
+    ending: watch::Sender<bool>,
     /// Becomes true when the kernel has let go.
     ended: watch::Receiver<bool>,
     _watcher: Watcher,
@@ -71,13 +73,14 @@ impl Mount {
         let checked = blocking(mountpoint, move || check::prepare(&wanted, allow_non_empty)).await??;
         let (done, ended) = watch::channel(false);
         let adapter = fs::Adapter::new(client.clone(), root);
+        let ending = adapter.ending.clone();
         let watcher = Watcher(client.runtime().spawn(adapter.interrupts().clone().watch()).abort_handle());
         let path = checked.clone();
         let (stop_timeout, readahead) = (config.stop_timeout, config.kernel_readahead_kib);
         let place = blocking(mountpoint, move || begin(adapter, &path, &config, done)).await??;
         place.set_readahead(readahead);
         tracing::info!(mountpoint = %place.path.display(), device = place.device(), "mounted");
-        Ok(Mount { client, place, stop_timeout, ended, _watcher: watcher })
+        Ok(Mount { client, place, stop_timeout, ending, ended, _watcher: watcher })
     }
 
     /// Whether something could be mounted here: what [`Mount::start`] looks at first, for whoever
@@ -108,6 +111,7 @@ impl Mount {
     /// If written data could not be made durable in time; it is unmounted even so.
     pub async fn stop(&self) -> Result<(), Error> {
         let synced = self.sync().await;
+        self.ending.send_replace(true);
         if !*self.ended.borrow() {
             self.unmount().await;
         }

@@ -318,6 +318,22 @@ print('done')";
     cluster.finish()
 }
 
+/// Whoever waits for a change that may never come does not keep the mount from ending.
+#[test]
+fn a_mount_ends_in_spite_of_watchers() -> Result<()> {
+    let mut cluster = Cluster::start(Options::default())?;
+    let (dir, own) = watched(&cluster, "d")?;
+    let mut reader = Reader::start(&dir.join(FILE))?;
+    drop(own);
+    let begun = Instant::now();
+    cluster.stop()?;
+    ensure!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
+    ensure!(reader.0.wait()?.code() == Some(1));
+    cluster.up()?;
+    fs::create_dir(dir.join("x"))?;
+    cluster.finish()
+}
+
 /// `brickyard watch` on its way, with the lines that it says.
 pub(crate) struct Watch {
     child: Child,

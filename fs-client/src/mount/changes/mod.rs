@@ -4,7 +4,8 @@
 //!
 //! 1. Whoever may read the directory may read it; nobody can write, change, link, rename or remove it
 //!    (`the_watch_is_in_no_bodys_way`).
-//! 2. A reader waits without keeping any other request waiting, and a signal ends it (`a_blocked_reader_ends_at_a_signal`).
+//! 2. A reader waits without keeping any other request waiting; a signal ends it (`a_blocked_reader_ends_at_a_signal`), and so
+//!    does the end of the mount (`a_mount_ends_in_spite_of_watchers`).
 //! 3. Of a directory in which a file of that name was made before there was this one, the file is shown
 //!    (`the_name_of_the_watch_is_not_made` makes sure that there are no new ones).
 
@@ -36,8 +37,8 @@ const NODE: u64 = 1 << 63;
 const WAIT: Duration = Duration::from_secs(2);
 /// Pause when it does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long a poll may look; the namespace may be away, and a poll is no wait.
-const POLL: Duration = Duration::from_secs(1);
+/// How long a look may take that is no wait: the namespace may be away.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The directory whose watch the kernel means, if it means one.
 pub(super) fn watched(node: u64) -> Option<Ino> {
@@ -96,11 +97,12 @@ async fn fetch(client: &Client, watch: &WatchHandle) -> Result<(), Error> {
     }
 }
 
-/// Looks at what there is now.
+/// Looks at what there is now, as far as that is known at once.
 async fn look(client: &Client, watch: &WatchHandle) -> Result<(), Error> {
     let after = watch.after();
-    let told = client.watch(watch.dir, Some(after), Duration::ZERO).await?;
-    watch.absorb(after, &told);
+    if let Ok(told) = timeout(LOOK, client.watch(watch.dir, Some(after), Duration::ZERO)).await {
+        watch.absorb(after, &told?);
+    }
     Ok(())
 }
 
@@ -195,7 +197,7 @@ impl Adapter {
         let Some(watch) = self.watches.get(handle) else { return reply.error(Errno::BADF) };
         let waits = !OFlags::from_bits_retain(flags).contains(OFlags::NONBLOCK);
         let (reply, cancel) = reply.later_unless_interrupted(self.interrupts());
-        let client = self.client.clone();
+        let (client, mut ending) = (self.client.clone(), self.ending.subscribe());
         self.client.runtime().spawn(async move {
             let mut looked = false;
             loop {
@@ -211,6 +213,8 @@ impl Adapter {
                 tokio::select! {
                     biased;
                     () = cancel.notified() => return reply.error(Errno::INTR),
+                    // As everybody is told who is still there when it has ended.
+                    _ = ending.wait_for(|ending| *ending) => return reply.error(Errno::NOTCONN),
                     fetched = more => if let Err(error) = fetched {
                         return reply.error(errno(&error));
                     },
@@ -225,7 +229,7 @@ impl Adapter {
             return reply.readable(ended);
         }
         self.spawn(reply, |client, reply| async move {
-            if let Ok(Err(error)) = timeout(POLL, look(&client, &watch)).await {
+            if let Err(error) = look(&client, &watch).await {
                 // It is readable: reading tells what is wrong.
                 tracing::debug!(directory = %watch.dir, %error, "could not look for changes");
                 return reply.readable(true);
