@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use wire::id::Ino;
 
-use crate::background::{Stop, collect, liveness, moves, reclaim, stopped, tokens, trims};
+use crate::background::{Stop, collect, journal, liveness, moves, reclaim, stopped, tokens, trims};
 use crate::error::Error;
 use crate::log::Leadership;
 use crate::namespace::Namespace;
@@ -44,6 +44,7 @@ pub fn begin(namespace: &Arc<Namespace>, trims: &Trims) -> Result<Reign, Error> 
     loops.spawn(moves::run(namespace.clone(), stopped.clone()));
     loops.spawn(reclaim::run(namespace.clone(), stopped.clone()));
     loops.spawn(collect::run(namespace.clone(), stopped.clone()));
+    loops.spawn(journal::run(namespace.clone(), stopped.clone()));
     loops.spawn(tokens::run(namespace.clone(), stopped.clone()));
     let (namespace_too, trims) = (namespace.clone(), trims.clone());
     loops.spawn(async move { trims::run(namespace_too, &mut *trims.lock().await, stopped).await });

@@ -8,6 +8,9 @@
 //!    pretend to have (`a_journal_is_cut_to_its_limits`, `what_is_not_kept_is_lost`).
 //! 4. It says nothing of a change that was refused (`the_journal_gives_every_listing`).
 //!
+//! 5. A state of before there was a journal gets one by a command: members that came to this program at different
+//!    entries of the log would not have the same one (`a_state_without_a_journal_gets_one`).
+//!
 //! An index is the journal's own and not the place of a command in the log: the log of a cluster begins anew when
 //! `recover` makes it of one member that is left, and indexes must not go back.
 
@@ -38,13 +41,22 @@ pub fn empty() -> Journal {
     }
 }
 
-/// What the journal holds. In a directory of before there was one, things have happened that it does not have.
+/// What the first entry gets in a state in which things have happened that the journal does not have: entry 1 is one that is
+/// not kept.
+const AFTER_UNKNOWN: JournalIndex = JournalIndex(2);
+
+/// What the journal holds. In a state of before there was one it has not begun.
 ///
 /// # Errors
 /// If the state cannot be read.
 pub fn read(state: &dyn Read) -> Result<Journal, Error> {
-    let unknown_past = || Journal { first: JournalIndex(2), next: JournalIndex(2), ..empty() };
-    Ok(load(state, keys::JOURNAL)?.unwrap_or_else(unknown_past))
+    let none = || Journal { first: JournalIndex(0), next: JournalIndex(0), ..empty() };
+    Ok(load(state, keys::JOURNAL)?.unwrap_or_else(none))
+}
+
+/// Whether changes are noted: not before the journal has begun.
+pub fn has_begun(journal: &Journal) -> bool {
+    journal.next != JournalIndex(0)
 }
 
 /// Refuses the one name that is not to be made.
@@ -54,6 +66,9 @@ pub fn check_name(name: &Name) -> Result<(), FsError> {
 
 /// Notes what happened to a name of a directory.
 pub fn note(txn: &mut Txn<'_>, dir: Ino, name: &Name, (ino, kind): (Ino, FileKind), what: What) -> Do<()> {
+    if !has_begun(&txn.journal) {
+        return Ok(());
+    }
     let index = txn.journal.next;
     txn.journal.next = JournalIndex(index.0 + 1);
     let change = Change { at: txn.at, name: name.clone(), ino, kind, what };
@@ -102,9 +117,12 @@ fn trim(txn: &mut Txn<'_>) -> Do<()> {
     Ok(())
 }
 
-/// Changes the limits.
+/// Changes the limits. A journal that has not begun begins here.
 pub fn configure(txn: &mut Txn<'_>, change: &JournalChange) -> Do<Journal> {
     let journal = &mut txn.journal;
+    if !has_begun(journal) {
+        (journal.first, journal.next) = (AFTER_UNKNOWN, AFTER_UNKNOWN);
+    }
     journal.most_entries = change.most_entries.unwrap_or(journal.most_entries);
     journal.most_age_s = change.most_age_s.unwrap_or(journal.most_age_s);
     if !(TRIM_EVERY..=JOURNAL_ENTRIES_MOST).contains(&journal.most_entries) || journal.most_age_s == 0 {
@@ -117,9 +135,12 @@ pub fn configure(txn: &mut Txn<'_>, change: &JournalChange) -> Do<Journal> {
 /// What changed in a directory after an index, at most so many entries. `state` must be one moment's.
 ///
 /// # Errors
-/// If it is no directory, or the state cannot be read.
+/// If it is no directory, or the state cannot be read; "busy" while the journal has not begun.
 pub fn changes(state: &dyn Read, dir: Ino, after: Option<JournalIndex>, most: usize) -> Do<Changes> {
     let journal = read(state)?;
+    if !has_begun(&journal) {
+        return Err(Status::Busy.into());
+    }
     let newest = journal.newest();
     let gone = match load::<Inode>(state, &keys::inode(dir))? {
         Some(inode) if inode.kind != FileKind::Directory => return Err(FsError::NotDirectory.into()),

@@ -284,8 +284,7 @@ fn a_journal_is_cut_to_its_limits() {
     world.sound();
 }
 
-/// Who asks from an index that is not kept, or was never given, is told so; so is who asks a state of before there was a
-/// journal for its beginning.
+/// Who asks from an index that is not kept, or was never given, is told so.
 #[test]
 fn what_is_not_kept_is_lost() {
     let mut world = World::new();
@@ -308,11 +307,22 @@ fn what_is_not_kept_is_lost() {
     assert!(told(&world, dir, Some(kept.next.0), 99).lost);
     // What was not looked at is passed by: an idle directory is not lost.
     assert_eq!(told(&world, ROOT, Some(kept.newest().0), 99).until, kept.newest());
+}
 
+/// In a state of before there was a journal nothing is noted until a command has it begin; what happened before is lost to
+/// who asks for it.
+#[test]
+fn a_state_without_a_journal_gets_one() {
     let mut old = World::new();
     let store = old.machine.store().clone();
     store.spoil(keys::JOURNAL, None);
     old.reopen();
+    old.file(ROOT, "before");
+    old.sound();
+    assert!(store.all(b"J").unwrap().is_empty() && store.all(b"E").unwrap().is_empty());
+    let not_yet = changes(&*store, ROOT, None, 9);
+    assert!(matches!(not_yet, Err(Fail::Status(Status::Busy))));
+    old.op(Op::Journal(JournalChange::default())).unwrap();
     assert!(told(&old, ROOT, Some(0), 99).lost);
     let now = told(&old, ROOT, None, 99).until;
     old.file(ROOT, "f");

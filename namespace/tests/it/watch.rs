@@ -1,7 +1,10 @@
 //! Waiting for changes, at a service of one member and at one of three.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use namespace::store::db::Db;
+use namespace::store::{Write, keys};
 use tokio::time::{Instant, timeout};
 use wire::id::{Ino, JournalIndex};
 use wire::meta::*;
@@ -85,6 +88,32 @@ async fn a_wait_goes_on_after_a_restart() {
     let change = JournalChange { most_entries: Some(500), most_age_s: Some(60) };
     let Ok(ClusterReply::Journal(set)) = cluster.ask(ClusterRequest::Journal(change)).await else { panic!() };
     assert_eq!(set, Journal { most_entries: 500, most_age_s: 60, ..shown });
+    cluster.stop().await;
+}
+
+/// A directory of before there was a journal gets one when it is served, and its watchers know nothing of the past.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_directory_gets_a_journal() {
+    let mut cluster = Cluster::new(0, |_| {}).await;
+    let client = cluster.client(1).await;
+    cluster.stop().await;
+    {
+        let db = Db::open(&cluster.config.dir).unwrap();
+        db.write(&BTreeMap::from([(keys::JOURNAL.to_vec(), None)])).unwrap();
+    }
+    cluster.restart_stopped().await;
+    let begin = loop {
+        match client.fs(ask(Ino::ROOT, None, 0)).await {
+            Ok(FsReply::Changes(begin)) => break begin.until,
+            // It has not begun yet.
+            Err(Status::Busy) => tokio::task::yield_now().await,
+            other => panic!("{other:?}"),
+        }
+    };
+    client.attr(mkdir(Ino::ROOT, "a")).await.unwrap();
+    assert_eq!(watch(&client, Ino::ROOT, Some(begin), 0).await.changes.len(), 1);
+    assert!(watch(&client, Ino::ROOT, Some(JournalIndex(0)), 0).await.lost);
+    cluster.sound().await;
     cluster.stop().await;
 }
 
