@@ -606,6 +606,8 @@ mod tests {
         map.chains.insert(ChainId(4), Chain { id: ChainId(4), epoch: ChainEpoch(1), members });
         let report = |free_bytes| BrickReport { total_bytes: 1 << 40, free_bytes, ..BrickReport::default() };
         let mut status = ClusterStatus {
+            behind: None,
+            lost_inodes: Vec::new(),
             map,
             bricks: vec![(BrickId(0), report(0)), (BrickId(2), report(1 << 39))],
             sessions: Vec::new(),

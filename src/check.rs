@@ -2,7 +2,7 @@
 //!
 //! What it verifies, and under which name a problem is told:
 //! 1. names, inodes, link counts, listings agree (the namespace verifies that itself);
-//! 2. every chunk belongs to a file that exists, and to the chain its layout gives (*leaked*, *misplaced*);
+//! 2. every chunk belongs to a file that exists, or to one whose name was lost when the namespace was set back (a note), and to the chain its layout gives (*leaked*, *misplaced*);
 //! 3. no chunk lies beyond its file's end, unless the file is being written or cut (*beyond the end*);
 //! 4. all serving members of a chain hold the same chunks, with the same version, length and digest (*differs*);
 //! 5. with `--data-too`: every block matches its checksum, and copies have the same content.
@@ -74,6 +74,8 @@ struct Findings {
     problems: BTreeSet<Problem>,
     /// Not wrong, but worth knowing: copies that are missing because a brick is away.
     notes: BTreeSet<String>,
+    /// Copies of chunks of files whose names were lost.
+    lost: u64,
     /// Chunks with so many bad blocks on a brick that are right again.
     repaired: BTreeMap<(ChunkKey, BrickId), u32>,
 }
@@ -197,7 +199,8 @@ async fn look(admin: &Admin, data_too: bool) -> Result<Findings> {
     }
     // Chunks before files: a file made in between has no chunk in the list, and a chunk whose
     // file was removed in between is named at most in this look.
-    let map = admin.status().await?.map;
+    let status = admin.status().await?;
+    let (map, lost) = (status.map, status.lost_inodes);
     let mut copies: BTreeMap<ChunkKey, Vec<(BrickId, ChunkSummary)>> = BTreeMap::new();
     for brick in map.bricks.values() {
         if !brick.alive {
@@ -218,10 +221,22 @@ async fn look(admin: &Admin, data_too: bool) -> Result<Findings> {
     }
     let files = list_files(admin).await?;
     for (key, copies) in &copies {
+        let is_lost = lost.iter().any(|(first, last)| (*first..=*last).contains(&key.ino));
+        if is_lost && !files.contains_key(&key.ino) {
+            findings.lost += copies.len() as u64;
+            continue;
+        }
         judge(&map, &files, *key, copies, &mut findings);
         if data_too {
             compare_content(admin, &map, *key, copies, &mut findings).await?;
         }
+    }
+    if findings.lost > 0 {
+        findings.notes.insert(format!(
+            "{} of files whose names were lost when the namespace was set back: kept until `brickyard namespace free-lost`; \
+             `brickyard salvage` gets them off a brick",
+            counted(findings.lost, "chunk copy is", "chunk copies are")
+        ));
     }
     Ok(findings)
 }

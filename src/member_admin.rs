@@ -1,4 +1,4 @@
-//! `brickyard namespace list|remove|lead`: who the members of the namespace are. A member is added by
+//! `brickyard namespace list|remove|lead|recover|adopt|free-lost`: who the members of the namespace are. A member is added by
 //! starting it with `--join`. `brickyard namespace journal`: how much of its change journal it keeps.
 
 use std::path::PathBuf;
@@ -8,12 +8,14 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use wire::meta::{ClusterReply, ClusterRequest, JournalChange, MemberInfo, MemberRefusal};
+use wire::id::BrickId;
+use wire::meta::{AdoptRefusal, ClusterReply, ClusterRequest, JournalChange, MemberInfo, MemberRefusal};
 
 use crate::admin::{self, Admin};
 use crate::brick_admin;
 use crate::cli::ClusterOptions;
 use crate::roles::member;
+use crate::status::numbers;
 
 /// What can be asked of a running cluster's namespace.
 #[derive(Debug, Clone, Subcommand)]
@@ -31,6 +33,24 @@ pub enum Order {
     /// It keeps everything this member has; what only the others had is lost. The others must never be started
     /// again: empty their directories.
     Recover(RecoverOptions),
+    /// Go on without bricks that may know more than this state, which was set back: when they are lost
+    ///
+    /// A namespace that was restored from a backup, or recovered from a member that had missed the last changes, asks the bricks what
+    /// was done since and goes on by itself when all of them have said it. This goes on with what those know that are there. What
+    /// only the others know is given up: where their copies are the only ones, `brickyard status` says so afterwards.
+    Adopt(AdoptOptions),
+    /// Free what bricks hold of files whose names were lost when the namespace was set back
+    FreeLost(ClusterOptions),
+}
+
+/// Options of `brickyard namespace adopt`.
+#[derive(Debug, Clone, Args)]
+pub struct AdoptOptions {
+    /// Bricks that are lost, as `brickyard status` names those it waits for
+    #[arg(long, value_name = "BRICK,...", value_delimiter = ',')]
+    pub without: Vec<u32>,
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
 }
 
 /// Options of `brickyard namespace recover`.
@@ -88,6 +108,12 @@ pub fn run(order: Order) -> Result<ExitCode> {
                 );
             }
             Order::Journal(options) => journal(&options).await?,
+            Order::Adopt(options) => adopt(&options).await?,
+            Order::FreeLost(options) => {
+                let admin = Admin::of(&options)?;
+                done(admin.cluster(ClusterRequest::FreeLost).await?)?;
+                println!("what bricks hold of files whose names were lost is freed now");
+            }
             Order::List(options) => list(&options).await?,
             Order::Remove(options) => {
                 let (admin, id) = find(&options).await?;
@@ -102,6 +128,30 @@ pub fn run(order: Order) -> Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+async fn adopt(options: &AdoptOptions) -> Result<()> {
+    let admin = Admin::of(&options.cluster)?;
+    let without = options.without.iter().copied().map(BrickId).collect();
+    match admin.cluster(ClusterRequest::Adopt { without }).await? {
+        ClusterReply::Adopted(epoch) => {
+            println!("goes on with what bricks knew by map {epoch}; see `brickyard status`");
+            Ok(())
+        }
+        ClusterReply::AdoptRefused(AdoptRefusal::NotBehind) => {
+            bail!(
+                "there is nothing to adopt: no brick that was heard has seen more than the namespace's state knows"
+            )
+        }
+        ClusterReply::AdoptRefused(AdoptRefusal::WaitsFor(bricks)) => {
+            let bricks = numbers(&bricks);
+            bail!(
+                "not without bricks {bricks}, which may know what the namespace's state does not: start them, and it goes on by itself; \
+                 if they are lost, give up what only they know with --without {bricks}"
+            )
+        }
+        other => bail!("the namespace answered something else than was asked: {other:?}"),
+    }
 }
 
 async fn members(admin: &Admin) -> Result<Vec<MemberInfo>> {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use wire::id::{BootId, BrickId, ChainId};
+use wire::id::{BootId, BrickId, ChainId, MapEpoch};
 use wire::map::{BrickInfo, Chain, MemberState};
-use wire::meta::{BrickReport, ClusterStatus, Stuck};
+use wire::meta::{Behind, BrickReport, ClusterStatus, Stuck};
 
 use crate::admin::{self, Admin};
 use crate::cli::StatusOptions;
@@ -86,6 +86,9 @@ fn is_whole(status: &ClusterStatus, chain: &Chain) -> bool {
 /// The first line of a status: how the cluster is.
 fn health(status: &ClusterStatus) -> (&'static str, String) {
     let map = &status.map;
+    if let Some(behind) = &status.behind {
+        return ("behind", behind_as_text(map.epoch, behind));
+    }
     let all = map.chains.len();
     let unserved = map.chains.values().filter(|c| c.head().is_none()).count();
     let short = map.chains.values().filter(|c| !is_whole(status, c)).count();
@@ -106,6 +109,31 @@ fn health(status: &ClusterStatus) -> (&'static str, String) {
         (_, 0) => ("degraded", format!("degraded: {short} of {all} chains lack a copy")),
         (_, n) => ("unavailable", format!("DATA UNAVAILABLE: {n} of {all} chains have no serving copy")),
     }
+}
+
+/// Numbers of bricks, as options take them.
+pub fn numbers<'a>(bricks: impl IntoIterator<Item = &'a BrickId>) -> String {
+    bricks.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// That the namespace was set back, who is waited for, and what to do.
+pub fn behind_as_text(here: MapEpoch, behind: &Behind) -> String {
+    let Behind { newest, by, waits_for } = behind;
+    let waits = match waits_for.len() {
+        0 => "what they know is adopted in a moment".to_owned(),
+        n => format!(
+            "nothing is read or changed before {} {} said what {} seen: start {}; if {}: `brickyard namespace adopt --without {}`",
+            if n == 1 { "brick" } else { "bricks" },
+            numbers(waits_for) + if n == 1 { " has" } else { " have" },
+            if n == 1 { "it has" } else { "they have" },
+            if n == 1 { "it" } else { "them" },
+            if n == 1 { "it is lost" } else { "they are lost" },
+            numbers(waits_for)
+        ),
+    };
+    format!(
+        "SET BACK: the namespace's state is older than what brick {by} has seen (map {here}, brick {by} had {newest}): {waits}"
+    )
 }
 
 /// Copies that are being made, and how much of them is done.
@@ -234,6 +262,11 @@ fn as_json(status: &ClusterStatus) -> Value {
         "map_epoch": map.epoch.0,
         "replicas": map.replicas,
         "health": health(status).0,
+        "behind": status.behind.as_ref().map(|behind| json!({
+            "newest_map": behind.newest.0,
+            "brick": behind.by.0,
+            "waits_for": behind.waits_for.iter().map(|brick| brick.0).collect::<Vec<_>>(),
+        })),
         "rebalancing": status.wishes.rebalancing,
         "repair_after_ms": status.wishes.repair_after_ms,
         "apart": apart,

@@ -17,6 +17,7 @@ pub mod naming;
 pub mod progress;
 pub mod reach;
 pub mod reconcile;
+pub mod remember;
 pub mod scrub;
 pub mod settle;
 pub mod sync;
@@ -34,5 +35,6 @@ pub fn loops(brick: &Arc<Brick>, stop: &watch::Receiver<bool>) -> Vec<BoxFuture<
         Box::pin(settle::run(brick.clone(), stop.clone())),
         Box::pin(reach::run(brick.clone(), stop.clone())),
         Box::pin(holdings::run(brick.clone(), stop.clone())),
+        Box::pin(remember::run(brick.clone(), stop.clone())),
     ]
 }

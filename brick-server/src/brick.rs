@@ -2,7 +2,7 @@
 //!
 //! 1. It serves nothing when its last acknowledged heartbeat was sent longer ago than
 //!    `fence_after` (`a_brick_cut_off_fences_itself`), nor when its disk failed.
-//! 2. It never goes back to an older map.
+//! 2. It never goes back to an older map, in no life: see [`crate::memory`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,6 +35,7 @@ use crate::chain::syncs::Syncs;
 use crate::chain::writers::Writers;
 use crate::config::{Config, GATE_DEADLINE, PEER_DEADLINE, PEER_PATIENCE, REFUSED_FOR, SUSPECT_AGAIN};
 use crate::error::status_of;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::ops::patch::Staging;
@@ -79,6 +80,8 @@ pub struct Brick {
     /// Something in the background may have to be done.
     pub(crate) stir: Notify,
     pub(crate) config: Config,
+    /// What it has seen of maps.
+    pub(crate) memory: Memory,
     store_id: StoreId,
     /// On its disk; none in a simulation.
     lives: Mutex<Option<Lives>>,
@@ -140,6 +143,8 @@ pub(crate) struct Parts {
     pub(crate) endpoint: Endpoint,
     pub(crate) boot: BootId,
     pub(crate) lives: Option<Lives>,
+    /// The map its disk remembers.
+    pub(crate) seen: Option<ClusterMap>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -176,6 +181,7 @@ impl Brick {
             namespaces: parts.namespaces,
             stir: Notify::new(),
             config: parts.config,
+            memory: Memory::new(parts.seen),
             store_id: parts.store_id,
             lives: Mutex::new(parts.lives),
             held: parts.held,
@@ -366,7 +372,7 @@ impl Brick {
             return;
         }
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        if map.epoch <= view.map.epoch {
+        if map.epoch <= view.map.epoch || map.epoch < self.memory.least() {
             return;
         }
         let epoch = map.epoch;
@@ -390,7 +396,7 @@ impl Brick {
         let _one = self.fetching.lock().await;
         let have = self.map().epoch;
         if have < at_least {
-            match self.namespaces.map_after(&self.net, have).await {
+            match self.namespaces.map_after(&self.net, self.id, have, self.saw()).await {
                 Ok(map) => self.install(map),
                 Err(error) => tracing::debug!(brick = %self.id, %error, "no newer map"),
             }
@@ -504,6 +510,11 @@ impl Brick {
             // Not gone: its disk can't be read.
             Err(error) => error.to_string(),
         })
+    }
+
+    /// Writes a map to its disk, where it has one.
+    pub(crate) fn write_map(&self, map: &ClusterMap) -> std::io::Result<()> {
+        self.held.as_ref().map_or(Ok(()), |held| held.note_map(map))
     }
 
     /// Who it is.

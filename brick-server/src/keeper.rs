@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wire::id::{BootId, BrickId};
+use wire::map::ClusterMap;
 use wire::meta::{BrickReport, ClusterRequest};
 use wire::net::{Endpoint, Net};
 
@@ -54,6 +55,7 @@ pub struct Noted {
     opened: Opened,
     boot: BootId,
     lives: Option<Lives>,
+    seen: Option<ClusterMap>,
 }
 
 impl Opened {
@@ -64,8 +66,9 @@ impl Opened {
     pub async fn note_life(self) -> Result<Noted, Error> {
         let note = move || -> Result<_, Error> {
             let boot = BootId(u64::from_le_bytes(dir::random()?).max(1));
+            let seen = self.held.seen_map()?;
             let lives = self.held.begin_life(boot)?;
-            Ok(Noted { opened: self, boot, lives })
+            Ok(Noted { opened: self, boot, lives, seen })
         };
         tokio::task::spawn_blocking(note).await.map_err(|e| Error::Thread(std::io::Error::other(e)))?
     }
@@ -123,7 +126,7 @@ impl Keeper {
     /// # Errors
     /// [`Error::Thread`].
     pub fn begin(&self, noted: Noted) -> Result<Life, Error> {
-        let Noted { opened: Opened { held, store }, boot, lives } = noted;
+        let Noted { opened: Opened { held, store }, boot, lives, seen } = noted;
         let store: Arc<dyn ChunkStore> = Arc::new(store);
         let name = format!("brick{}", self.config.brick);
         let committer = Committer::start(
@@ -138,6 +141,7 @@ impl Keeper {
             namespaces: Namespaces::new(self.config.namespaces.clone()),
             boot,
             lives,
+            seen,
             net: self.net.clone(),
             store_id: held.identity.store,
             held: Some(held),

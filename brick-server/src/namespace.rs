@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use wire::id::{CallSeq, MapEpoch};
+use wire::id::{BrickId, CallSeq, MapEpoch};
 use wire::map::ClusterMap;
-use wire::meta::{ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest};
+use wire::meta::{ClusterReply, ClusterRequest, MapMemory, MetaCall, MetaProtocol, MetaReply, MetaRequest};
 use wire::net::{CallError, Endpoint, Members, Net};
 use wire::status::Status;
 
@@ -36,7 +36,7 @@ impl Namespaces {
     pub async fn ask(&self, net: &Net, request: ClusterRequest) -> Result<ClusterReply, CallError> {
         // Whether those who know what a brick had are alive is found out before it is let in.
         let patience = match request {
-            ClusterRequest::RegisterBrick { .. } => REGISTER_DEADLINE,
+            ClusterRequest::ComeUp { .. } => REGISTER_DEADLINE,
             _ => NAMESPACE_DEADLINE,
         };
         let call = MetaCall {
@@ -80,13 +80,26 @@ impl Namespaces {
         }
     }
 
-    /// A newer map than `have`, or what there is after a short wait.
+    /// A newer map than `have`, or what there is after a short wait. Who says which map it saw last gets none of a namespace that
+    /// does not know that one.
     ///
     /// # Errors
-    /// See [`Namespaces::ask`].
-    pub async fn map_after(&self, net: &Net, have: MapEpoch) -> Result<ClusterMap, CallError> {
-        match self.ask(net, ClusterRequest::GetMap { after: have, wait_ms: MAP_WAIT_MS }).await? {
+    /// See [`Namespaces::ask`]; [`Status::NamespaceBehind`].
+    pub async fn map_after(
+        &self,
+        net: &Net,
+        brick: BrickId,
+        have: MapEpoch,
+        saw: Option<MapMemory>,
+    ) -> Result<ClusterMap, CallError> {
+        let wait_ms = MAP_WAIT_MS;
+        let request = match saw {
+            Some(saw) => ClusterRequest::NextMap { brick, saw, wait_ms },
+            None => ClusterRequest::GetMap { after: have, wait_ms },
+        };
+        match self.ask(net, request).await? {
             ClusterReply::Map(map) => Ok(map),
+            ClusterReply::Behind { .. } => Err(CallError::Status(Status::NamespaceBehind)),
             _ => Err(CallError::Status(Status::Malformed)),
         }
     }

@@ -22,6 +22,7 @@ use crate::machine::txn::load;
 use crate::machine::wishes;
 use crate::metrics::Metrics;
 use crate::soft::apart::Apart;
+use crate::soft::behind::Claims;
 use crate::soft::bricks::Bricks;
 use crate::soft::clock::SteadyClock;
 use crate::soft::lock_waits::LockWaits;
@@ -62,6 +63,8 @@ pub struct Watchers {
     pub apart: Mutex<Apart>,
     /// Who was not let in as a brick.
     pub refusals: Mutex<Refusals>,
+    /// Which maps bricks have seen.
+    pub claims: Mutex<Claims>,
     /// When bricks were heard.
     pub bricks: Mutex<Bricks>,
     /// What join tokens expire by.
@@ -198,6 +201,8 @@ impl Namespace {
             }
             newer
         });
+        // Last: while they stand, nothing is done by what was heard before.
+        *lock(&self.watchers.claims) = Claims::default();
         Ok(())
     }
 
@@ -206,6 +211,17 @@ impl Namespace {
     /// # Errors
     /// What the command answers.
     pub async fn propose(&self, op: Op) -> Answer {
+        if self.is_behind() {
+            return Err(Status::NamespaceBehind);
+        }
+        self.propose_anyway(op).await
+    }
+
+    /// The same, though bricks have seen what the state does not know.
+    ///
+    /// # Errors
+    /// What the command answers.
+    pub async fn propose_anyway(&self, op: Op) -> Answer {
         self.log.propose(Command { at: Timestamp::now(), who: None, op }).await?.answer
     }
 
@@ -214,6 +230,9 @@ impl Namespace {
     /// # Errors
     /// What the command answers.
     pub async fn propose_for(&self, who: Caller, op: Op) -> Answer {
+        if self.is_behind() {
+            return Err(Status::NamespaceBehind);
+        }
         self.log.propose(Command { at: Timestamp::now(), who: Some(who), op }).await?.answer
     }
 

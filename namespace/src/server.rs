@@ -32,6 +32,7 @@ use crate::machine::command::{Caller, Op};
 use crate::machine::{Birth, Machine};
 use crate::metrics::{Metrics, Snapshot};
 use crate::namespace::{Namespace, Watchers};
+use crate::ops::behind::is_answered_behind;
 use crate::ops::join::Doorway;
 use crate::soft::bricks::Bricks;
 use crate::soft::clock::SteadyClock;
@@ -128,6 +129,7 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         watches: Mutex::new(Watches::new(WATCHES)),
         apart: Mutex::default(),
         refusals: Mutex::default(),
+        claims: Mutex::default(),
         bricks: Mutex::new(Bricks::new(config.brick_dead_after, config.brick_grace)),
         clock: Mutex::new(SteadyClock::new(Timestamp::default(), std::time::Instant::now())),
         stopping: watch::Sender::new(false),
@@ -325,6 +327,9 @@ fn may(role: Role, request: &MetaRequest) -> bool {
         MetaRequest::Cluster(C::OpenSession { .. } | C::Renew { .. } | C::CloseSession) => client,
         MetaRequest::Cluster(
             C::RegisterBrick { .. }
+            | C::ComeUp { .. }
+            | C::NextMap { .. }
+            | C::Saw { .. }
             | C::Heartbeat { .. }
             | C::SyncDone { .. }
             | C::AddBrick(_)
@@ -344,6 +349,8 @@ fn may(role: Role, request: &MetaRequest) -> bool {
             | C::RemoveBrick { .. }
             | C::Rebalance { .. }
             | C::Configure(_)
+            | C::Adopt { .. }
+            | C::FreeLost
             | C::RemoveMember { .. }
             | C::Lead { .. }
             | C::Journal(_),
@@ -373,6 +380,9 @@ impl Namespace {
             return Ok(MetaReply::Cluster(self.members()));
         }
         self.leads()?;
+        if self.is_behind() && !is_answered_behind(&call.request) {
+            return Err(Status::NamespaceBehind);
+        }
         match call.request {
             MetaRequest::Fs(request) => {
                 self.fs(call.session, call.seq, call.answered_below, request).await.map(MetaReply::Fs)
@@ -424,7 +434,17 @@ impl Namespace {
         request: ClusterRequest,
     ) -> Result<ClusterReply, Status> {
         use ClusterRequest as C;
-        if matches!(request, C::Renew { .. } | C::GetMap { .. } | C::Heartbeat { .. } | C::Status) {
+        if matches!(
+            request,
+            C::Renew { .. }
+                | C::GetMap { .. }
+                | C::NextMap { .. }
+                | C::ComeUp { .. }
+                | C::Heartbeat { .. }
+                | C::Saw { .. }
+                | C::Adopt { .. }
+                | C::Status
+        ) {
             // These are answered from memory, and only the memory of who leads counts. A brick that
             // is told here that it lives was told so after the call began: whoever leads later gives it
             // longer than it serves without hearing more.
@@ -437,7 +457,16 @@ impl Namespace {
             C::Renew { map, open } => self.renew(self.session(session)?, map, open),
             C::CloseSession => self.close_session(session.ok_or(Status::Malformed)?).await,
             C::GetMap { after, wait_ms } => self.get_map(after, wait_ms).await,
-            C::RegisterBrick { brick, lives } => self.register_brick(brick, &lives).await,
+            C::RegisterBrick { brick, lives } => match self.come_up(brick, &lives, None).await? {
+                // Who asks so does not know that answer.
+                ClusterReply::Behind { .. } => Err(Status::NamespaceBehind),
+                reply => Ok(reply),
+            },
+            C::ComeUp { brick, lives, saw } => self.come_up(brick, &lives, saw).await,
+            C::NextMap { brick, saw, wait_ms } => self.next_map(brick, saw, wait_ms).await,
+            C::Saw { map, .. } => self.tells(*map),
+            C::Adopt { without } => self.adopt(&without).await,
+            C::FreeLost => self.order(Op::FreeLost).await,
             C::Heartbeat { brick, boot, map, report } => {
                 let connection = Arc::downgrade(peer);
                 self.heartbeat(brick, boot, map, report, connection).await

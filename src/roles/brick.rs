@@ -419,7 +419,8 @@ async fn all_over(
 
 /// A number that was given and is not there was taken back, and is never given again.
 fn is_removed(now: &ClusterStatus, brick: BrickId) -> bool {
-    brick.0 < now.wishes.next_brick && !now.map.bricks.contains_key(&brick)
+    // A state that was set back does not know who was added since.
+    now.behind.is_none() && brick.0 < now.wishes.next_brick && !now.map.bricks.contains_key(&brick)
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use wire::meta::{
     BrickRefusal, ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest,
 };
 use wire::net::pki::random_id;
-use wire::net::{Endpoint, Net, Role};
+use wire::net::{CallError, Endpoint, Net, Role};
+use wire::status::Status;
 
 use super::credentials::Credentials;
 use super::home::{Home, State};
@@ -354,9 +355,21 @@ async fn ask(admin: &Net, namespace: &Endpoint, request: ClusterRequest) -> Resu
 
 /// Tells the namespace which bricks there are; those it knows are left as they are.
 async fn add_bricks(admin: &Net, namespace: &Endpoint, bricks: &[brick_server::Running]) -> Result<()> {
-    let registrations = bricks.iter().flat_map(brick_server::Running::registrations).collect();
-    ask(admin, namespace, ClusterRequest::AddBricks(registrations)).await?;
-    Ok(())
+    let registrations: Vec<_> = bricks.iter().flat_map(brick_server::Running::registrations).collect();
+    let until = Instant::now() + CHAINS_DEADLINE;
+    loop {
+        match ask(admin, namespace, ClusterRequest::AddBricks(registrations.clone())).await {
+            // It asks the bricks what it does not know, and goes on.
+            Err(error) if is_behind(&error) && Instant::now() < until => tokio::time::sleep(PAUSE).await,
+            added => return added.map(drop),
+        }
+    }
+}
+
+/// Whether the namespace was set back and has not heard yet what bricks know.
+fn is_behind(error: &anyhow::Error) -> bool {
+    let behind = |cause: &CallError| matches!(cause, CallError::Status(Status::NamespaceBehind));
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(behind))
 }
 
 /// Returns once every chain that can be served is served, and the space of the bricks is known.
@@ -370,11 +383,15 @@ async fn wait_for_chains(admin: &Net, namespace: &Endpoint) -> Result<()> {
         let alive = |brick: BrickId| map.bricks.get(&brick).is_some_and(|b| b.alive);
         let reported =
             |brick: BrickId| status.bricks.iter().any(|(b, report)| *b == brick && report.total_bytes > 0);
-        let settled = map.chains.values().all(|chain| {
-            chain.head().is_some_and(|head| alive(head) && reported(head))
-                || chain.members.iter().all(|m| !alive(m.brick))
-        });
+        let settled = status.behind.is_none()
+            && map.chains.values().all(|chain| {
+                chain.head().is_some_and(|head| alive(head) && reported(head))
+                    || chain.members.iter().all(|m| !alive(m.brick))
+            });
         let late = Instant::now() > until;
+        if late && let Some(behind) = &status.behind {
+            bail!("{}", crate::status::behind_as_text(map.epoch, behind));
+        }
         if (settled || late) && !map.chains.is_empty() {
             for chain in map.chains.values().filter(|c| !c.head().is_some_and(alive)) {
                 tracing::error!(

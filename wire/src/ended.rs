@@ -69,6 +69,38 @@ impl EndedSessions {
         self.ranges.insert(first, until);
     }
 
+    /// All sessions from `first` to `last` are over from this map epoch on.
+    pub fn insert_all(&mut self, first: SessionId, last: SessionId, epoch: MapEpoch) {
+        if first > last {
+            return;
+        }
+        let (mut first, mut until) = (first, Until { last, since: epoch });
+        // What it touches becomes one with it.
+        let touches = |from: &SessionId, its: &Until, first: SessionId, last: SessionId| {
+            its.last.0.saturating_add(1) >= first.0 && from.0 <= last.0.saturating_add(1)
+        };
+        let joined: Vec<SessionId> = self
+            .ranges
+            .iter()
+            .filter(|(from, its)| touches(from, its, first, last))
+            .map(|(from, _)| *from)
+            .collect();
+        for from in joined {
+            let Some(its) = self.ranges.remove(&from) else { continue };
+            first = first.min(from);
+            until.last = until.last.max(its.last);
+            until.since = until.since.max(its.since);
+        }
+        self.ranges.insert(first, until);
+    }
+
+    /// All that another list has is over, too.
+    pub fn extend(&mut self, other: &EndedSessions) {
+        for (first, until) in &other.ranges {
+            self.insert_all(*first, until.last, until.since);
+        }
+    }
+
     /// How many ranges there are.
     pub fn ranges(&self) -> usize {
         self.ranges.len()
@@ -101,6 +133,28 @@ mod tests {
                 }
             }
             prop_assert_eq!(ended.ranges(), ranges);
+        }
+    }
+
+    proptest! {
+        /// Ranges are what their sessions one by one are.
+        #[test]
+        fn ranges_end_as_their_sessions(ranges in prop::collection::vec((0u64..40, 0u64..6), 0..12)) {
+            let (mut ended, mut one_by_one) = (EndedSessions::default(), EndedSessions::default());
+            for (first, more) in &ranges {
+                ended.insert_all(SessionId(*first), SessionId(first + more), MapEpoch(7));
+                for session in *first..=first + more {
+                    one_by_one.insert(SessionId(session), MapEpoch(7));
+                }
+            }
+            prop_assert_eq!(&ended, &one_by_one);
+            let mut both = EndedSessions::default();
+            both.insert(SessionId(3), MapEpoch(9));
+            both.extend(&ended);
+            for session in 0..50 {
+                let over = session == 3 || ended.contains_key(&SessionId(session));
+                prop_assert_eq!(both.contains_key(&SessionId(session)), over);
+            }
         }
     }
 

@@ -101,6 +101,13 @@ pub enum Status {
          up, empty this directory and prepare it again with --replace and --lose-data ('brickyard up': start it with --replace)"
     )]
     OnlyDisk,
+    /// The state of the namespace is older than what bricks have seen of it: nothing is done by it before all that was done since
+    /// is known again.
+    #[error(
+        "the namespace's state is older than what bricks have seen: it was set back, and waits to hear what the bricks know; \
+         `brickyard status` says of which ones, and what to do"
+    )]
+    NamespaceBehind,
 }
 
 impl Status {
@@ -113,7 +120,8 @@ impl Status {
             | Status::NotLeader(_)
             | Status::NoMajority
             | Status::Rival
-            | Status::OnlyDisk => Advice::Retry,
+            | Status::OnlyDisk
+            | Status::NamespaceBehind => Advice::Retry,
             Status::OldMap(_) | Status::ChainChanged(_) | Status::WrongMember => Advice::RefreshMap,
             Status::SessionGone => Advice::NewSession,
             Status::Corrupt | Status::DiskFailed => Advice::TryOtherCopy,

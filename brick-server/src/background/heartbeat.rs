@@ -71,6 +71,10 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
             }
             Err(error) => {
                 silence.tell(&brick, registered, &error);
+                if matches!(error, CallError::Status(Status::NamespaceBehind)) {
+                    // It is to hear which map the brick has seen.
+                    registered = false;
+                }
             }
         }
     }
@@ -101,6 +105,9 @@ impl Silence {
             ) if !registered => {
                 tracing::warn!(brick = %brick.id, dir = %brick.config.dir.display(), "is not let in: {status}");
             }
+            CallError::Status(status @ Status::NamespaceBehind) => {
+                tracing::warn!(brick = %brick.id, "is not let in: {status}");
+            }
             error => tracing::info!(brick = %brick.id, %error, "the namespace does not answer"),
         }
     }
@@ -114,8 +121,19 @@ impl Silence {
 
 async fn register(brick: &Arc<Brick>) -> Result<(), CallError> {
     let sent = Instant::now();
-    let request = ClusterRequest::RegisterBrick { brick: brick.registration(), lives: brick.lives() };
+    let (saw, newest) = (brick.saw(), brick.newest_map());
+    let request = ClusterRequest::ComeUp { brick: brick.registration(), lives: brick.lives(), saw };
     match brick.namespaces.ask(&brick.net, request).await? {
+        ClusterReply::Map(map) if newest.is_some_and(|newest| map.epoch < newest.epoch) => {
+            Err(CallError::Status(Status::NamespaceBehind))
+        }
+        ClusterReply::Behind { tell_map } => {
+            if let Some(map) = brick.newest_map().filter(|_| tell_map) {
+                let map = Box::new(map.as_ref().clone());
+                brick.namespaces.ask(&brick.net, ClusterRequest::Saw { brick: brick.id, map }).await?;
+            }
+            Err(CallError::Status(Status::NamespaceBehind))
+        }
         ClusterReply::Map(map) => {
             brick.install(map);
             brick.acknowledged(sent);
@@ -172,6 +190,9 @@ async fn beat(brick: &Arc<Brick>) -> Result<Beaten, CallError> {
     let request = ClusterRequest::Heartbeat { brick: brick.id, boot: brick.boot, map: has, report };
     match brick.namespaces.ask(&brick.net, request).await? {
         ClusterReply::Heartbeat { register: true, .. } => Ok(Beaten::Unknown),
+        ClusterReply::Heartbeat { map, register: false } if map < has => {
+            Err(CallError::Status(Status::NamespaceBehind))
+        }
         ClusterReply::Heartbeat { map, register: false } => {
             // The map before the right to serve: an old map must not be served by.
             if brick.need_map(map).await.is_ok() {

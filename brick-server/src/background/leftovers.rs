@@ -7,6 +7,8 @@
 //! 1. A chunk goes only by a map in which its chain exists and the brick is no member, and no
 //!    newer map is taken while it goes: were the brick a member again, a chunk that it has
 //!    listed as its copy would be missing later (`a_chain_that_left_is_freed`).
+//! 2. That map is on the brick's disk before, and is no older than one it has seen in any life, see [`crate::memory`]: a namespace
+//!    that was set back must not have it free what only it has (`tests`: `hosts_behind`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -68,6 +70,9 @@ async fn pass(brick: &Arc<Brick>) -> Result<u64, Status> {
         let (page, end) = brick.disk(move |store| store.list(None, after, TRIM_PAGE)).await?;
         after = page.last().map(|(key, _)| *key);
         let map = brick.map();
+        if !brick.is_noted(map.epoch) {
+            return Err(Status::Busy);
+        }
         let mut some = false;
         for (key, header) in page {
             if is_left(&map, header.chain, brick) && one(brick, key).await? {
@@ -98,14 +103,16 @@ async fn one(brick: &Arc<Brick>, key: ChunkKey) -> Result<bool, Status> {
     let removed = brick
         .disk(move |store| {
             inner.with_map(|map| {
-                if is_left(map, header.chain, &inner) {
-                    store.remove(key, ChunkVersion(u64::MAX))
+                if !inner.is_noted(map.epoch) {
+                    Ok(Err(Status::Busy))
+                } else if is_left(map, header.chain, &inner) {
+                    store.remove(key, ChunkVersion(u64::MAX)).map(Ok)
                 } else {
-                    Ok(None)
+                    Ok(Ok(None))
                 }
             })
         })
-        .await?;
+        .await??;
     let freed = removed.is_some();
     if freed {
         brick.metrics.dropped_chunks.add(1);

@@ -164,6 +164,7 @@ impl Cluster {
             namespaces: Namespaces::new(vec![self.namespace_at]),
             boot,
             lives: None,
+            seen: None,
             net,
             store_id: StoreId([number as u8 + 1; 16]),
             held: None,

@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout};
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, MapEpoch, SessionId};
 use wire::map::{BrickInfo, Chain, ClusterMap, Member, MemberState};
 use wire::meta::{
-    BrickRegistration, ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest,
+    BrickRegistration, ClusterReply, ClusterRequest, MapMemory, MetaCall, MetaProtocol, MetaReply,
+    MetaRequest,
 };
 use wire::net::{BoxFuture, Peer, TypedHandler};
 use wire::status::Status;
@@ -237,7 +238,8 @@ impl SimNamespace {
 
     async fn answer(&self, request: ClusterRequest) -> Result<ClusterReply, Status> {
         match request {
-            ClusterRequest::GetMap { after, wait_ms } => {
+            ClusterRequest::GetMap { after, wait_ms }
+            | ClusterRequest::NextMap { saw: MapMemory { epoch: after, .. }, wait_ms, .. } => {
                 let newer = async {
                     loop {
                         let mut changed = std::pin::pin!(self.changed.notified());
@@ -252,7 +254,7 @@ impl SimNamespace {
                 let _ = timeout(Duration::from_millis(wait_ms.into()), newer).await;
                 Ok(ClusterReply::Map(self.map()))
             }
-            ClusterRequest::RegisterBrick { brick, .. } => {
+            ClusterRequest::ComeUp { brick, .. } => {
                 // A call of an earlier life that came late.
                 if self.world.life(brick.brick).is_none_or(|life| life.boot != brick.boot) {
                     return Err(Status::Busy);

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 use wire::id::{BootId, BrickId, ClusterId, StoreId};
+use wire::map::ClusterMap;
 
 use super::StoreError;
 use super::engine::{Engine, Io, Limits};
@@ -29,6 +30,7 @@ use super::log;
 use super::open::Medium;
 use super::reserve::{RESERVE_FILE, Reserve, Space};
 use super::rocks::RocksIndex;
+use super::seen::{self, MAP_FILE};
 
 /// Version of the directory's format.
 ///
@@ -544,6 +546,23 @@ impl Held {
             }
             Err(error) => Err(at(&file)(error)),
         }
+    }
+
+    /// The newest map that was noted in it.
+    ///
+    /// # Errors
+    /// [`DirError::Io`].
+    pub fn seen_map(&self) -> Result<Option<ClusterMap>, DirError> {
+        let seen = seen::read(&self.dir).map_err(at(&self.dir.join(MAP_FILE)))?;
+        Ok(seen.filter(|map| map.cluster == self.identity.cluster))
+    }
+
+    /// Notes a map in it, in place of the one before.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn note_map(&self, map: &ClusterMap) -> io::Result<()> {
+        seen::write(&self.dir, map)
     }
 
     /// Opens the store in it.

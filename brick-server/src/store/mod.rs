@@ -70,6 +70,7 @@ pub mod reserve;
 pub mod rocks;
 mod room;
 pub mod salvage;
+pub mod seen;
 mod space;
 #[cfg(test)]
 mod tests;

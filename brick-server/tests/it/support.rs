@@ -90,8 +90,10 @@ impl FakeNamespace {
             return Err(Status::Busy);
         }
         match request {
-            ClusterRequest::GetMap { .. } => Ok(ClusterReply::Map(self.map())),
-            ClusterRequest::RegisterBrick { brick: r, .. } => {
+            ClusterRequest::GetMap { .. } | ClusterRequest::NextMap { .. } => {
+                Ok(ClusterReply::Map(self.map()))
+            }
+            ClusterRequest::ComeUp { brick: r, .. } => {
                 let info = BrickInfo {
                     id: r.brick,
                     store: r.store,

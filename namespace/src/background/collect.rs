@@ -100,6 +100,9 @@ async fn comes_up(map: &mut watch::Receiver<Arc<ClusterMap>>, known: &mut BTreeS
 
 /// Looks at all bricks once.
 async fn pass(namespace: &Arc<Namespace>) {
+    if namespace.is_behind() {
+        return;
+    }
     let mut files = 0;
     let map = namespace.map();
     for brick in map.bricks.values().filter(|b| b.alive) {

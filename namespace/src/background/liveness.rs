@@ -36,6 +36,11 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
             lock(&namespace.watchers.bricks).extend(late);
             lock(&namespace.watchers.sessions).extend(late);
         }
+        if namespace.is_behind() {
+            namespace.adopt_if_due().await;
+            last = Instant::now();
+            continue;
+        }
         look_for(&namespace).await;
         bricks(&namespace, now).await;
         apart(&namespace, now).await;

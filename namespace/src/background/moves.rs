@@ -33,6 +33,9 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
             _ = ticks.tick() => {}
             () = namespace.watchers.informed.notified() => {}
         }
+        if namespace.is_behind() {
+            continue;
+        }
         if let Err(error) = pass(&namespace).await {
             namespace.failed(&error);
         }

@@ -24,7 +24,7 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
             () = namespace.watchers.orphans.notified() => {}
             () = sleep(namespace.config.sweep) => {}
         }
-        if !lock(&namespace.watchers.sessions).all_told() {
+        if namespace.is_behind() || !lock(&namespace.watchers.sessions).all_told() {
             continue;
         }
         if let Err(error) = pass(&namespace).await {

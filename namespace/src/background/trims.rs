@@ -133,6 +133,15 @@ impl Trimmer {
 
     /// Asks bricks, as many at a time as they may be asked.
     fn start(&mut self) {
+        if self.namespace.is_behind() {
+            // It may all be done, and by other bricks: asked anew by the map that is adopted.
+            for (brick, jobs) in &mut self.waiting {
+                for job in jobs.drain(..) {
+                    self.known.remove(&(job.ack.ino, *brick));
+                }
+            }
+            return;
+        }
         let map = self.namespace.map();
         for (brick, jobs) in &mut self.waiting {
             let running = self.running.entry(*brick).or_default();

@@ -163,6 +163,10 @@ pub enum Op {
     LayOut(BTreeSet<ChainId>),
     /// Limits of the change journal change.
     Journal(JournalChange),
+    /// Goes on with a map that bricks have seen and this state does not know.
+    Adopt(Box<ClusterMap>),
+    /// What bricks have of inodes that only lost states knew may go.
+    FreeLost,
 }
 
 /// A brick has nothing of a file beyond a size any more.

@@ -21,6 +21,7 @@ pub mod command;
 pub mod dirs;
 pub mod files;
 pub mod journal;
+pub mod lineage;
 pub mod locks;
 pub mod looks;
 pub mod rename;
@@ -213,9 +214,13 @@ impl<S: Write> Machine<S> {
             }
         }
         let mark = txn.begin(command.at);
+        let epoch = txn.map.epoch;
         let answer = match run(txn, command.who, &command.op) {
             Ok(outcome) => {
                 txn.keep(mark);
+                if txn.map.epoch != epoch {
+                    lineage::note(txn)?;
+                }
                 Ok(outcome)
             }
             Err(Fail::Status(status)) => {
@@ -292,6 +297,11 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
         }
         Op::LayOut(chains) => {
             bricks::lay_out_by(txn, chains);
+            Ok(Outcome::Done)
+        }
+        Op::Adopt(map) => lineage::adopt(txn, map),
+        Op::FreeLost => {
+            lineage::free_lost(txn);
             Ok(Outcome::Done)
         }
     }

@@ -16,6 +16,7 @@ use wire::meta::FileKind;
 use crate::error::Error;
 use crate::machine::bricks;
 use crate::machine::command::TrimAck;
+use crate::machine::lineage::lost_inodes;
 use crate::machine::locks;
 use crate::machine::txn::{Do, Txn, load};
 use crate::store::records::{Inode, Trim};
@@ -110,6 +111,32 @@ pub fn forget_brick(txn: &mut Txn<'_>, brick: BrickId) -> Do<()> {
     Ok(())
 }
 
+/// By a map with other bricks and chains than cuts were recorded by: of a file that ends where they cut, all bricks owe it anew,
+/// since what lies behind that is of no use wherever it is. Of one that has grown again only those owed it that were not in its
+/// chains; they have been brought up to date since, or will be.
+pub fn renew(txn: &mut Txn<'_>) -> Do<()> {
+    let all: BTreeSet<BrickId> = txn.map.bricks.keys().copied().collect();
+    for (key, value) in txn.all(b"T")? {
+        let before: Trim = crate::store::records::decode(&key, &value)?;
+        let Some(ino) = keys::first(&key).map(Ino) else { continue };
+        let least = before.owed.values().min().copied().unwrap_or_default();
+        let chunk_bytes = before.chunk_bytes;
+        store(txn, ino, Some(before), Trim { chunk_bytes, owed: BTreeMap::new() })?;
+        let size = match txn.load::<Inode>(&keys::inode(ino))? {
+            None => 0,
+            Some(inode) if inode.dirty_tail || inode.size > least || txn.any(&keys::writers(ino))? => {
+                continue;
+            }
+            Some(inode) => inode.size,
+        };
+        if !all.is_empty() {
+            owe(txn, ino, chunk_bytes, size, all.clone())?;
+        }
+    }
+    txn.effects.trimmed = true;
+    Ok(())
+}
+
 /// Writes a trim, or deletes it when nobody owes anything, and keeps count.
 fn store(txn: &mut Txn<'_>, ino: Ino, before: Option<Trim>, after: Trim) -> Do<()> {
     let empty = BTreeMap::new();
@@ -155,7 +182,8 @@ pub struct Useless {
 ///
 /// Inode numbers are given once and before the first chunk is written, so a number that was
 /// given and has no inode is of a file that is gone for good. A number that was never given is
-/// of a later state than this one, which must not cut what it does not know.
+/// of a later state than this one, which must not cut what it does not know; and so is one that
+/// a lost state may have given, see [`crate::machine::lineage`].
 ///
 /// # Errors
 /// If the state cannot be read.
@@ -165,6 +193,9 @@ pub fn useless(state: &dyn Read, next_ino: u64, chunk: ChunkKey) -> Result<Optio
         return Ok(None);
     }
     let Some(inode) = load::<Inode>(state, &keys::inode(ino))? else {
+        if lost_inodes(state)?.iter().any(|(first, last)| (*first..=*last).contains(&ino)) {
+            return Ok(None);
+        }
         return Ok(Some(Useless { chunk_bytes: FileLayout::default().chunk_bytes, size: 0 }));
     };
     let chunk_bytes = inode.layout.chunk_bytes;

@@ -18,6 +18,7 @@ use crate::config::MAP_WAIT_MS;
 use crate::error::Error;
 use crate::machine::bricks::may_take_the_place;
 use crate::machine::command::{Op, Outcome};
+use crate::machine::lineage::lost_inodes;
 use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
 use crate::soft::apart::Life;
@@ -26,7 +27,7 @@ use crate::store::keys;
 use crate::store::records::Session;
 
 impl Namespace {
-    fn map_reply(&self) -> ClusterReply {
+    pub(super) fn map_reply(&self) -> ClusterReply {
         ClusterReply::Map(self.map().as_ref().clone())
     }
 
@@ -174,6 +175,15 @@ impl Namespace {
         connection: Weak<Peer>,
     ) -> Result<ClusterReply, Status> {
         let map = self.map();
+        // One that has no map in this life speaks when it comes up.
+        let behind = if has > MapEpoch(0) {
+            self.says(brick, None, Some(has), has <= map.epoch)
+        } else {
+            self.is_behind()
+        };
+        if behind {
+            return Err(Status::NamespaceBehind);
+        }
         let fence = Duration::from_millis(u64::from(report.fence_after_ms));
         if fence >= self.config.brick_dead_after {
             tracing::error!(
@@ -313,6 +323,8 @@ impl Namespace {
                 .collect(),
             held_ms: map.bricks.values().filter(|b| !b.alive).filter_map(|b| held(&b.id)).collect(),
             refused: lock(&self.watchers.refusals).lately(now),
+            behind: lock(&self.watchers.claims).behind(),
+            lost_inodes: lost_inodes(&*self.db)?,
             sessions,
             inodes: counters.inodes,
             orphans: counters.orphans,

@@ -1,6 +1,7 @@
 //! One group of verbs a file: check who asks, read or propose, wait for what must have
 //! happened before the answer, answer.
 
+pub mod behind;
 pub mod check;
 pub mod cluster;
 pub mod fs;

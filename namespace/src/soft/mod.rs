@@ -2,6 +2,7 @@
 //! sessions have open for reading. Pure: the present is an argument.
 
 pub mod apart;
+pub mod behind;
 pub mod bricks;
 pub mod clock;
 pub mod lock_waits;

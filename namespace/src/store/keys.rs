@@ -1,7 +1,7 @@
 //! Keys: a tag byte, then big-endian numbers, then a name, so that the order of bytes is the
 //! order of things (`keys_sort_as_their_numbers`).
 
-use wire::id::{CallSeq, DirCookie, Ino, JournalIndex, SessionId};
+use wire::id::{CallSeq, DirCookie, Ino, JournalIndex, MapEpoch, SessionId};
 use wire::join::TokenHash;
 use wire::meta::{LockKind, Name};
 
@@ -17,6 +17,8 @@ pub const WISHES: &[u8] = b"Cwishes";
 pub const FORMER_STORES: &[u8] = b"Cformer";
 /// Disks that may take the place of another one though data is lost by that, by the numbers of their bricks.
 pub const GIVEN_UP: &[u8] = b"Cgivenup";
+/// Numbers of inodes that states may have given which were lost.
+pub const LOST_INODES: &[u8] = b"Clostinodes";
 /// The session that has the cluster for itself, if there is one.
 pub const SOLE: &[u8] = b"Csole";
 /// The generation of the last lock that was granted.
@@ -27,6 +29,9 @@ pub const JOURNAL: &[u8] = b"Cjournal";
 pub const APPLIED: &[u8] = b"Capplied";
 /// Last entry of the replicated log whose effects are here, and the members as of then.
 pub const RAFT: &[u8] = b"Craft";
+
+/// Before every mark of a map.
+pub const MARKS: &[u8] = b"M";
 
 fn numbered(tag: u8, number: u64, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(9 + rest.len());
@@ -135,6 +140,11 @@ pub fn trim(ino: Ino) -> Vec<u8> {
     numbered(b'T', ino.0, &[])
 }
 
+/// `M epoch`.
+pub fn mark(epoch: MapEpoch) -> Vec<u8> {
+    numbered(b'M', epoch.0, &[])
+}
+
 /// `K hash`.
 pub fn token(hash: TokenHash) -> Vec<u8> {
     let mut key = Vec::with_capacity(33);
@@ -211,6 +221,7 @@ mod tests {
             text(change(Ino(0x41), JournalIndex(0x42))),
             r"E\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
         );
+        assert_eq!(text(mark(MapEpoch(0x41))), r"M\x00\x00\x00\x00\x00\x00\x00A");
         assert_eq!(text(trim(Ino(0x41))), r"T\x00\x00\x00\x00\x00\x00\x00A");
     }
 

@@ -4,6 +4,7 @@
 // The crate as its users call it.
 extern crate brickyard_namespace as namespace;
 
+mod behind;
 mod bricks;
 mod cluster;
 mod harness;

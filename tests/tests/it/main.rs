@@ -12,6 +12,7 @@ mod databases;
 mod faults;
 mod files;
 mod full;
+mod hosts_behind;
 mod hosts_birth;
 mod hosts_disks;
 mod hosts_faults;

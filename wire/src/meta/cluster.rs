@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::handshake::Role;
 use crate::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, Ino, MapEpoch, NodeId, SessionId, StoreId};
 use crate::join::TokenHash;
-use crate::map::ClusterMap;
+use crate::map::{ClusterMap, MapMark};
 use crate::meta::{Access, Journal, JournalChange, Timestamp};
 use crate::net::Endpoint;
 use crate::status::Status;
@@ -230,6 +230,40 @@ pub struct ClusterStatus {
     pub refused: Vec<RefusedBrick>,
     /// Chains of bricks that are not alive for which nobody can be had in the place of that brick, were it given up now.
     pub irreplaceable: Vec<(BrickId, ChainId, Stuck)>,
+    /// Bricks have seen what this state does not know: nothing is done by it.
+    pub behind: Option<Behind>,
+    /// Numbers of inodes that may have been given by states that were lost, first and last. What bricks have of those that are not
+    /// there is kept.
+    pub lost_inodes: Vec<(Ino, Ino)>,
+}
+
+/// What is known while the state of the namespace is older than what bricks have seen of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// Epoch of the newest map that a brick has seen.
+    pub newest: MapEpoch,
+    /// Which brick.
+    pub by: BrickId,
+    /// Bricks that may have seen a newer one, and have not said yet.
+    pub waits_for: BTreeSet<BrickId>,
+}
+
+/// Which map somebody has, or had last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapMemory {
+    /// Its epoch.
+    pub epoch: MapEpoch,
+    /// What tells it from another one of the same epoch.
+    pub mark: MapMark,
+}
+
+/// Why a newer map that bricks have seen was not adopted. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdoptRefusal {
+    /// The state is not older than what any brick says it has seen.
+    NotBehind,
+    /// These bricks may have seen a newer one.
+    WaitsFor(BTreeSet<BrickId>),
 }
 
 /// A process that says it is a brick, and is not let in.
@@ -435,6 +469,41 @@ pub enum ClusterRequest {
     },
     /// What the change journal holds, after its limits were changed as said. -> `Journal`
     Journal(JournalChange),
+    /// A brick has come up, and says which lives its disk knows and which map it has seen last. -> `Map`, or `Behind`
+    ComeUp {
+        /// Who.
+        brick: BrickRegistration,
+        /// The lives, the present one last; empty where the disk says nothing of them.
+        lives: Vec<BootId>,
+        /// The newest map it has had in any life; none where its disk says nothing of that.
+        saw: Option<MapMemory>,
+    },
+    /// A brick wants the map that follows its own, which it names, at once or after `wait_ms` (at most 30,000) whatever it is
+    /// then. -> `Map`, or `Behind`
+    NextMap {
+        /// Who.
+        brick: BrickId,
+        /// The newest map it has had.
+        saw: MapMemory,
+        /// How long to wait for a newer one.
+        wait_ms: u32,
+    },
+    /// The newest map a brick has had, when an answer [`ClusterReply::Behind`] asked for it. -> `Behind`, or `Done` where it is
+    /// nothing new
+    Saw {
+        /// Which brick.
+        brick: BrickId,
+        /// The map.
+        map: Box<ClusterMap>,
+    },
+    /// Adopts the newest map that bricks have seen, though some that may know of a newer one have not said. -> `Adopted` or
+    /// `AdoptRefused`
+    Adopt {
+        /// Bricks that are not waited for.
+        without: BTreeSet<BrickId>,
+    },
+    /// Gives up what bricks have of files whose names are lost. -> `Done`
+    FreeLost,
 }
 
 /// A member of the namespace.
@@ -509,6 +578,15 @@ pub enum ClusterReply {
     Paths(Vec<Option<Bytes>>),
     /// What the change journal holds, and what it may.
     Journal(Journal),
+    /// The state of the namespace is older than what bricks have seen of it: the brick is not let in now.
+    Behind {
+        /// The brick has seen a newer map than is known here: tell.
+        tell_map: bool,
+    },
+    /// The newest map that bricks have seen was adopted; the epoch of that one.
+    Adopted(MapEpoch),
+    /// It was not.
+    AdoptRefused(AdoptRefusal),
 }
 
 /// Certificate and key of the cluster's authority: not to be shown.
@@ -524,6 +602,42 @@ impl std::fmt::Debug for AuthorityText {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What bricks say of the maps they have seen, byte for byte.
+    #[test]
+    fn memories_are_golden() {
+        let saw = MapMemory { epoch: MapEpoch(300), mark: MapMark(7) };
+        let brick = BrickRegistration {
+            brick: BrickId(3),
+            store: StoreId([1; 16]),
+            boot: BootId(9),
+            node: NodeId([2; 16]),
+            host: "h".into(),
+            endpoint: Endpoint::Memory(7),
+        };
+        let come_up = ClusterRequest::ComeUp { brick, lives: vec![BootId(9)], saw: Some(saw) };
+        let map = Box::new(ClusterMap::new(ClusterId([1; 16]), 2));
+        let mark = map.mark().map(|mark| mark.0);
+        let golden: [(ClusterRequest, String); 5] = [
+            (
+                come_up,
+                format!("1d03{}09{}0168020701090 1ac0207", "01".repeat(16), "02".repeat(16)).replace(' ', ""),
+            ),
+            (ClusterRequest::NextMap { brick: BrickId(3), saw, wait_ms: 5 }, "1e03ac020705".to_owned()),
+            (
+                ClusterRequest::Saw { brick: BrickId(3), map },
+                format!("1f03{}0102000000 0000", "01".repeat(16)).replace(' ', ""),
+            ),
+            (ClusterRequest::Adopt { without: BTreeSet::from([BrickId(5)]) }, "200105".to_owned()),
+            (ClusterRequest::FreeLost, "21".to_owned()),
+        ];
+        for (request, hex) in golden {
+            let bytes = postcard::to_allocvec(&request).unwrap_or_default();
+            assert_eq!(bytes.iter().map(|b| format!("{b:02x}")).collect::<String>(), hex, "{request:?}");
+            assert_eq!(postcard::from_bytes(&bytes), Ok(request));
+        }
+        assert_eq!(mark, Ok(0), "a mark is the same in every version");
+    }
 
     /// By a part where disks are large, by bytes where they are small.
     #[test]

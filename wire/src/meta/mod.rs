@@ -20,9 +20,9 @@ use crate::net::Protocol;
 pub use attr::{Attr, FileKind, SetTime, Timestamp};
 pub use check::{CheckReply, CheckRequest, InodeSummary};
 pub use cluster::{
-    AuthorityText, BrickRefusal, BrickRegistration, BrickReport, ClusterReply, ClusterRequest, ClusterStatus,
-    MAX_PATHS, MemberInfo, MemberRefusal, NewBrick, RefusedBrick, SessionGrant, SessionStatus,
-    SettingsChange, Sharing, Stuck, Wishes, is_full,
+    AdoptRefusal, AuthorityText, Behind, BrickRefusal, BrickRegistration, BrickReport, ClusterReply,
+    ClusterRequest, ClusterStatus, MAX_PATHS, MapMemory, MemberInfo, MemberRefusal, NewBrick, RefusedBrick,
+    SessionGrant, SessionStatus, SettingsChange, Sharing, Stuck, Wishes, is_full,
 };
 pub use fs::{
     Access, AttrChanges, DirEntry, FsReply, FsRequest, LateChanges, NewInode, RenameMode, StatFs,
