@@ -63,6 +63,12 @@ impl FakeNamespace {
         map.verify().unwrap();
     }
 
+    /// Puts another map in the place of its own, be it older.
+    pub fn set_back(&self, map: ClusterMap) {
+        map.verify().unwrap();
+        *self.map.lock().unwrap() = map;
+    }
+
     /// Sets the members of a chain, giving it a new epoch.
     pub fn set_chain(&self, id: ChainId, members: &[(u32, MemberState)]) {
         let members: Vec<_> =
@@ -262,6 +268,16 @@ impl Cluster {
             async move { map.bricks.get(&BrickId(brick)).is_some_and(|b| b.boot == boot) }
         })
         .await;
+    }
+
+    /// Epoch of the map a brick has.
+    pub fn epoch_of(&self, brick: u32) -> MapEpoch {
+        self.bricks[&brick].map().unwrap().epoch
+    }
+
+    /// Why the namespace does not let a brick in.
+    pub fn refusal(&self, brick: u32) -> Option<Status> {
+        self.bricks[&brick].refusals().first().map(|(_, why, _)| *why)
     }
 
     /// Stops a brick cleanly.
