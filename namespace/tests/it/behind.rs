@@ -204,7 +204,12 @@ async fn a_service_that_was_set_back_asks_its_bricks() {
     let before = cluster.map().await;
     let mut newest = ClusterMap { epoch: MapEpoch(before.epoch.0 + 7), ..before.clone() };
     for (id, alive) in [(7, true), (8, false)] {
-        let brick = wire::map::BrickInfo { id: BrickId(id), alive, ..before.bricks[&BrickId(0)].clone() };
+        let brick = wire::map::BrickInfo {
+            id: BrickId(id),
+            store: StoreId([id as u8 + 1; 16]),
+            alive,
+            ..before.bricks[&BrickId(0)].clone()
+        };
         newest.bricks.insert(BrickId(id), brick);
     }
     let come_up = |map: &ClusterMap| ClusterRequest::ComeUp {
