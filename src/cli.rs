@@ -83,7 +83,7 @@ enum Command {
     /// Get plain files off a brick directory, with no cluster
     ///
     /// For a disk that was pulled, or a cluster that is no more. Exit code 0: everything on this brick
-    /// was salvaged; 1: some of it is lost, as listed.
+    /// was salvaged; 1: some of it is lost or may be older than it was, as listed.
     Salvage(salvage::SalvageOptions),
     /// Tell what changes in a directory of a mount, one JSON object a line
     ///

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use brick_server::store::salvage::{Report, salvage};
+use brick_server::store::salvage::{Partial, Report, salvage};
 use clap::Args;
 
 use crate::roles::place;
@@ -17,8 +17,8 @@ pub struct SalvageOptions {
     /// Brick directory to read; nothing in it is changed
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// Directory to write the files to; what is in it stays, so that several bricks can be salvaged
-    /// into one, one after the other
+    /// Directory to write the files to, empty before the first brick; several bricks are salvaged into
+    /// one, one after the other, in any order
     #[arg(long, value_name = "DIR2")]
     pub out: PathBuf,
     /// Chunk size the files were made with, in MiB
@@ -26,10 +26,10 @@ pub struct SalvageOptions {
     pub chunk_mib: u32,
 }
 
-/// Files that are not whole and are named one by one; the others are only counted.
+/// Files that are named one by one if they are nothing but not whole on this brick; the others are only counted.
 const NAMED: usize = 1000;
 
-/// Exit code 0: everything that is on this brick was salvaged; 1: some of it is lost.
+/// Exit code 0: everything that is on this brick was salvaged; 1: some of it is lost, or it can't be told what is newest.
 ///
 /// # Errors
 /// What kept it from being done at all.
@@ -50,11 +50,16 @@ pub fn run(options: &SalvageOptions) -> Result<ExitCode> {
         eprintln!();
     }
     print!("{}", text(&report));
-    Ok(if report.bad_blocks() == 0 && report.notes.is_empty() {
+    Ok(if report.notes.is_empty() && !report.partial.values().any(is_wrong) {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(1)
     })
+}
+
+/// Whether it is more than that chunks are on other bricks.
+fn is_wrong(partial: &Partial) -> bool {
+    Partial { absent_chunks: 0, ..partial.clone() } != Partial::default()
 }
 
 fn text(report: &Report) -> String {
@@ -62,7 +67,12 @@ fn text(report: &Report) -> String {
     for note in &report.notes {
         out += &format!("note: {note}\n");
     }
-    for (path, partial) in report.partial.iter().take(NAMED) {
+    let mut more = 0;
+    for (n, (path, partial)) in report.partial.iter().enumerate() {
+        if n >= NAMED && !is_wrong(partial) {
+            more += 1;
+            continue;
+        }
         out += &format!("{}:", path.display());
         if partial.absent_chunks > 0 {
             out += &format!(
@@ -76,16 +86,33 @@ fn text(report: &Report) -> String {
                 counted(partial.bad_blocks.len(), "block", "blocks")
             );
         }
+        if !partial.kept.is_empty() {
+            let kept: Vec<String> = partial.kept.iter().map(|path| path.display().to_string()).collect();
+            out +=
+                &format!(" which of the bricks has the newest can't be told, see also {}", kept.join(", "));
+        }
+        if !partial.removed_on.is_empty() {
+            let bricks: Vec<&str> = partial.removed_on.iter().map(String::as_str).collect();
+            out += &format!(
+                " {} had a part of it and has it no more, so it may have been removed",
+                bricks.join(", ")
+            );
+        }
+        if partial.older {
+            out += " may be older than what was acknowledged (a part of a brick's journal or index is lost)";
+        }
         out.push('\n');
     }
-    if report.partial.len() > NAMED {
-        out += &format!("... and {} more that are not whole\n", report.partial.len() - NAMED);
+    if more > 0 {
+        out += &format!("... and {more} more of which chunks are not on this brick\n");
     }
-    let whole = report.files - report.partial.len() as u64;
+    if report.bricks > 1 {
+        out += "files that were deleted while one of the bricks was away may be back: not all of them can be told\n";
+    }
     out += &format!(
         "{}, {} of them whole; {}, {} bytes, found by {}; {} lost\n",
         counted(report.files, "file", "files"),
-        whole,
+        report.whole,
         counted(report.done.chunks, "chunk", "chunks"),
         report.done.bytes,
         if report.by_index { "the index" } else { "the table of owners" },

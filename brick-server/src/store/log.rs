@@ -36,7 +36,10 @@ pub enum LogError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// A part of it is gone or wrong: going on would lose what was committed.
-    #[error("the journal is damaged: {0}; restore this brick from its chains, or use `brickyard salvage`")]
+    #[error(
+        "the journal is damaged: {0}; make the brick anew from its copies (`brickyard brick --replace` in an empty \
+         directory), or get the files off with `brickyard salvage`"
+    )]
     Damaged(String),
 }
 

@@ -1,92 +1,184 @@
-//! The files that are written.
+//! The chunks that are written, each to the file of its inode or, where it can't be told which of several
+//! is the newest, beside it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
-use std::os::unix::ffi::OsStrExt;
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use wire::chunk::ChunkKey;
-use wire::id::Ino;
 
 use super::super::aligned::Aligned;
 use super::super::disk::Disk;
 use super::super::file_disk::FileDisk;
-use super::super::record::{BLOCK, Slot};
+use super::super::record::{BLOCK, Slot, digest_of};
+use super::copies::{Class, Copy, Known, Place, Source, places};
 use super::found::{Chunk, Journal};
-use super::{Partial, Report, SalvageError, at};
-
-/// Where a file's bytes go, and what of it was seen.
-#[derive(Debug)]
-struct Target {
-    path: PathBuf,
-    chunks: BTreeSet<u64>,
-    bad_blocks: Vec<u64>,
-}
+use super::kept::{KEPT_DIR, Kept};
+use super::names::path_of;
+use super::{SalvageError, at};
 
 /// See the module's head.
 pub struct Files {
-    out: PathBuf,
-    chunk_bytes: u32,
+    pub out: PathBuf,
+    pub kept: Kept,
+    pub source: Source,
+    /// Chunks that this brick has.
+    pub seen: BTreeSet<(u64, u64)>,
     data: FileDisk,
-    names: BTreeMap<Ino, Vec<u8>>,
-    targets: BTreeMap<Ino, Target>,
-    taken: BTreeSet<PathBuf>,
-    open: Option<(Ino, File)>,
+    open: Option<(u64, File, PathBuf)>,
 }
 
-/// A name from a brick as a path that stays below the output.
-fn below(name: &[u8]) -> Option<PathBuf> {
-    let parts = Path::new(OsStr::from_bytes(name)).components().filter_map(|part| match part {
-        Component::Normal(part) => Some(part),
-        _ => None,
-    });
-    let path: PathBuf = parts.collect();
-    (path.components().next().is_some() && !name.contains(&0)).then_some(path)
+/// The bytes of a chunk, as far as they could be read.
+#[derive(Default)]
+pub struct Content {
+    len: u32,
+    blocks: Vec<(u32, Vec<u8>)>,
+    bad: Vec<u32>,
+    /// Of its blocks, also of those that are bad.
+    digest: u64,
+    /// A block is an earlier one, since the latest is not where it should be.
+    older: bool,
+}
+
+impl Content {
+    /// Writes what there is, of a chunk that begins at `start`. `over`: so many bytes of another one are there.
+    fn write(&self, file: &File, start: u64, over: u32) -> std::io::Result<()> {
+        if over > 0 {
+            file.write_all_at(&vec![0; over as usize], start)?;
+        }
+        if file.metadata()?.len() < start + u64::from(self.len) {
+            file.set_len(start + u64::from(self.len))?;
+        }
+        self.blocks
+            .iter()
+            .try_for_each(|(block, bytes)| file.write_all_at(bytes, start + u64::from(*block) * BLOCK as u64))
+    }
 }
 
 impl Files {
-    pub fn new(out: &Path, chunk_bytes: u32, data: FileDisk, names: BTreeMap<Ino, Vec<u8>>) -> Files {
-        Files {
-            out: out.to_owned(),
-            chunk_bytes,
-            data,
-            names,
-            targets: BTreeMap::new(),
-            taken: BTreeSet::new(),
-            open: None,
-        }
+    pub fn new(out: PathBuf, kept: Kept, source: Source, data: FileDisk) -> Files {
+        Files { out, kept, source, seen: BTreeSet::new(), data, open: None }
     }
 
-    /// Writes a chunk to its file.
+    /// Takes in this brick's copy of a chunk.
     pub fn write(&mut self, key: ChunkKey, chunk: &Chunk, journal: &Journal) -> Result<(), SalvageError> {
-        if chunk.len > self.chunk_bytes {
-            let (len, chunk_bytes) = (chunk.len, self.chunk_bytes);
-            return Err(SalvageError::ChunkSize { ino: key.ino, len, chunk_bytes });
+        let chunk_bytes = self.kept.chunk_bytes;
+        if chunk.len > chunk_bytes {
+            return Err(SalvageError::ChunkSize { ino: key.ino, len: chunk.len, chunk_bytes });
         }
-        let path = self.file_of(key.ino)?;
-        let Some((_, file)) = &self.open else { return Ok(()) };
-        let start = key.index * u64::from(self.chunk_bytes);
-        let end = start + u64::from(chunk.len);
-        if file.metadata().map_err(at(&path))?.len() < end {
-            file.set_len(end).map_err(at(&path))?;
+        let key = (key.ino.0, key.index);
+        self.seen.insert(key);
+        let content = self.content(chunk, journal);
+        let known = chunk.header.map(|header| Known {
+            chain: header.chain.0,
+            version: header.version.0,
+            writer: header.writer.map(|writer| (writer.session.0, writer.seq.0)),
+        });
+        self.kept.chains.extend(known.map(|known| (self.source, known.chain)));
+        let copy = Copy { source: self.source, known, older: chunk.older || content.older };
+        let mut classes = self.kept.chunks.remove(&key).unwrap_or_default();
+        // It may have been salvaged before.
+        classes.iter_mut().for_each(|class| class.copies.retain(|copy| copy.source != self.source));
+        let digest = content.digest;
+        let mine = match classes.iter().position(|class| (class.digest, class.len) == (digest, chunk.len)) {
+            Some(mine) => mine,
+            None => {
+                let copies = Vec::new();
+                classes.push(Class { len: chunk.len, digest, copies, bad: Vec::new(), place: Place::None });
+                classes.len() - 1
+            }
+        };
+        classes[mine].copies.push(copy);
+        let wanted = places(&classes);
+        self.put(key, &mut classes, &wanted, Some((mine, &content)))?;
+        classes.retain(|class| !class.copies.is_empty());
+        self.kept.chunks.insert(key, classes);
+        Ok(())
+    }
+
+    /// Brings contents to the places where they are wanted. `new`: one that was just read.
+    pub fn put(
+        &mut self,
+        key: (u64, u64),
+        classes: &mut [Class],
+        wanted: &[Place],
+        new: Option<(usize, &Content)>,
+    ) -> Result<(), SalvageError> {
+        let start = key.1 * u64::from(self.kept.chunk_bytes);
+        let (file, path) = self.file_of(key.0)?;
+        let main = classes.iter().position(|class| class.place == Place::Main);
+        let over = main.map_or(0, |main| classes[main].len);
+        let moves = main.filter(|main| wanted[*main] != Place::Main);
+        if let Some(main) = moves.filter(|main| wanted[*main] == Place::Side) {
+            let mut bytes = vec![0; over as usize];
+            file.read_exact_at(&mut bytes, start).map_err(at(&path))?;
+            let side = self.kept.side(&self.out, key, &classes[main]);
+            fs::write(&side, bytes).map_err(at(&side))?;
         }
-        let mut bad = Vec::new();
+        let first = wanted.iter().position(|place| *place == Place::Main);
+        if moves.is_some() && first.is_none() {
+            file.write_all_at(&vec![0; over as usize], start).map_err(at(&path))?;
+        }
+        for (n, class) in classes.iter_mut().enumerate() {
+            let side = self.kept.side(&self.out, key, class);
+            let fresh = new.filter(|(mine, _)| *mine == n).map(|(_, content)| content);
+            let was = std::mem::replace(&mut class.place, wanted[n]);
+            match (was, wanted[n], fresh) {
+                (Place::None, Place::None, _) | (Place::Main, Place::None | Place::Side, _) => {}
+                // What could not be read elsewhere may be here.
+                (was, now, Some(content)) if was == now => {
+                    let beside = if now == Place::Main { None } else { Some(open(&side)?) };
+                    let (to, start) = beside.as_ref().map_or((&file, start), |beside| (beside, 0));
+                    let blocks = content.blocks.iter().filter(|(block, _)| class.bad.contains(block));
+                    for (block, bytes) in blocks {
+                        to.write_all_at(bytes, start + u64::from(*block) * BLOCK as u64)
+                            .map_err(at(&side))?;
+                    }
+                    class.bad.retain(|block| content.bad.contains(block));
+                }
+                (_, _, None) if was == wanted[n] => {}
+                (Place::Side, Place::None, _) => fs::remove_file(&side).map_err(at(&side))?,
+                (Place::None, now, Some(content)) => {
+                    class.bad.clone_from(&content.bad);
+                    let done = match now {
+                        Place::Main => content.write(&file, start, over).map_err(at(&path)),
+                        _ => content.write(&open(&side)?, 0, 0).map_err(at(&side)),
+                    };
+                    done?;
+                }
+                (Place::Side, _, _) => {
+                    let bytes = fs::read(&side).map_err(at(&side))?;
+                    let whole = Content { len: class.len, blocks: vec![(0, bytes)], ..Content::default() };
+                    whole.write(&file, start, over).map_err(at(&path))?;
+                    fs::remove_file(&side).map_err(at(&side))?;
+                }
+                // Nothing is left of it: a content that comes back comes with its bytes.
+                (Place::None, _, None) => class.place = Place::None,
+                (Place::Main, Place::Main, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn content(&self, chunk: &Chunk, journal: &Journal) -> Content {
+        let mut content = Content { len: chunk.len, ..Content::default() };
         for (block, slots) in &chunk.blocks {
             let offset = u64::from(*block) * BLOCK as u64;
             let Some(len) = u64::from(chunk.len).checked_sub(offset).filter(|len| *len > 0) else { continue };
-            let len = len.min(BLOCK as u64) as usize;
-            match slots.iter().find_map(|slot| self.bytes(slot, journal)) {
-                Some(bytes) => file.write_all_at(&bytes[..len], start + offset).map_err(at(&path))?,
-                None => bad.push(start + offset),
+            let found = slots.iter().find_map(|slot| Some((slot, self.bytes(slot, journal)?)));
+            let slot = found.as_ref().map(|(slot, _)| *slot).or(slots.first());
+            content.older |= slot != slots.first();
+            content.digest = content.digest.wrapping_add(slot.map_or(0, |slot| digest_of(*block, slot.crc)));
+            match found {
+                Some((_, mut bytes)) => {
+                    bytes.truncate(len.min(BLOCK as u64) as usize);
+                    content.blocks.push((*block, bytes));
+                }
+                None => content.bad.push(*block),
             }
         }
-        if let Some(target) = self.targets.get_mut(&key.ino) {
-            target.chunks.insert(key.index);
-            target.bad_blocks.extend(bad);
-        }
-        Ok(())
+        content
     }
 
     /// The bytes of a block, if they are what they should be.
@@ -100,61 +192,27 @@ impl Files {
         (crc32c::crc32c(&bytes) == slot.crc).then(|| bytes.to_vec())
     }
 
-    /// Opens the file of an inode, under its name where that can be had.
-    fn file_of(&mut self, ino: Ino) -> Result<PathBuf, SalvageError> {
-        if let Some(target) = self.targets.get(&ino) {
-            let path = self.out.join(&target.path);
-            if self.open.as_ref().is_none_or(|(open, _)| *open != ino) {
-                let file = OpenOptions::new().write(true).open(&path).map_err(at(&path))?;
-                self.open = Some((ino, file));
-            }
-            return Ok(path);
+    /// The file of an inode; a new one has no name yet.
+    fn file_of(&mut self, ino: u64) -> Result<(File, PathBuf), SalvageError> {
+        if self.open.as_ref().is_none_or(|(open, ..)| *open != ino) {
+            let place =
+                self.kept.paths.entry(ino).or_insert_with(|| format!("{KEPT_DIR}/new-{ino}").into_bytes());
+            let path = path_of(&self.out, place);
+            let file = open(&path)?;
+            self.open = Some((ino, file, path));
         }
-        let plain = PathBuf::from(format!("ino-{}", ino.0));
-        let mut wishes = Vec::new();
-        if let Some(name) = self.names.get(&ino).and_then(|name| below(name)) {
-            let mut beside = name.clone().into_os_string();
-            beside.push(format!(".ino-{}", ino.0));
-            // A name two files had in turn goes to the first one that is found.
-            wishes.extend([name, PathBuf::from(beside)]);
-        }
-        wishes.push(plain);
-        let mut refused = None;
-        for wish in wishes.into_iter().filter(|wish| !self.taken.contains(wish)) {
-            let path = self.out.join(&wish);
-            let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-            let opened =
-                made.and_then(|()| OpenOptions::new().write(true).create(true).truncate(false).open(&path));
-            match opened {
-                Ok(file) => {
-                    self.open = Some((ino, file));
-                    self.taken.insert(wish.clone());
-                    let target = Target { path: wish, chunks: BTreeSet::new(), bad_blocks: Vec::new() };
-                    self.targets.insert(ino, target);
-                    return Ok(path);
-                }
-                // Too long, or a directory of another file is called so: a plainer name will do.
-                Err(error) => refused = Some((path, error)),
-            }
-        }
-        let (path, error) =
-            refused.unwrap_or_else(|| (self.out.clone(), std::io::ErrorKind::AlreadyExists.into()));
-        Err(at(&path)(error))
+        let Some((_, file, path)) = &self.open else {
+            return Err(at(&self.out)(std::io::ErrorKind::NotFound.into()));
+        };
+        Ok((file.try_clone().map_err(at(path))?, path.clone()))
     }
 
-    /// Says what is not whole.
-    pub fn finish(self, report: &mut Report) -> Result<(), SalvageError> {
-        report.files = self.targets.len() as u64;
-        for target in self.targets.into_values() {
-            let all = target.chunks.last().map_or(0, |last| last + 1);
-            let absent_chunks = all - target.chunks.len() as u64;
-            if absent_chunks > 0 || !target.bad_blocks.is_empty() {
-                let mut bad_blocks = target.bad_blocks;
-                bad_blocks.sort_unstable();
-                bad_blocks.dedup();
-                report.partial.insert(target.path, Partial { bad_blocks, absent_chunks });
-            }
-        }
-        Ok(())
+    /// The files are about to be moved.
+    pub fn close(&mut self) {
+        self.open = None;
     }
+}
+
+fn open(path: &std::path::Path) -> Result<File, SalvageError> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(at(path))
 }
