@@ -112,7 +112,9 @@ pub fn run(order: Order) -> Result<ExitCode> {
             Order::FreeLost(options) => {
                 let admin = Admin::of(&options)?;
                 done(admin.cluster(ClusterRequest::FreeLost).await?)?;
-                println!("what bricks hold of files whose names were lost is freed now");
+                println!(
+                    "what bricks hold of files whose names were lost is freed in the next minutes; `brickyard check` calls it leaked until then"
+                );
             }
             Order::List(options) => list(&options).await?,
             Order::Remove(options) => {

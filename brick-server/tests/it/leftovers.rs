@@ -57,7 +57,10 @@ async fn an_older_map_is_not_taken_after_a_restart() {
         cluster.namespace.change(|_| {});
     }
     let newest = cluster.namespace.map();
-    until("both have the newest map", async || [0, 1].iter().all(|brick| cluster.epoch_of(*brick) == newest.epoch)).await;
+    until("both have the newest map", async || {
+        [0, 1].iter().all(|brick| cluster.epoch_of(*brick) == newest.epoch)
+    })
+    .await;
     cluster.down(1).await;
     cluster.namespace.set_back(old);
     cluster.up(1).await;
@@ -65,7 +68,8 @@ async fn an_older_map_is_not_taken_after_a_restart() {
     assert!(cluster.namespace.map().epoch < newest.epoch, "the old map is still the old one");
     assert_eq!(cluster.epoch_of(1).0, 0, "it has no map to serve by");
     assert_eq!(cluster.holds(1).await.len(), 20);
-    until("a brick that runs on hears of it", async || cluster.refusal(0) == Some(Status::NamespaceBehind)).await;
+    until("a brick that runs on hears of it", async || cluster.refusal(0) == Some(Status::NamespaceBehind))
+        .await;
     assert_eq!(cluster.epoch_of(0), newest.epoch);
     let next = ClusterMap { epoch: wire::id::MapEpoch(newest.epoch.0 + 1000), ..newest };
     cluster.namespace.set_back(next);
