@@ -220,13 +220,16 @@ fn bricks_and_mounts_run_on_over_a_restore() -> Result<()> {
 /// The member of the namespace that is left had been away while chains moved.
 #[test]
 fn a_member_that_missed_moves_is_recovered() -> Result<()> {
-    let mut cluster = HostCluster::start(Shape { bricks: 2, replicas: 2 })?;
+    let mut cluster = HostCluster::prepare(Shape { bricks: 2, replicas: 2 })?;
     cluster.allow_log("");
     for number in 0..2 {
         cluster.add_member(number)?;
     }
-    cluster.add_brick(2)?;
-    cluster.add_brick(3)?;
+    for number in 0..4 {
+        cluster.add_brick(number)?;
+    }
+    // It knows of all members from the start.
+    cluster.start_mount()?;
     fill(cluster.mountpoint(), 1)?;
     cluster.namespace.stop()?;
     go_on(&cluster)?;

@@ -621,15 +621,15 @@ mod tests {
         let golden: [(ClusterRequest, String); 5] = [
             (
                 come_up,
-                format!("1a03{}09{}0168020701090 1ac0207", "01".repeat(16), "02".repeat(16)).replace(' ', ""),
+                format!("1b03{}09{}0168020701090 1ac0207", "01".repeat(16), "02".repeat(16)).replace(' ', ""),
             ),
-            (ClusterRequest::NextMap { brick: BrickId(3), saw, wait_ms: 5 }, "1b03ac020705".to_owned()),
+            (ClusterRequest::NextMap { brick: BrickId(3), saw, wait_ms: 5 }, "1c03ac020705".to_owned()),
             (
                 ClusterRequest::Saw { brick: BrickId(3), map },
-                format!("1c03{}0102000000 0000", "01".repeat(16)).replace(' ', ""),
+                format!("1d03{}0102000000 0000", "01".repeat(16)).replace(' ', ""),
             ),
-            (ClusterRequest::Adopt { without: BTreeSet::from([BrickId(5)]) }, "1d0105".to_owned()),
-            (ClusterRequest::FreeLost, "1e".to_owned()),
+            (ClusterRequest::Adopt { without: BTreeSet::from([BrickId(5)]) }, "1e0105".to_owned()),
+            (ClusterRequest::FreeLost, "1f".to_owned()),
         ];
         for (request, hex) in golden {
             let bytes = postcard::to_allocvec(&request).unwrap_or_default();
