@@ -21,7 +21,7 @@ use crate::cluster::{CHUNK_BYTES, World};
 
 /// The layout of every file here.
 pub fn layout_of(ino: Ino) -> FileLayout {
-    FileLayout { table: TableVersion(1), seed: ino.0 as u32, stripe: 0, chunk_bytes: CHUNK_BYTES }
+    FileLayout { table: TableVersion(0), seed: ino.0 as u32, stripe: 0, chunk_bytes: CHUNK_BYTES }
 }
 
 struct Node {
