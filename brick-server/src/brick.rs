@@ -90,7 +90,7 @@ pub struct Brick {
     endpoint: Endpoint,
     view: Arc<RwLock<View>>,
     map_epoch: watch::Sender<MapEpoch>,
-    map_changed: Notify,
+    pub(crate) map_changed: Notify,
     fetching: tokio::sync::Mutex<()>,
     born: Instant,
     /// When the last acknowledged heartbeat was sent, in milliseconds since `born`, plus one.

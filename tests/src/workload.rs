@@ -281,7 +281,8 @@ impl Worker {
         let (Some((one, first)), Some((two, second))) = (self.pick_name(), self.pick_name()) else {
             return self.create();
         };
-        if one == two {
+        // Two names of one file: nothing happens, so nothing is published either.
+        if first == second {
             return Ok(());
         }
         self.name_call(NameChange::Exchange(one.clone(), two.clone()), |me| {

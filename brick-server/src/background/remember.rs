@@ -15,22 +15,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs until `stop`, and notes the last one then.
 pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
-    let mut epochs = brick.map_epochs();
     let mut told = false;
     loop {
-        epochs.borrow_and_update();
+        // Not by a channel of epochs: whom of several that watch one wakes first is left to chance, and a simulation must repeat itself.
+        let mut changed = std::pin::pin!(brick.map_changed.notified());
+        changed.as_mut().enable();
         let noted = note(&brick, &mut told).await;
         if *stop.borrow() {
             return;
         }
-        let pause = async {
-            if noted {
-                // Whoever sends is in the brick.
-                let _ = epochs.changed().await;
-            } else {
-                tokio::time::sleep(PAUSE).await;
-            }
-        };
+        let pause = async { if noted { changed.await } else { tokio::time::sleep(PAUSE).await } };
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => {}
@@ -51,7 +45,11 @@ async fn note(brick: &Arc<Brick>, told: &mut bool) -> bool {
             true
         }
         Ok(Err(error)) => {
-            if !std::mem::replace(told, true) {
+            let is_news = !std::mem::replace(told, true);
+            if is_news && error.kind() == std::io::ErrorKind::StorageFull {
+                // That its disk is full is told already.
+                tracing::info!(brick = %brick.id, "no room to note the cluster map: nothing is freed by it before there is");
+            } else if is_news {
                 tracing::warn!(
                     brick = %brick.id, %error,
                     "could not note the cluster map on the brick's disk; tried again, and nothing is freed by it before"

@@ -301,6 +301,9 @@ fn holders(cluster: &Cluster) -> Result<BTreeMap<u64, Vec<PathBuf>>> {
         Run::new(binary()?).arg("salvage").arg(&brick).arg("--out").arg(&out).ok()?;
         for entry in std::fs::read_dir(&out)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
+            if name == ".brickyard-salvage" {
+                continue;
+            }
             let digits: String =
                 name.trim_start_matches("ino-").chars().take_while(char::is_ascii_digit).collect();
             let ino = digits.parse().with_context(|| format!("no inode in the name {name}"))?;
