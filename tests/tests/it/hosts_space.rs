@@ -145,13 +145,13 @@ fn a_full_brick_stops_no_new_files() -> Result<()> {
         Ok(told.f_bavail * told.f_frsize)
     };
     // Three disks, two copies, and what is there already.
-    ensure!(free()? > 400_000_000, "{} bytes are free", free()?);
+    ensure!(free()? > 300_000_000, "{} bytes are free", free()?);
     let mut files = 0;
     while write_if_room(&dir, files)? {
         files += 1;
     }
     ensure!(
-        files >= 80,
+        files >= 60,
         "{files} files of 5 MB found room beside one of 120 MB, on three disks of {DISK_MIB} MiB"
     );
     for number in 0..files {
