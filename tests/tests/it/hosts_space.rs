@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use brickyard_tests::disks::{self, Filler};
@@ -146,9 +146,14 @@ fn a_full_brick_stops_no_new_files() -> Result<()> {
     };
     // Three disks, two copies, and what is there already.
     ensure!(free()? > 300_000_000, "{} bytes are free", free()?);
-    let mut files = 0;
-    while write_if_room(&dir, files)? {
-        files += 1;
+    let (mut files, mut refused) = (0, None);
+    // A brick that has just become full has to say so first.
+    while refused.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(6)) {
+        if write_if_room(&dir, files)? {
+            (files, refused) = (files + 1, None);
+        } else {
+            refused.get_or_insert_with(Instant::now);
+        }
     }
     ensure!(
         files >= 60,
