@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use brickyard_tests::disks::{self, Filler};
@@ -111,77 +111,6 @@ fn used(cluster: &HostCluster, id: u64) -> Result<u64> {
     let brick = brick(cluster, id)?;
     let number = |field: &str| brick[field].as_u64().with_context(|| format!("no {field}"));
     Ok(number("total_bytes")? - number("free_bytes")?)
-}
-
-/// The disk of one brick of four is full of something else: new files, also large ones, go to the others and get all the room that
-/// these have, `df` tells that, and when there is room on it again it takes new files as before.
-#[test]
-fn a_full_brick_stops_no_new_files() -> Result<()> {
-    let mut cluster = HostCluster::prepare(Shape { bricks: 4, replicas: 2 })?;
-    for number in 0..4 {
-        disks::give(&cluster, number, DISK_MIB)?;
-        cluster.add_brick(number)?;
-    }
-    cluster.start_mount()?;
-    let dir = cluster.mountpoint().join("space");
-    std::fs::create_dir(&dir)?;
-    std::fs::write(dir.join("old"), seed::bytes(99, 0, FILE_BYTES))?;
-    File::open(dir.join("old"))?.sync_all()?;
-    let mut filler = Filler::fill(&cluster.brick_dir(0))?;
-    // In chunks that all chains of the table get some of.
-    wait::until_true("a large file finds room", LIMIT, || {
-        filler.take_the_rest()?;
-        let path = dir.join("large");
-        match std::fs::write(&path, seed::bytes(98, 0, 120_000_000))
-            .and_then(|()| File::open(&path)?.sync_all())
-        {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    })?;
-    let free = || -> Result<u64> {
-        let told = rustix::fs::statvfs(&dir)?;
-        Ok(told.f_bavail * told.f_frsize)
-    };
-    // Three disks, two copies, and what is there already.
-    ensure!(free()? > 300_000_000, "{} bytes are free", free()?);
-    let (mut files, mut refused) = (0, None);
-    // A brick that has just become full has to say so first.
-    while refused.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(6)) {
-        if write_if_room(&dir, files)? {
-            (files, refused) = (files + 1, None);
-        } else {
-            refused.get_or_insert_with(Instant::now);
-        }
-    }
-    ensure!(
-        files >= 60,
-        "{files} files of 5 MB found room beside one of 120 MB, on three disks of {DISK_MIB} MiB"
-    );
-    for number in 0..files {
-        ensure!(
-            std::fs::read(dir.join(format!("file-{number}")))? == seed::bytes(number, 0, 5_000_000),
-            "{number} reads wrong"
-        );
-    }
-    ensure!(std::fs::read(dir.join("old"))? == seed::bytes(99, 0, FILE_BYTES), "the old file reads wrong");
-    for number in 0..files {
-        std::fs::remove_file(dir.join(format!("file-{number}")))?;
-    }
-    filler.remove()?;
-    let before = used(&cluster, 0)?;
-    let mut number = files;
-    wait::until_true("the brick takes new files again", LIMIT, || {
-        ensure!(write_if_room(&dir, number)?, "no room for file {number}");
-        number += 1;
-        ensure!(number < files + 60, "none of 60 files");
-        Ok(used(&cluster, 0)? > before + 10_000_000)
-    })?;
-    cluster.wait_whole(LIMIT)?;
-    cluster.check(true)?;
-    cluster.allow_log("");
-    cluster.finish()
 }
 
 /// Bricks are added beside full ones. New files have room on them at once; rebalancing gives them their part of what the others
