@@ -58,6 +58,8 @@ counters! {
     change_bytes,
     /// Changes taken over from a head.
     forwards,
+    /// Calls handed on for clients that can't reach another brick.
+    relayed,
     /// Commits asked for by callers.
     commits,
     /// Commits carried out.

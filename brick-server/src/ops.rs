@@ -7,6 +7,7 @@ pub mod forward;
 pub mod inspect;
 pub mod patch;
 pub mod read;
+pub mod relay;
 pub mod repair;
 pub mod settle;
 pub mod trim;

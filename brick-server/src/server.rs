@@ -12,7 +12,7 @@ use wire::status::Status;
 
 use crate::background::scrub;
 use crate::brick::Brick;
-use crate::ops::{change, forward, inspect, patch, read, settle, trim};
+use crate::ops::{change, forward, inspect, patch, read, relay, settle, trim};
 
 /// How a brick of this process is.
 #[derive(Clone)]
@@ -67,7 +67,9 @@ fn permitted(role: Role, request: &BrickRequest) -> bool {
         R::Read { .. } | R::Commit | R::Extents { .. } | R::List { .. } | R::ListFile { .. } | R::Ping => {
             anybody
         }
-        R::Change { .. } => matches!(role, Role::Client | Role::Admin),
+        // From a brick: one that hands on what a client asked, who was looked at there.
+        R::Change { .. } => matches!(role, Role::Client | Role::Admin | Role::Brick),
+        R::Relay { request, .. } => relay::is_relayed(request) && permitted(role, request),
         R::Forward { .. }
         | R::Patch { .. }
         | R::Drop { .. }
@@ -162,6 +164,7 @@ async fn dispatch(
         R::Scrub { begin } => Ok(scrub::asked(brick, begin)),
         R::Ping => Ok(BrickReply::Done),
         R::Verify { key } => inspect::verify(brick, key).await,
+        R::Relay { to, request } => return relay::relay(brick, map, to, *request, payload).await,
     };
     reply.map(|reply| (reply, Bytes::new()))
 }

@@ -263,6 +263,14 @@ pub enum BrickRequest {
     },
     /// Whether it can be reached. Asks nothing of the disk. -> `Done`
     Ping,
+    /// From a client that can't reach a brick: the brick that is asked hands this on to that one, with the payload. Only what clients
+    /// may ask, and no relay. -> what that one answers
+    Relay {
+        /// Who is to answer.
+        to: BrickId,
+        /// What.
+        request: Box<BrickRequest>,
+    },
 }
 
 /// A block of which only the checksum is left: a copy of it fails that checksum as the original does, and is put

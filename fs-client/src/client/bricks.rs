@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::brick::{
     BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, ChunkSummary, Extent, WriterId,
@@ -26,6 +27,7 @@ use wire::net::{Delivery, NetError};
 use wire::status::{Advice, Status};
 
 use super::Shared;
+use super::detours::Contact;
 use super::held::Content;
 use super::inode::OpenInode;
 use super::retry::Retry;
@@ -43,6 +45,7 @@ const DAMAGED_ROUNDS: u32 = 3;
 struct Load {
     in_flight: AtomicUsize,
     shunned_until: Mutex<Option<Instant>>,
+    contact: Mutex<Contact>,
 }
 
 /// What is known of all bricks' loads.
@@ -50,6 +53,8 @@ struct Load {
 pub(crate) struct Loads {
     bricks: Mutex<HashMap<BrickId, Arc<Load>>>,
     turn: AtomicUsize,
+    /// A brick is out of reach that was not before.
+    pub(super) lost_touch: Notify,
     numbers: Mutex<Numbers>,
 }
 
@@ -92,6 +97,25 @@ impl Loads {
         Number { loads: self, seq }
     }
 
+    /// Bricks that were ever asked something.
+    pub(super) fn all(&self) -> Vec<BrickId> {
+        locked(&self.bricks).keys().copied().collect()
+    }
+
+    /// Looks at, or changes, what was heard of a brick.
+    pub(super) fn contact<T>(&self, brick: BrickId, look: impl FnOnce(&mut Contact) -> T) -> T {
+        look(&mut locked(&self.of(brick).contact))
+    }
+
+    /// A brick has said something.
+    pub(super) fn heard(&self, brick: BrickId, now: Instant) {
+        let load = self.of(brick);
+        let still_asked = load.in_flight.load(Ordering::Relaxed) > 0;
+        if locked(&load.contact).heard(now, still_asked) {
+            tracing::info!(%brick, "can be reached from here again");
+        }
+    }
+
     /// Asks this brick last for a while. Whether it was not shunned yet.
     fn shun(&self, brick: BrickId) -> bool {
         let now = Instant::now();
@@ -101,7 +125,7 @@ impl Loads {
     }
 
     /// Members in the order to be asked: those that answer first, then by load, in turn.
-    fn rank(&self, mut members: Vec<BrickId>) -> Vec<BrickId> {
+    pub(super) fn rank(&self, mut members: Vec<BrickId>) -> Vec<BrickId> {
         let now = Instant::now();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if !members.is_empty() {
@@ -122,13 +146,16 @@ struct Counted(Arc<Load>);
 impl Counted {
     fn new(load: Arc<Load>) -> Self {
         load.in_flight.fetch_add(1, Ordering::Relaxed);
+        locked(&load.contact).asked(Instant::now());
         Self(load)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.0.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+            locked(&self.0.contact).rests();
+        }
     }
 }
 
@@ -153,31 +180,42 @@ impl Shared {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<(BrickReply, Bytes), CallError> {
-        let Some(endpoint) = map.endpoint_of(brick) else {
+        let through = self.detour(map, brick);
+        let asked = through.unwrap_or(brick);
+        let Some(endpoint) = map.endpoint_of(asked) else {
             // A chain names bricks of its map only; a later map mends what contradicts it.
             return Err(CallError::Status(Status::WrongMember));
         };
         add(&self.outside.metrics.brick_calls, 1);
-        let _counted = Counted::new(self.loads.of(brick));
-        let call = BrickCall { brick, map: map.epoch, request };
-        let life = map.bricks.get(&brick).map(|info| info.boot);
+        let _counted = Counted::new(self.loads.of(asked));
+        let call = match through {
+            None => BrickCall { brick, map: map.epoch, request },
+            Some(through) => Shared::by_detour(map, through, brick, request),
+        };
+        let life = |brick: BrickId| map.bricks.get(&brick).map(|info| info.boot);
+        let ended = |brick: BrickId, detail: &str| {
+            self.loads.shun(brick);
+            let (to, delivery, detail) = (*endpoint, Delivery::Sent, detail.to_owned());
+            Err(CallError::Net(NetError::Closed { to, delivery, detail }))
+        };
         let request = self.outside.net.request::<BrickProtocol>(endpoint, &call, payload, deadline);
         let result = tokio::select! {
             biased;
             result = request => result,
-            () = self.given_up(brick, life) => {
-                self.loads.shun(brick);
-                let detail = "the cluster has given the brick up".to_owned();
-                let (to, delivery) = (*endpoint, Delivery::Sent);
-                return Err(CallError::Net(NetError::Closed { to, delivery, detail }));
-            }
+            () = self.given_up(brick, life(brick)) => return ended(brick, "the cluster has given the brick up"),
+            () = self.given_up(asked, life(asked)) => return ended(asked, "the cluster has given the brick up"),
+            () = self.out_of_reach(map, asked) => return ended(asked, "it can't be reached from here any more"),
         };
-        if let Err(CallError::Net(error)) = &result
-            && self.loads.shun(brick)
-            && !matches!(error, NetError::Deadline { .. })
-        {
-            // Its process may have ended: the namespace finds out at once when it is told.
-            self.suspect(brick, life.unwrap_or(BootId(0))).await;
+        match &result {
+            Err(CallError::Net(error)) => {
+                if self.loads.shun(asked) && !matches!(error, NetError::Deadline { .. }) {
+                    // Its process may have ended: the namespace finds out at once when it is told.
+                    self.suspect(asked, life(asked).unwrap_or(BootId(0))).await;
+                }
+            }
+            Ok(_) | Err(CallError::Status(_) | CallError::Malformed { .. }) => {
+                self.loads.heard(asked, Instant::now())
+            }
         }
         result
     }

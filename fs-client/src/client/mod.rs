@@ -16,6 +16,7 @@
 mod bricks;
 mod changes;
 mod commit;
+mod detours;
 mod gather;
 mod held;
 mod inode;
@@ -148,6 +149,7 @@ impl Client {
             tokio::spawn(shared.clone().keep_ticking()),
             tokio::spawn(shared.clone().keep_committing()),
             tokio::spawn(shared.clone().watch_boots()),
+            tokio::spawn(shared.clone().keep_probing()),
         ];
         locked(&shared.tasks).extend(tasks);
         Ok(Client { shared })
