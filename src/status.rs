@@ -187,6 +187,8 @@ pub fn bricks_as_json(status: &ClusterStatus) -> Value {
             "chains": left_of(status, brick.id),
             "total_bytes": report.total_bytes,
             "free_bytes": report.free_bytes,
+            "disk_bytes": report.disk_bytes,
+            "disk_silent_ms": report.silent_ms,
             "chunks": report.chunks,
             "corrupt_blocks": report.corrupt_blocks,
             "repaired_blocks": report.repaired_blocks,
@@ -247,7 +249,13 @@ fn as_json(status: &ClusterStatus) -> Value {
                 .iter()
                 .map(|m| json!({ "brick": m.brick.0, "state": state_name(m.state) }))
                 .collect();
-            json!({ "id": chain.id.0, "epoch": chain.epoch.0, "whole": is_whole(status, chain), "members": members })
+            json!({
+                "id": chain.id.0,
+                "epoch": chain.epoch.0,
+                "whole": is_whole(status, chain),
+                "takes_new_files": note::takes_new_files(map, chain.id),
+                "members": members,
+            })
         })
         .collect();
     let sessions: Vec<Value> = status

@@ -6,10 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use wire::brick::{BrickCall, BrickReply, BrickRequest, ChainRef};
 use wire::chunk::ChunkKey;
@@ -33,8 +32,11 @@ use crate::chain::reach::Reach;
 use crate::chain::rules::{self, Standings, Wish};
 use crate::chain::syncs::Syncs;
 use crate::chain::writers::Writers;
-use crate::config::{Config, GATE_DEADLINE, PEER_DEADLINE, PEER_PATIENCE, REFUSED_FOR, SUSPECT_AGAIN};
+use crate::config::{
+    Config, GATE_DEADLINE, PEER_DEADLINE, PEER_PATIENCE, REFUSED_FOR, SILENT_FOR, SUSPECT_AGAIN,
+};
 use crate::error::status_of;
+use crate::maps::Maps;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
@@ -77,8 +79,6 @@ pub struct Brick {
     pub(crate) progress: Progress,
     pub(crate) net: Net,
     pub(crate) namespaces: Namespaces,
-    /// Something in the background may have to be done.
-    pub(crate) stir: Notify,
     pub(crate) config: Config,
     /// What it has seen of maps.
     pub(crate) memory: Memory,
@@ -88,23 +88,17 @@ pub struct Brick {
     /// Its directory; none in a simulation.
     held: Option<Held>,
     endpoint: Endpoint,
-    view: Arc<RwLock<View>>,
-    map_epoch: watch::Sender<MapEpoch>,
-    pub(crate) map_changed: Notify,
+    pub(crate) maps: Arc<Maps>,
     fetching: tokio::sync::Mutex<()>,
     born: Instant,
     /// When the last acknowledged heartbeat was sent, in milliseconds since `born`, plus one.
     acknowledged: AtomicU64,
     /// It is about to say goodbye.
     leaving: AtomicBool,
+    /// What it said of itself last.
+    reported: Mutex<BrickReport>,
     /// Why the namespace does not let it in, and since when it says so.
     refused: Mutex<Option<(Status, Instant)>>,
-}
-
-/// What it knows of the cluster.
-struct View {
-    map: Arc<ClusterMap>,
-    standings: Standings,
 }
 
 /// A chain, as it was when a call was let in.
@@ -153,8 +147,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Brick {
     pub(crate) fn new(parts: Parts) -> Brick {
-        let mut map = ClusterMap::new(parts.config.cluster, 0);
-        map.epoch = MapEpoch(0);
         Brick {
             id: parts.config.brick,
             boot: parts.boot,
@@ -179,20 +171,18 @@ impl Brick {
             progress: Progress::default(),
             net: parts.net,
             namespaces: parts.namespaces,
-            stir: Notify::new(),
+            maps: Arc::new(Maps::new(parts.config.cluster, parts.config.brick)),
             config: parts.config,
             memory: Memory::new(parts.seen),
             store_id: parts.store_id,
             lives: Mutex::new(parts.lives),
             held: parts.held,
             endpoint: parts.endpoint,
-            view: Arc::new(RwLock::new(View { map: Arc::new(map), standings: Standings::new() })),
-            map_epoch: watch::Sender::new(MapEpoch(0)),
-            map_changed: Notify::new(),
             fetching: tokio::sync::Mutex::default(),
             born: Instant::now(),
             acknowledged: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
+            reported: Mutex::default(),
             refused: Mutex::default(),
         }
     }
@@ -241,16 +231,17 @@ impl Brick {
         session: Option<SessionId>,
         job: impl FnOnce(&dyn ChunkStore) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Status> {
-        let view = self.view.clone();
+        let maps = self.maps.clone();
         self.disk(move |store| {
-            let view = view.read().unwrap_or_else(PoisonError::into_inner);
-            if let Err(status) = rules::find(&view.map, chain) {
-                return Ok(Err(status));
-            }
-            if session.is_some_and(|session| view.map.blocked.contains_key(&session)) {
-                return Ok(Err(Status::SessionGone));
-            }
-            job(store).map(Ok)
+            maps.while_it_stands(|map| {
+                if let Err(status) = rules::find(map, chain) {
+                    return Ok(Err(status));
+                }
+                if session.is_some_and(|session| map.blocked.contains_key(&session)) {
+                    return Ok(Err(Status::SessionGone));
+                }
+                job(store).map(Ok)
+            })
         })
         .await?
     }
@@ -310,79 +301,35 @@ impl Brick {
 
     /// The map as this brick knows it.
     pub fn map(&self) -> Arc<ClusterMap> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).map.clone()
-    }
-
-    /// Does something by the map, while no newer one is taken. Waits for nothing but the disk.
-    pub(crate) fn with_map<T>(&self, job: impl FnOnce(&ClusterMap) -> T) -> T {
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        job(&view.map)
-    }
-
-    /// Epochs of the map, as they come.
-    pub fn map_epochs(&self) -> watch::Receiver<MapEpoch> {
-        self.map_epoch.subscribe()
+        self.maps.map()
     }
 
     /// How it stands in its chains.
     pub fn standings(&self) -> Standings {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).standings.clone()
+        self.maps.look(|_, standings| standings.clone())
     }
 
     /// Whether it is sure of its copies in every chain it serves in.
     pub fn is_sure(&self) -> bool {
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        view.standings.values().all(|standing| standing.sure || !standing.serving)
-    }
-
-    /// It has compared its copies of a chain.
-    pub(crate) fn set_sure(&self, chain: ChainRef) {
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(standing) = view.standings.get_mut(&chain.id).filter(|s| s.epoch == chain.epoch) {
-            standing.sure = standing.serving;
-        }
-    }
-
-    /// It can't tell any more whether its copies of a chain are right.
-    pub(crate) fn set_unsure(&self, chain: ChainId) {
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        let alone = view.map.chains.get(&chain).is_some_and(|c| c.serving().count() <= 1);
-        if let Some(standing) = view.standings.get_mut(&chain) {
-            standing.sure = alone && standing.serving;
-        }
-        drop(view);
-        self.stir.notify_waiters();
+        self.maps.look(|_, standings| standings.values().all(|standing| standing.sure || !standing.serving))
     }
 
     /// Readers of a chunk here are to ask the head first whether all members have `version`.
     pub(crate) fn mark(&self, key: ChunkKey, chain: ChainRef, version: ChunkVersion) {
         if !lock(&self.marks).set(key, chain.id, version) {
-            self.set_unsure(chain.id);
+            self.maps.set_unsure(chain.id);
         }
     }
 
     /// Takes a map, if it is newer.
-    pub(crate) fn install(&self, map: ClusterMap) {
+    pub(crate) async fn install(&self, map: ClusterMap) {
         if map.cluster != self.config.cluster {
             tracing::error!(brick = %self.id, theirs = %map.cluster, "refused another cluster's map");
-            return;
-        }
-        if let Err(wrong) = map.verify() {
+        } else if let Err(wrong) = map.verify() {
             tracing::error!(brick = %self.id, wrong, "refused a map that breaks its own rules");
-            return;
+        } else if map.epoch >= self.memory.least() {
+            self.maps.take(map).await;
         }
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        if map.epoch <= view.map.epoch || map.epoch < self.memory.least() {
-            return;
-        }
-        let epoch = map.epoch;
-        view.standings = rules::next_standings(&view.standings, &map, self.id);
-        view.map = Arc::new(map);
-        drop(view);
-        tracing::debug!(brick = %self.id, %epoch, "took a map");
-        self.map_epoch.send_replace(epoch);
-        self.map_changed.notify_waiters();
-        self.stir.notify_waiters();
     }
 
     /// Asks the namespace for a map of at least this epoch; one asks for all who wait.
@@ -397,7 +344,7 @@ impl Brick {
         let have = self.map().epoch;
         if have < at_least {
             match self.namespaces.map_after(&self.net, self.id, have, self.saw()).await {
-                Ok(map) => self.install(map),
+                Ok(map) => self.install(map).await,
                 Err(error) => tracing::debug!(brick = %self.id, %error, "no newer map"),
             }
         }
@@ -424,10 +371,11 @@ impl Brick {
         if wish != Wish::Look && self.is_fenced() {
             return Err(Status::Busy);
         }
-        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        let found = rules::find(&view.map, chain)?;
-        rules::may(found, view.standings.get(&chain.id), self.id, wish)?;
-        Ok(Place { map: view.map.clone(), chain })
+        self.maps.look(|map, standings| {
+            let found = rules::find(map, chain)?;
+            rules::may(found, standings.get(&chain.id), self.id, wish)?;
+            Ok(Place { map: map.clone(), chain })
+        })
     }
 
     /// Whether a session may change something.
@@ -436,18 +384,6 @@ impl Brick {
     /// [`Status::SessionGone`].
     pub fn check_session(&self, place: &Place, session: SessionId) -> Result<(), Status> {
         if place.map.blocked.contains_key(&session) { Err(Status::SessionGone) } else { Ok(()) }
-    }
-
-    /// Returns when the chain is not at this epoch any more.
-    pub(crate) async fn chain_changed(&self, chain: ChainRef) {
-        loop {
-            let mut changed = std::pin::pin!(self.map_changed.notified());
-            changed.as_mut().enable();
-            if self.map().chains.get(&chain.id).is_none_or(|c| c.epoch != chain.epoch) {
-                return;
-            }
-            changed.await;
-        }
     }
 
     // Life.
@@ -543,16 +479,39 @@ impl Brick {
 
     /// Whether some chain has nobody else that serves.
     fn is_needed(&self) -> bool {
-        self.with_map(|map| {
-            let mine =
-                map.chains.values().filter(|chain| chain.state_of(self.id) == Some(MemberState::Serving));
-            mine.into_iter().any(|chain| chain.serving().count() == 1)
+        let map = self.map();
+        map.chains_of(self.id).any(|chain| {
+            chain.state_of(self.id) == Some(MemberState::Serving) && chain.serving().count() == 1
         })
     }
 
-    /// Whether it can make nothing durable for want of room, and others can go on without it.
-    fn is_in_the_way(&self) -> bool {
-        self.committer.refused_for() >= REFUSED_FOR && !self.is_needed()
+    /// What keeps it from making anything durable, where others can go on without it.
+    fn is_in_the_way(&self) -> Option<String> {
+        let silence = self.store.silence();
+        let why = if silence >= SILENT_FOR {
+            silent(silence)
+        } else if self.committer.refused_for() >= REFUSED_FOR {
+            "its disk is full".to_owned()
+        } else {
+            return None;
+        };
+        (!self.is_needed()).then_some(why)
+    }
+
+    /// Returns when its disk is silent for so long that no answer of it is worth waiting for, and not at once.
+    pub(crate) async fn disk_is_silent(&self) {
+        loop {
+            tokio::time::sleep(self.config.heartbeat).await;
+            if self.store.silence() >= SILENT_FOR {
+                return;
+            }
+        }
+    }
+
+    /// How it is while its disk does not answer: as it was when it did.
+    pub(crate) fn report_of_silence(&self) -> BrickReport {
+        let silence = self.store.silence();
+        BrickReport { failed: Some(silent(silence)), silent_ms: ms(silence), ..lock(&self.reported).clone() }
     }
 
     /// Blocks that nobody can read, as far as it is known. Waits for the disk.
@@ -569,26 +528,29 @@ impl Brick {
 
     /// How it is.
     pub fn report(&self) -> BrickReport {
-        let in_the_way = || self.is_in_the_way().then(|| "its disk is full".to_owned());
         let usage = self.store.usage();
         let scrub = self.scrubber.report();
         let sync = self.progress.report();
-        BrickReport {
+        let report = BrickReport {
             total_bytes: usage.used_bytes + usage.free_bytes,
             free_bytes: usage.free_bytes,
+            disk_bytes: usage.disk_bytes,
+            silent_ms: ms(self.store.silence()),
             chunks: usage.chunks,
             corrupt_blocks: self.metrics.corrupt_blocks.get(),
             repaired_blocks: self.metrics.repaired_blocks.get(),
             lost_blocks: self.lost_blocks(),
-            failed: self.store.failure().or_else(in_the_way),
-            fence_after_ms: u32::try_from(self.config.fence_after.as_millis()).unwrap_or(u32::MAX),
+            failed: self.store.failure().or_else(|| self.is_in_the_way()),
+            fence_after_ms: ms(self.config.fence_after),
             sync_total_bytes: sync.total_bytes,
             sync_done_bytes: sync.done_bytes,
             sync_ms: u64::try_from(sync.elapsed.as_millis()).unwrap_or(u64::MAX),
             scrub_done_bytes: if scrub.running { scrub.done_bytes } else { 0 },
             scrub_total_bytes: if scrub.running { scrub.total_bytes } else { 0 },
             scrub_rounds: scrub.rounds,
-        }
+        };
+        *lock(&self.reported) = report.clone();
+        report
     }
 
     // Other bricks.
@@ -617,7 +579,7 @@ impl Brick {
         let reply = tokio::select! {
             biased;
             reply = self.net.request::<wire::brick::BrickProtocol>(&endpoint, &call, payload, deadline) => reply,
-            () = self.chain_changed(place.chain) => Err(CallError::Status(Status::Busy)),
+            () = self.maps.chain_changed(place.chain) => Err(CallError::Status(Status::Busy)),
             () = self.wait_in_doubt(to) => Err(CallError::Status(Status::Busy)),
         };
         if let Err(CallError::Net(error)) = &reply {
@@ -653,6 +615,14 @@ impl Brick {
             tracing::debug!(brick = %self.id, suspected = %brick, "the namespace was not told in time");
         }
     }
+}
+
+fn ms(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn silent(silence: Duration) -> String {
+    format!("its disk has not answered for {} s", silence.as_secs())
 }
 
 /// A chunk's version, 0 if there is none.

@@ -103,6 +103,9 @@ pub const SUSPECT_AGAIN: Duration = Duration::from_millis(200);
 pub const NAMESPACE_DEADLINE: Duration = Duration::from_secs(1);
 /// A brick whose commits have been refused for want of room for so long leaves its chains to others.
 pub const REFUSED_FOR: Duration = Duration::from_secs(2);
+/// A brick whose disk has left something unanswered for so long, and answered nothing else, leaves its chains to others. Longer than
+/// a disk of today needs for anything while it works, and than most controllers need to reset one.
+pub const SILENT_FOR: Duration = Duration::from_secs(8);
 /// Longest wait to be let in by the namespace.
 pub const REGISTER_DEADLINE: Duration = Duration::from_secs(11);
 /// Longest wait to get at a chunk that others are changing.

@@ -22,6 +22,7 @@ mod chain;
 mod config;
 mod error;
 mod keeper;
+mod maps;
 mod memory;
 mod metrics;
 mod namespace;

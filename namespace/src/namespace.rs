@@ -278,9 +278,7 @@ impl Namespace {
         let (map, now) = (self.map(), Instant::now());
         let owing = self.counters()?.owed.into_keys().collect();
         let bricks = lock(&self.watchers.bricks);
-        let space = bricks.reports().into_iter().map(|(brick, report)| {
-            (brick, Space { total_bytes: report.total_bytes, free_bytes: report.free_bytes })
-        });
+        let space = bricks.reports().into_iter().map(|(brick, report)| (brick, Space::of(&report)));
         let limit = Duration::from_millis(wishes.repair_after_ms);
         let missed = bricks.missed(&map).into_iter();
         let lost = missed.filter(|(_, since)| now.saturating_duration_since(*since) >= limit);

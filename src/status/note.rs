@@ -3,13 +3,21 @@
 use std::time::Duration;
 
 use wire::id::{BootId, BrickId, ChainId};
-use wire::map::{BrickInfo, Chain, MemberState};
+use wire::map::{BrickInfo, Chain, ClusterMap, MemberState};
 use wire::meta::{ClusterStatus, RefusedBrick, Stuck};
 use wire::status::Status;
 
 use super::{left_of, report_of, stuck_of, sync_of};
 use crate::brick_admin::named;
 use crate::show::{bytes, counted};
+
+/// A disk that has not answered for so long is worth a note: longer than most need for anything.
+const SILENT_MS: u32 = 5000;
+
+/// Whether new files are laid out by a chain.
+pub fn takes_new_files(map: &ClusterMap, chain: ChainId) -> bool {
+    map.current_table().is_some_and(|table| table.contains(&chain))
+}
 
 /// What else is to be said of a brick.
 pub fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
@@ -31,6 +39,16 @@ pub fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
         ));
     } else if brick.alive && report.is_full() {
         notes.push(format!("its disk is full, {} left: make room", bytes(report.free_bytes)));
+    } else if brick.alive
+        && status.map.chains_of(brick.id).any(|chain| !takes_new_files(&status.map, chain.id))
+    {
+        notes.push("short of room: new files go to other chains".to_owned());
+    }
+    if report.failed.is_none() && brick.alive && report.silent_ms >= SILENT_MS {
+        notes.push(format!(
+            "its disk has not answered for {} s: look at it and at its cable",
+            report.silent_ms / 1000
+        ));
     }
     if report.lost_blocks > 0 {
         notes.push(format!("{} can't be read", counted(report.lost_blocks, "block", "blocks")));

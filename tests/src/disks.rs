@@ -50,6 +50,27 @@ pub fn put_back(cluster: &HostCluster, brick: usize) -> Result<()> {
     mount(&image(cluster, brick), &cluster.brick_dir(brick))
 }
 
+/// A disk that does not answer any more, until this is dropped: whoever writes to it waits.
+#[derive(Debug)]
+pub struct Frozen(PathBuf);
+
+impl Frozen {
+    /// Freezes the disk of a brick.
+    pub fn freeze(cluster: &HostCluster, brick: usize) -> Result<Frozen> {
+        let dir = cluster.brick_dir(brick);
+        Run::new("fsfreeze").arg("--freeze").arg(&dir).ok()?;
+        Ok(Frozen(dir))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = Run::new("fsfreeze").arg("--unfreeze").arg(&self.0).ok() {
+            eprintln!("{} stays frozen: {error:#}", self.0.display());
+        }
+    }
+}
+
 /// What an administrator does about it: unmount, check, mount. Fails while something on the disk is open.
 pub fn mend(cluster: &HostCluster, brick: usize) -> Result<()> {
     let (image, dir) = (image(cluster, brick), cluster.brick_dir(brick));

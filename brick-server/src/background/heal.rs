@@ -95,7 +95,7 @@ impl Pending {
         // Too many to remember one by one: the whole chain is compared anew.
         notes.retain(|_, other| other.chain != note.chain);
         drop(notes);
-        brick.set_unsure(note.chain);
+        brick.maps.set_unsure(note.chain);
     }
 
     fn due(&self) -> Vec<(ChunkKey, Note)> {

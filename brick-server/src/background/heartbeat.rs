@@ -135,7 +135,7 @@ async fn register(brick: &Arc<Brick>) -> Result<(), CallError> {
             Err(CallError::Status(Status::NamespaceBehind))
         }
         ClusterReply::Map(map) => {
-            brick.install(map);
+            brick.install(map).await;
             brick.acknowledged(sent);
             let noting = brick.clone();
             if brick.pool.run(move || noting.life_counts()).await.is_err() {
@@ -151,21 +151,23 @@ async fn register(brick: &Arc<Brick>) -> Result<(), CallError> {
     }
 }
 
-/// How the brick is; looks after its directory, too. A disk that hangs makes it hang: the
-/// brick falls silent then, which is right.
+/// How the brick is; looks after its directory, too. While the disk hangs so does this, and the brick falls silent, which is right;
+/// after some time it says why.
 async fn report(brick: &Arc<Brick>) -> Result<BrickReport, PoolError> {
     let inner = brick.clone();
-    brick
-        .pool
-        .run(move || {
-            if inner.store.failure().is_none()
-                && let Some(trouble) = inner.directory_trouble()
-            {
-                inner.store.fail(trouble);
-            }
-            inner.report()
-        })
-        .await
+    let look = brick.pool.run(move || {
+        if inner.store.failure().is_none()
+            && let Some(trouble) = inner.directory_trouble()
+        {
+            inner.store.fail(trouble);
+        }
+        inner.report()
+    });
+    tokio::select! {
+        biased;
+        report = look => report,
+        () = brick.disk_is_silent() => Ok(brick.report_of_silence()),
+    }
 }
 
 /// What follows from a heartbeat.

@@ -24,7 +24,7 @@ use crate::config::{RETRY_PAUSE, TRIM_PAGE};
 
 /// Runs until `stop`.
 pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
-    let mut epochs = brick.map_epochs();
+    let mut epochs = brick.maps.epochs();
     // Chains it is in; none is known before the first map.
     let mut mine: Option<BTreeSet<ChainId>> = None;
     loop {
@@ -102,7 +102,7 @@ async fn one(brick: &Arc<Brick>, key: ChunkKey) -> Result<bool, Status> {
     let inner = brick.clone();
     let removed = brick
         .disk(move |store| {
-            inner.with_map(|map| {
+            inner.maps.while_it_stands(|map| {
                 if !inner.is_noted(map.epoch) {
                     Ok(Err(Status::Busy))
                 } else if is_left(map, header.chain, &inner) {

@@ -29,7 +29,7 @@ use crate::ops::copy::{commit_there, status_of_call};
 pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     let limit = Arc::new(Semaphore::new(COMPARISONS));
     loop {
-        let stirred = brick.stir.notified();
+        let stirred = brick.maps.stir.notified();
         let unsure: Vec<ChainRef> = brick
             .standings()
             .iter()
@@ -82,7 +82,7 @@ async fn one(brick: &Brick, chain: ChainRef) -> Result<(), Status> {
     // What is taken from a later one the earlier ones have to be given, too.
     let several = others.len() > 1;
     while pass(brick, &place, &others, rule).await? && several {}
-    brick.set_sure(chain);
+    brick.maps.set_sure(chain);
     tracing::debug!(brick = %brick.id, chain = %chain.id, "copies are those of the chain");
     Ok(())
 }

@@ -18,7 +18,7 @@ pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     let mut told = false;
     loop {
         // Not by a channel of epochs: whom of several that watch one wakes first is left to chance, and a simulation must repeat itself.
-        let mut changed = std::pin::pin!(brick.map_changed.notified());
+        let mut changed = std::pin::pin!(brick.maps.changed.notified());
         changed.as_mut().enable();
         let noted = note(&brick, &mut told).await;
         if *stop.borrow() {

@@ -24,7 +24,7 @@ use crate::ops::copy::{commit_there, status_of_call};
 /// Runs until `stop`.
 pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     loop {
-        let stirred = brick.stir.notified();
+        let stirred = brick.maps.stir.notified();
         let map = brick.map();
         let mut waiting = false;
         if let Err(status) = measure(&brick, &wanted(&brick, &map)).await {
@@ -89,7 +89,7 @@ async fn one(brick: &Brick, chain: ChainRef, member: BrickId) -> Result<(), Stat
     }
     let request = ClusterRequest::SyncDone { chain: chain.id, epoch: chain.epoch, brick: member };
     match brick.namespaces.ask(&brick.net, request).await {
-        Ok(ClusterReply::Map(map)) => brick.install(map),
+        Ok(ClusterReply::Map(map)) => brick.install(map).await,
         Ok(_) => return Err(Status::Busy),
         Err(error) => return Err(status_of_call(&error)),
     }

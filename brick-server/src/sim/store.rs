@@ -415,7 +415,12 @@ impl ChunkStore for SimStore {
     }
 
     fn usage(&self) -> Usage {
-        Usage { used_bytes: 0, free_bytes: 1 << 40, chunks: lock(&self.state).live.len() as u64 }
+        Usage {
+            used_bytes: 0,
+            free_bytes: 1 << 40,
+            disk_bytes: 0,
+            chunks: lock(&self.state).live.len() as u64,
+        }
     }
 
     fn has_room(&self, _: u64) -> bool {

@@ -1,6 +1,7 @@
 //! The engine as a [`ChunkStore`]: one call of it after the other.
 
 use bytes::Bytes;
+use std::time::Duration;
 use wire::brick::{Change, Extent, LostBlock, WriterId};
 use wire::chunk::{ChunkKey, MAX_CHUNK_BYTES};
 use wire::id::{ChainId, ChunkVersion, Ino};
@@ -333,6 +334,10 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
 
     fn has_room(&self, bytes: u64) -> bool {
         self.has_free(bytes)
+    }
+
+    fn silence(&self) -> Duration {
+        self.disk.silence()
     }
 
     fn failure(&self) -> Option<String> {

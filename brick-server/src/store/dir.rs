@@ -580,16 +580,16 @@ impl Held {
         if Reserve::in_dir(&dir).give_up_if_full().map_err(at(&dir.join(RESERVE_FILE)))? {
             tracing::warn!(dir = %dir.display(), "the disk is full: opened in the room set aside for that; make room");
         }
-        let index = RocksIndex::open(&dir.join(INDEX_DIR))
+        let index = RocksIndex::open(&dir.join(INDEX_DIR), means.silence().clone())
             .map_err(|why| DirError::Index { dir: dir.clone(), why })?;
         let medium = Medium {
             data: FileDisk::open(&dir, DATA_NAME, &means).map_err(at(&dir.join(file_name(0))))?,
             journal: open_journal(&dir, &means)?,
             // Changed a few bytes at a time, all over the place: what the page cache is for.
-            owners: FileDisk::open(&dir, OWNERS_NAME, &Means::buffered())
+            owners: FileDisk::open(&dir, OWNERS_NAME, &means.through_cache())
                 .map_err(at(&dir.join(OWNERS_FILE)))?,
             index,
-            hints: Hints::open(&dir).map_err(at(&dir.join(HINTS_FILE)))?,
+            hints: Hints::open(&dir, means.silence().clone()).map_err(at(&dir.join(HINTS_FILE)))?,
             store: store_number(self.identity.store),
         };
         medium.index.set_room_aside().map_err(|why| DirError::Index { dir: dir.clone(), why })?;

@@ -8,6 +8,7 @@
 //!    of the space survives a crash.
 
 use std::io;
+use std::time::Duration;
 
 /// Room on the disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,6 +61,11 @@ pub trait Disk: Send + Sync + 'static {
 
     /// What offsets and lengths must be multiples of: 512 or 4096.
     fn align(&self) -> usize;
+
+    /// For how long it has left something unanswered, and answered nothing else.
+    fn silence(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Room left for growing.
     ///

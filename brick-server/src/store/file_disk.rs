@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags, fallocate, statvfs, statx};
 
@@ -18,6 +19,7 @@ use super::aligned::{Aligned, is_aligned};
 use super::disk::{Disk, ReadPart, Space, WritePart};
 use super::engine::Io;
 use super::record::BLOCK;
+use super::silence::{Asked, Silence};
 use super::uring::{Part, Rings};
 
 /// Most bytes of one file: far below the limit of ext4 (16 TiB), and small enough that one
@@ -31,27 +33,34 @@ const THREADS: usize = 4;
 pub struct Means {
     rings: Option<Arc<Rings>>,
     direct: bool,
+    silence: Silence,
 }
 
 impl Means {
     /// What is wished for and can be had.
     pub fn choose(wish: Io) -> Means {
-        match wish {
-            Io::Buffered => Means { rings: None, direct: false },
-            Io::Threads => Means { rings: None, direct: true },
-            Io::Auto => match Rings::new() {
-                Ok(rings) => Means { rings: Some(Arc::new(rings)), direct: true },
-                Err(error) => {
-                    tracing::info!(%error, "no io_uring here: threads do the work");
-                    Means { rings: None, direct: true }
-                }
-            },
-        }
+        let rings = match wish {
+            Io::Buffered | Io::Threads => None,
+            Io::Auto => Rings::new()
+                .inspect_err(|error| tracing::info!(%error, "no io_uring here: threads do the work"))
+                .ok(),
+        };
+        Means { rings: rings.map(Arc::new), direct: wish != Io::Buffered, silence: Silence::default() }
     }
 
     /// The kernel's page cache, one call after the other.
     pub fn buffered() -> Means {
-        Means { rings: None, direct: false }
+        Means { rings: None, direct: false, silence: Silence::default() }
+    }
+
+    /// The same disk through the page cache.
+    pub fn through_cache(&self) -> Means {
+        Means { rings: None, direct: false, silence: self.silence.clone() }
+    }
+
+    /// Whether the disk answers.
+    pub fn silence(&self) -> &Silence {
+        &self.silence
     }
 }
 
@@ -208,13 +217,13 @@ impl FileDisk {
         Ok(out)
     }
 
-    fn run(&self, pieces: Vec<(&Piece, u64)>, mut parts: Vec<Part<'_>>) -> io::Result<()> {
+    fn run(&self, asked: &Asked<'_>, pieces: Vec<(&Piece, u64)>, mut parts: Vec<Part<'_>>) -> io::Result<()> {
         if let Some(rings) = self.means.rings.as_ref().filter(|_| parts.len() > 1)
-            && let Some(done) = rings.run(&mut parts)
+            && let Some(done) = rings.run(&mut parts, &|| asked.gets_on())
         {
             // A part that was done only partly is done again, whole: that happens at the end of
             // a file or on a signal, and not in a loop that counts.
-            return done?.into_iter().try_for_each(|(part, _)| one(pieces[part].0, &mut parts[part]));
+            return done?.into_iter().try_for_each(|(part, _)| one(asked, pieces[part].0, &mut parts[part]));
         }
         match parts.len() {
             many if self.means.direct && many > THREADS => {
@@ -225,7 +234,10 @@ impl FileDisk {
                         .zip(parts.chunks_mut(share))
                         .map(|(pieces, parts)| {
                             scope.spawn(move || {
-                                pieces.iter().zip(parts).try_for_each(|((piece, _), part)| one(piece, part))
+                                pieces
+                                    .iter()
+                                    .zip(parts)
+                                    .try_for_each(|((piece, _), part)| one(asked, piece, part))
                             })
                         })
                         .collect();
@@ -236,20 +248,23 @@ impl FileDisk {
                     })
                 })
             }
-            _ => pieces.iter().zip(&mut parts).try_for_each(|((piece, _), part)| one(piece, part)),
+            _ => pieces.iter().zip(&mut parts).try_for_each(|((piece, _), part)| one(asked, piece, part)),
         }
     }
 }
 
-fn one(piece: &Piece, part: &mut Part<'_>) -> io::Result<()> {
+fn one(asked: &Asked<'_>, piece: &Piece, part: &mut Part<'_>) -> io::Result<()> {
     match part {
-        Part::Read(_, at, bytes) => piece.file.read_exact_at(bytes, *at),
-        Part::Write(_, at, bytes) => piece.file.write_all_at(bytes, *at),
+        Part::Read(_, at, bytes) => piece.file.read_exact_at(bytes, *at)?,
+        Part::Write(_, at, bytes) => piece.file.write_all_at(bytes, *at)?,
     }
+    asked.gets_on();
+    Ok(())
 }
 
 impl Disk for FileDisk {
     fn read(&self, wanted: &mut [ReadPart<'_>]) -> io::Result<()> {
+        let asked = self.means.silence.read();
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let (mut pieces, mut parts) = (Vec::new(), Vec::new());
         for (offset, bytes) in wanted {
@@ -267,10 +282,11 @@ impl Disk for FileDisk {
                 parts.push(Part::Read(piece.file.as_raw_fd(), at, here));
             }
         }
-        self.run(pieces, parts)
+        self.run(&asked, pieces, parts)
     }
 
     fn write(&self, given: &[WritePart<'_>]) -> io::Result<()> {
+        let asked = self.means.silence.write();
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let (mut pieces, mut parts) = (Vec::new(), Vec::new());
         for (offset, bytes) in given {
@@ -284,15 +300,17 @@ impl Disk for FileDisk {
                 parts.push(Part::Write(piece.file.as_raw_fd(), at, here));
             }
         }
-        self.run(pieces, parts)
+        self.run(&asked, pieces, parts)
     }
 
     fn sync(&self) -> io::Result<()> {
+        let _asked = self.means.silence.write();
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         files.iter().try_for_each(|piece| piece.file.sync_data())
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
+        let _asked = self.means.silence.write();
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         loop {
             let have: u64 = files.iter().map(|piece| piece.len).sum();
@@ -333,6 +351,10 @@ impl Disk for FileDisk {
     fn align(&self) -> usize {
         // Disks that take 512 bytes mostly have sectors of 4 KiB inside, and read before they write.
         BLOCK
+    }
+
+    fn silence(&self) -> Duration {
+        self.means.silence.lasts()
     }
 
     fn space(&self) -> io::Result<Space> {

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use wire::id::Ino;
 
 use super::lease::lock;
+use super::silence::Silence;
 
 /// Name of the file.
 pub const HINTS_FILE: &str = "hints";
@@ -44,6 +45,7 @@ pub enum Renewal<'a> {
 pub struct Hints {
     files: Option<Mutex<Files>>,
     dirty: AtomicBool,
+    silence: Silence,
     nameless: Mutex<BTreeSet<Ino>>,
 }
 
@@ -115,10 +117,10 @@ impl Hints {
     ///
     /// # Errors
     /// What the operating system says.
-    pub fn open(dir: &Path) -> io::Result<Hints> {
+    pub fn open(dir: &Path, silence: Silence) -> io::Result<Hints> {
         let now = OpenOptions::new().append(true).create(true).open(dir.join(HINTS_FILE))?;
         let files = Files { dir: dir.to_owned(), now, is_cut: true, next: None };
-        Ok(Hints { files: Some(Mutex::new(files)), ..Hints::default() })
+        Ok(Hints { files: Some(Mutex::new(files)), silence, ..Hints::default() })
     }
 
     /// A file has got a chunk.
@@ -143,6 +145,7 @@ impl Hints {
     pub fn note(&self, names: &[(Ino, Bytes)]) -> io::Result<()> {
         let Some(files) = self.files.as_ref().filter(|_| !names.is_empty()) else { return Ok(()) };
         let text: Vec<u8> = names.iter().flat_map(|(ino, path)| line(*ino, path)).collect();
+        let _asked = self.silence.write();
         let mut files = lock(files);
         self.dirty.store(true, Ordering::Release);
         if files.is_cut {
@@ -188,7 +191,10 @@ impl Hints {
     /// What the operating system says.
     pub fn sync(&self) -> io::Result<()> {
         match &self.files {
-            Some(files) if self.dirty.swap(false, Ordering::AcqRel) => lock(files).now.sync_data(),
+            Some(files) if self.dirty.swap(false, Ordering::AcqRel) => {
+                let _asked = self.silence.write();
+                lock(files).now.sync_data()
+            }
             _ => Ok(()),
         }
     }
@@ -215,7 +221,7 @@ mod tests {
     #[test]
     fn names_come_back() {
         let dir = tempfile::tempdir().unwrap();
-        let hints = Hints::open(dir.path()).unwrap();
+        let hints = Hints::open(dir.path(), Silence::default()).unwrap();
         let odd = b"/a b/c\\n\nd \xfc\xff";
         hints.note(&named(&[(7, b"old")])).unwrap();
         hints.note(&named(&[(7, odd), (8, b"rotten")])).unwrap();
@@ -228,7 +234,7 @@ mod tests {
         // A line that a crash has cut, and one that was written after it.
         text.extend(b"12345678 9 /cut");
         fs::write(&path, text).unwrap();
-        Hints::open(dir.path()).unwrap().note(&named(&[(9, b"/whole")])).unwrap();
+        Hints::open(dir.path(), Silence::default()).unwrap().note(&named(&[(9, b"/whole")])).unwrap();
         assert_eq!(
             read(&path).unwrap(),
             BTreeMap::from([(Ino(7), odd.to_vec()), (Ino(9), b"/whole".to_vec())])
@@ -242,7 +248,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(HINTS_FILE);
         let known = || read(&path).unwrap().keys().map(|ino| ino.0).collect::<Vec<_>>();
-        let hints = Hints::open(dir.path()).unwrap();
+        let hints = Hints::open(dir.path(), Silence::default()).unwrap();
         hints.note(&named(&[(1, b"/1"), (2, b"/2")])).unwrap();
         hints.renew(Renewal::Begin).unwrap();
         hints.renew(Renewal::Add(&named(&[(9, b"/9")]))).unwrap();
@@ -255,7 +261,7 @@ mod tests {
         hints.note(&named(&[(4, b"/4")])).unwrap();
         assert_eq!(known(), [2, 3, 4]);
         drop(hints);
-        Hints::open(dir.path()).unwrap().note(&named(&[(5, b"/5")])).unwrap();
+        Hints::open(dir.path(), Silence::default()).unwrap().note(&named(&[(5, b"/5")])).unwrap();
         assert_eq!(known(), [2, 3, 4, 5]);
     }
 

@@ -71,6 +71,7 @@ pub mod rocks;
 mod room;
 pub mod salvage;
 pub mod seen;
+mod silence;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -79,6 +80,7 @@ mod uring;
 mod verify;
 
 use std::any::Any;
+use std::time::Duration;
 
 use bytes::Bytes;
 use wire::brick::{Change, Extent, LostBlock, WriterId};
@@ -192,6 +194,8 @@ pub struct Usage {
     pub used_bytes: u64,
     /// Bytes it can still take.
     pub free_bytes: u64,
+    /// Size of its disk, or of its part of one that it shares; 0 where nobody knows. Others may have taken some of it.
+    pub disk_bytes: u64,
     /// Chunks.
     pub chunks: u64,
 }
@@ -404,6 +408,11 @@ pub trait ChunkStore: Send + Sync + 'static {
 
     /// Whether `bytes` can be taken without a second thought.
     fn has_room(&self, bytes: u64) -> bool;
+
+    /// For how long its disk has left something unanswered, and answered nothing else.
+    fn silence(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Why it serves no more, if so.
     fn failure(&self) -> Option<String>;

@@ -19,6 +19,7 @@ use super::record::{
     Group, Header, MARK_KEY, RecordError, group_key, header_key, parse_group_key, parse_header_key,
 };
 use super::room::{Leave, Room};
+use super::silence::Silence;
 
 /// Cache of index blocks shared by all bricks of a process, in bytes.
 const CACHE_BYTES: usize = 32 << 20;
@@ -43,6 +44,7 @@ pub struct RocksIndex {
     room: Option<Room>,
     /// Whether tables are merged now.
     tidies: AtomicBool,
+    silence: Silence,
 }
 
 impl std::fmt::Debug for RocksIndex {
@@ -111,8 +113,8 @@ impl RocksIndex {
     ///
     /// # Errors
     /// See [`IndexError`].
-    pub fn open(path: &Path) -> Result<RocksIndex, IndexError> {
-        RocksIndex::with(options(), path)
+    pub fn open(path: &Path, silence: Silence) -> Result<RocksIndex, IndexError> {
+        Ok(RocksIndex { silence, ..RocksIndex::with(options(), path)? })
     }
 
     /// Opens one for reading, changing nothing in it; what RocksDB has to tell goes to `log_dir`.
@@ -124,7 +126,7 @@ impl RocksIndex {
         options.set_db_log_dir(log_dir);
         let db = DB::open_for_read_only(&options, path, false).map_err(|e| failed(&e))?;
         let (no_log, tidies) = (WriteOptions::default(), AtomicBool::new(false));
-        Ok(RocksIndex { db, options, no_log, room: None, tidies })
+        Ok(RocksIndex { db, options, no_log, room: None, tidies, silence: Silence::default() })
     }
 
     fn with(options: Options, path: &Path) -> Result<RocksIndex, IndexError> {
@@ -132,7 +134,14 @@ impl RocksIndex {
         let db = DB::open(&options, path).map_err(|e| failed(&e))?;
         let mut no_log = WriteOptions::default();
         no_log.disable_wal(true);
-        Ok(RocksIndex { db, options, no_log, room: Some(room), tidies: AtomicBool::new(true) })
+        Ok(RocksIndex {
+            db,
+            options,
+            no_log,
+            room: Some(room),
+            tidies: AtomicBool::new(true),
+            silence: Silence::default(),
+        })
     }
 
     /// Sets room aside for the time when the disk is full, if there is plenty now.
@@ -197,16 +206,19 @@ fn beyond_groups(key: ChunkKey) -> Vec<u8> {
 
 impl Index for RocksIndex {
     fn header(&self, key: ChunkKey) -> Result<Option<Header>, IndexError> {
+        let _asked = self.silence.read();
         let found = self.db.get_pinned(header_key(key)).map_err(|e| failed(&e))?;
         found.map(|bytes| Header::decode(&bytes).map_err(unreadable)).transpose()
     }
 
     fn group(&self, key: ChunkKey, group: u32) -> Result<Option<Group>, IndexError> {
+        let _asked = self.silence.read();
         let found = self.db.get_pinned(group_key(key, group)).map_err(|e| failed(&e))?;
         found.map(|bytes| Group::decode(&bytes).map_err(unreadable)).transpose()
     }
 
     fn groups(&self, key: ChunkKey) -> Result<Vec<(u32, Group)>, IndexError> {
+        let _asked = self.silence.read();
         let mut out = Vec::new();
         self.groups_from(&group_key(key, 0), &beyond_groups(key), true, &mut |_, number, group| {
             out.push((number, *group));
@@ -216,6 +228,7 @@ impl Index for RocksIndex {
     }
 
     fn headers(&self, after: Option<ChunkKey>, max: usize) -> Result<Vec<(ChunkKey, Header)>, IndexError> {
+        let _asked = self.silence.read();
         let mut from = after.map_or_else(|| vec![b'h'], |key| header_key(key).to_vec());
         if after.is_some() {
             from.push(0);
@@ -262,6 +275,7 @@ impl Index for RocksIndex {
             }
         }
         batch.put(MARK_KEY, applied.to_le_bytes());
+        let _asked = self.silence.write();
         self.find_room(batch.size_in_bytes())?;
         self.db.write_opt(batch, &self.no_log).map_err(|e| failed(&e))
     }
@@ -274,6 +288,7 @@ impl Index for RocksIndex {
     }
 
     fn flush(&self) -> Result<(), IndexError> {
+        let _asked = self.silence.write();
         self.find_room(0)?;
         self.db.flush().map_err(|e| failed(&e))
     }

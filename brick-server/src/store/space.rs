@@ -76,18 +76,20 @@ impl<D: Disk, I: Index> Engine<D, I> {
     }
 
     pub(super) fn usage_now(&self) -> Usage {
-        let growable = self.disk.space().map_or(0, |space| {
+        let sharers = self.sharers.load(Ordering::Relaxed).max(1);
+        let (growable, disk_bytes) = self.disk.space().map_or((0, 0), |space| {
             let min_free = space.total_bytes / 100 * self.limits.min_free_percent;
             // Less than a step can't be taken.
             let step = self.limits.grow_bytes.max(BLOCK as u64);
             let steps = space.available_bytes.saturating_sub(min_free) / step;
-            steps * step / self.sharers.load(Ordering::Relaxed).max(1)
+            (steps * step / sharers, space.total_bytes / sharers)
         });
         let blocks = lock(&self.blocks);
         let block = BLOCK as u64;
         Usage {
             used_bytes: (blocks.free.end() - blocks.free.free_blocks()) * block,
             free_bytes: blocks.free.free_blocks().saturating_sub(SHRINK_BLOCKS) * block + growable,
+            disk_bytes,
             chunks: self.chunks.load(Ordering::Relaxed),
         }
     }

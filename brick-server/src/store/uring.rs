@@ -56,18 +56,18 @@ impl Rings {
     }
 
     /// Carries out all parts, in any order. Those that were done only in part are named in the
-    /// answer, with how many bytes were done. `None`: there is no ring to be had just now, for want
+    /// answer, with how many bytes were done. `gets_on` is called whenever some are done. `None`: there is no ring to be had just now, for want
     /// of memory or file numbers, and nothing was done.
     ///
     /// # Errors
     /// The first error of a part; the others were carried out or not.
-    pub fn run(&self, parts: &mut [Part<'_>]) -> Option<io::Result<Vec<(usize, usize)>>> {
+    pub fn run(&self, parts: &mut [Part<'_>], gets_on: &dyn Fn()) -> Option<io::Result<Vec<(usize, usize)>>> {
         let taken = self.idle().pop();
         let mut ring = match taken {
             Some(ring) => ring,
             None => IoUring::new(ENTRIES).ok()?,
         };
-        let done = run_on(&mut ring, parts);
+        let done = run_on(&mut ring, parts, gets_on);
         let mut idle = self.idle();
         if idle.len() < KEPT {
             idle.push(ring);
@@ -76,7 +76,7 @@ impl Rings {
     }
 }
 
-fn run_on(ring: &mut IoUring, parts: &mut [Part<'_>]) -> io::Result<Vec<(usize, usize)>> {
+fn run_on(ring: &mut IoUring, parts: &mut [Part<'_>], gets_on: &dyn Fn()) -> io::Result<Vec<(usize, usize)>> {
     let (mut next, mut flying) = (0, 0);
     let mut short = Vec::new();
     let mut first_error = None;
@@ -110,6 +110,7 @@ fn run_on(ring: &mut IoUring, parts: &mut [Part<'_>]) -> io::Result<Vec<(usize, 
         // Half of them at a time: each hand-over to the disk costs a virtual machine an exit, and
         // one for many costs no more than one for one.
         wait(ring, if next < parts.len() { flying.div_ceil(2) } else { flying });
+        gets_on();
         for entry in ring.completion() {
             flying -= 1;
             let part = entry.user_data() as usize;

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId};
 use wire::map::{Chain, ClusterMap, MemberState};
-use wire::meta::{Stuck, Wishes, is_full};
+use wire::meta::{BrickReport, Stuck, Wishes, is_full};
 
 use crate::chain;
 
@@ -91,6 +91,21 @@ pub struct Space {
     pub total_bytes: u64,
     /// Bytes it could still take.
     pub free_bytes: u64,
+    /// Size of its disk, of which others may have taken some; 0 where nobody knows.
+    pub disk_bytes: u64,
+}
+
+impl Space {
+    /// What a brick says of itself.
+    pub fn of(report: &BrickReport) -> Space {
+        let BrickReport { total_bytes, free_bytes, disk_bytes, .. } = *report;
+        Space { total_bytes, free_bytes, disk_bytes }
+    }
+
+    /// Whether it can hardly take anything any more.
+    fn is_full(&self) -> bool {
+        is_full(self.total_bytes.max(self.disk_bytes), self.free_bytes)
+    }
 }
 
 /// What is known of the bricks beside the map.
@@ -271,7 +286,7 @@ impl<'a> Planner<'a> {
         let others = chain.members.iter().filter(|m| m.brick != brick && is_up(m.state)).count();
         let comes = |other: BrickId| self.is_up(other) && self.could_join(other, chain);
         chain.state_of(brick) == Some(MemberState::Syncing)
-            && self.facts.space.get(&brick).is_some_and(|space| is_full(space.total_bytes, space.free_bytes))
+            && self.facts.space.get(&brick).is_some_and(Space::is_full)
             && (others >= self.replicas || self.map.bricks.keys().any(|other| comes(*other)))
     }
 
@@ -422,8 +437,7 @@ impl<'a> Planner<'a> {
         self.facts.space.get(&brick).is_none_or(|space| {
             let kept = space.total_bytes / KEPT_FREE;
             // Else a member that joins a small disk would be one to be replaced at once.
-            !is_full(space.total_bytes, space.free_bytes)
-                && space.free_bytes >= self.size_of(chain).saturating_add(kept)
+            !space.is_full() && space.free_bytes >= self.size_of(chain).saturating_add(kept)
         })
     }
 

@@ -53,7 +53,7 @@ pub fn cluster(hosts: &[u32], replicas: u8) -> ClusterMap {
 }
 
 pub fn facts(map: &ClusterMap) -> Facts {
-    let space = Space { total_bytes: 100 * GIB, free_bytes: 90 * GIB };
+    let space = Space { total_bytes: 100 * GIB, free_bytes: 90 * GIB, disk_bytes: 0 };
     let informed = map.bricks.keys().copied().collect();
     Facts { space: map.bricks.keys().map(|b| (*b, space)).collect(), informed, ..Facts::default() }
 }
@@ -260,7 +260,7 @@ fn copies_in_one_machine_are_separated() {
     assert_eq!(settle(&mut map, &wishes(), &alone), 0);
     map.bricks.insert(BrickId(2), brick(2, 1));
     let mut full = facts(&map);
-    full.space.insert(BrickId(2), Space { total_bytes: 100 * GIB, free_bytes: GIB });
+    full.space.insert(BrickId(2), Space { total_bytes: 100 * GIB, free_bytes: GIB, disk_bytes: 0 });
     assert_eq!(settle(&mut map, &wishes(), &full), 0);
     let facts = facts(&map);
     assert_eq!(settle(&mut map, &wishes(), &facts), 1);
@@ -295,7 +295,7 @@ fn a_chain_that_finds_nobody_says_why() {
     assert_eq!(plan(&map, &wishes, &facts(&map)).stuck, [(chain, Stuck::NoBrick)]);
     map.bricks.insert(BrickId(2), brick(2, 2));
     let mut full = facts(&map);
-    full.space.insert(BrickId(2), Space { total_bytes: 100 * GIB, free_bytes: 14 * GIB });
+    full.space.insert(BrickId(2), Space { total_bytes: 100 * GIB, free_bytes: 14 * GIB, disk_bytes: 0 });
     let planned = plan(&map, &wishes, &full);
     let (most_bytes, needed_bytes) = (9 * GIB, 10 * GIB);
     assert_eq!(planned.stuck, [(chain, Stuck::NoRoom { most_bytes, needed_bytes })]);
@@ -319,7 +319,7 @@ fn shares_follow_sizes() {
     let mut map = cluster(&[0, 1, 2, 3, 4, 5], 2);
     map.bricks.insert(BrickId(6), brick(6, 6));
     let mut facts = facts(&map);
-    facts.space.insert(BrickId(6), Space { total_bytes: 200 * GIB, free_bytes: 200 * GIB });
+    facts.space.insert(BrickId(6), Space { total_bytes: 200 * GIB, free_bytes: 200 * GIB, disk_bytes: 0 });
     let mut wishes = wishes();
     wishes.rebalancing = true;
     settle(&mut map, &wishes, &facts);
@@ -409,7 +409,7 @@ fn who_is_full_is_replaced_before_it_serves() {
     let chain = add_chain(&mut map, &[0, 1]);
     map.chains.get_mut(&chain).unwrap().members[1].state = MemberState::Syncing;
     let mut facts = facts(&map);
-    let full = Space { total_bytes: 100 * GIB, free_bytes: GIB / 2 };
+    let full = Space { total_bytes: 100 * GIB, free_bytes: GIB / 2, disk_bytes: 0 };
     facts.space.insert(BrickId(1), full);
     let epoch = map.chains[&chain].epoch;
     assert_eq!(plan(&map, &wishes(), &facts).steps, [Step::Join { chain, epoch, brick: BrickId(2) }]);
@@ -417,7 +417,7 @@ fn who_is_full_is_replaced_before_it_serves() {
     assert_eq!(plan(&map, &wishes(), &facts).steps, [], "nobody has more room");
     // A small disk is full by bytes, and would be left again at once.
     facts.sizes.insert(chain, 1 << 20);
-    facts.space.insert(BrickId(2), Space { total_bytes: 100 << 20, free_bytes: 15 << 20 });
+    facts.space.insert(BrickId(2), Space { total_bytes: 100 << 20, free_bytes: 15 << 20, disk_bytes: 0 });
     assert_eq!(plan(&map, &wishes(), &facts).steps, [], "a small full disk takes nobody");
     facts.space.insert(BrickId(2), Space { free_bytes: 50 * GIB, ..full });
     let join = plan(&map, &wishes(), &facts).steps[0];

@@ -10,6 +10,8 @@
 //!                 all members have 1/16 free or more
 //! ```
 //!
+//! Of the disk's size, whoever it is that has taken the rest.
+//!
 //! 1. A chain with a full member gets no new files while another chain has room (`full_bricks_get_no_new_files`).
 //! 2. Where none has room all take new files: what is left is used to the last (`what_is_left_is_used`).
 //! 3. Little changes make no new table, and a table that was made before is used again (`tables_are_used_again`).
@@ -51,7 +53,7 @@ pub fn open(map: &ClusterMap, space: &BTreeMap<BrickId, Space>) -> BTreeSet<Chai
         let part = if now.contains(&chain.id) { CLOSES_BELOW } else { OPENS_AT };
         let holds = chain.members.iter().filter(|m| m.state != MemberState::Offline);
         let mut known = holds.filter_map(|member| space.get(&member.brick));
-        known.all(|space| space.free_bytes >= space.total_bytes / part)
+        known.all(|space| space.free_bytes >= space.total_bytes.max(space.disk_bytes) / part)
     };
     let roomy: BTreeSet<ChainId> =
         map.chains.values().filter(|chain| has_room(chain)).map(|c| c.id).collect();
@@ -102,7 +104,7 @@ mod tests {
     use crate::chain::plan_tests::cluster;
 
     fn space(map: &ClusterMap, free: &[u64]) -> BTreeMap<BrickId, Space> {
-        let space = |free_bytes| Space { total_bytes: 3200, free_bytes };
+        let space = |free_bytes| Space { total_bytes: 3200, free_bytes, disk_bytes: 0 };
         map.bricks.keys().copied().zip(free.iter().copied().map(space)).collect()
     }
 

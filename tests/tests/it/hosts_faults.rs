@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use brickyard_tests::disks::{self, Filler};
+use brickyard_tests::disks::{self, Filler, Frozen};
 use brickyard_tests::place::setting;
 use brickyard_tests::stall::Steady;
 use brickyard_tests::{HostCluster, Shape, seed, status, thrash, wait};
@@ -61,6 +61,31 @@ fn bricks_that_cannot_reach_each_other_stop_nobody() -> Result<()> {
     steady.advance(100, LIMIT)?;
     ended_within(steady, Duration::from_secs(4))?;
     wait::until_true("status says no more of it", LIMIT, || Ok(!said(&cluster.status()?)))?;
+    cluster.check(true)?;
+    cluster.allow_log("reach");
+    cluster.finish()
+}
+
+/// A machine with a mount can't reach one brick, though everybody else does: what it reads and writes there goes through others, nothing is
+/// lost, and it is told.
+#[test]
+fn a_brick_out_of_reach_is_written_through_another() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 4, replicas: 2 })?;
+    let steady = Steady::start(cluster.mountpoint())?;
+    steady.advance(100, LIMIT)?;
+    let (client, one) = (cluster.client().clone(), cluster.bricks[1].host().clone());
+    client.part_from(&one)?;
+    steady.advance(600, LIMIT)?;
+    ensure!(cluster.status()?["health"] == "healthy", "the others reach it");
+    ensure!(cluster.mount.log().warned("can't be reached from here"), "nobody is told");
+    client.meet(&one)?;
+    wait::until_true("it is reached again", LIMIT, || {
+        steady.advance(10, LIMIT)?;
+        Ok(cluster.mount.log().tail(50).contains("can be reached from here again"))
+    })?;
+    steady.advance(100, LIMIT)?;
+    // A second until it is looked at, three until others are asked, and what calls under way take.
+    ended_within(steady, Duration::from_secs(8))?;
     cluster.check(true)?;
     cluster.allow_log("reach");
     cluster.finish()
@@ -140,6 +165,57 @@ fn a_disk_that_turned_read_only_is_left_and_taken_back() -> Result<()> {
 }
 
 /// What the bricks have sent each other to make copies equal, in bytes.
+/// The disk of one of two hangs and says nothing: after some seconds the other one goes on alone, `status` says why, and when the
+/// disk answers again it is taken back by itself. Where nobody else is left, it is waited for, and nothing is lost either.
+#[test]
+fn a_disk_that_hangs_is_left_and_taken_back() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 2, replicas: 2 })?;
+    for number in 0..2 {
+        disks::give(&cluster, number, 512)?;
+        cluster.add_brick(number)?;
+    }
+    cluster.start_mount()?;
+    let note = |cluster: &HostCluster| -> Result<String> {
+        Ok(cluster.status()?["bricks"][0]["note"].as_str().unwrap_or_default().to_owned())
+    };
+    let steady = Steady::start(cluster.mountpoint())?;
+    steady.advance(20, LIMIT)?;
+    let frozen = Frozen::freeze(&cluster, 0)?;
+    // Well below the minute after which programs are told of an error.
+    steady.advance(1, Duration::from_secs(20))?;
+    wait::until_true("the status says why", LIMIT, || {
+        Ok(note(&cluster)?.contains("its disk has not answered for"))
+    })?;
+    steady.advance(100, LIMIT)?;
+    drop(frozen);
+    cluster.wait_whole(LIMIT)?;
+    steady.advance(20, LIMIT)?;
+    ended_within(steady, Duration::from_secs(20))?;
+    cluster.check(true)?;
+
+    cluster.bricks[1].stop()?;
+    let path = cluster.mountpoint().join("alone");
+    std::fs::write(&path, vec![1; 300_000])?;
+    File::open(&path)?.sync_all()?;
+    let frozen = Frozen::freeze(&cluster, 0)?;
+    let waiting = std::thread::spawn({
+        let path = path.clone();
+        move || std::fs::write(&path, vec![2; 300_000]).and_then(|()| File::open(&path)?.sync_all())
+    });
+    wait::until_true("the status says what is waited for", LIMIT, || {
+        let note = note(&cluster)?;
+        Ok(note.contains("its disk has not answered for") || note.contains("nobody else has all data"))
+    })?;
+    drop(frozen);
+    waiting.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+    cluster.bricks[1].start()?;
+    cluster.wait_whole(LIMIT)?;
+    ensure!(std::fs::read(&path)? == vec![2; 300_000], "what was written while the disk hung reads wrong");
+    cluster.check(true)?;
+    cluster.allow_log("");
+    cluster.finish()
+}
+
 fn resynced(cluster: &HostCluster) -> Result<u64> {
     let mut sum = 0;
     for brick in &cluster.bricks {

@@ -113,6 +113,72 @@ fn used(cluster: &HostCluster, id: u64) -> Result<u64> {
     Ok(number("total_bytes")? - number("free_bytes")?)
 }
 
+/// The disk of one brick of four is full of something else: as soon as it has said so, no new file is refused, small or spread
+/// over all chains that take any, `df` tells the room that the others have, what there was stays readable, and when there is room
+/// again the brick takes new files as before.
+#[test]
+fn a_full_brick_stops_no_new_files() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 4, replicas: 2 })?;
+    for number in 0..4 {
+        // Large enough that the brick says that it closes before its last room is written to.
+        disks::give(&cluster, number, 4 * DISK_MIB)?;
+        cluster.add_brick(number)?;
+    }
+    cluster.start_mount()?;
+    let dir = cluster.mountpoint().join("space");
+    std::fs::create_dir(&dir)?;
+    let write = |name: &str, seed: u64, bytes: usize| -> Result<()> {
+        let path = dir.join(name);
+        std::fs::write(&path, seed::bytes(seed, 0, bytes))
+            .and_then(|()| File::open(&path)?.sync_all())
+            .with_context(|| format!("writing {name}"))
+    };
+    let verify = |name: &str, seed: u64, bytes: usize| -> Result<()> {
+        ensure!(std::fs::read(dir.join(name))? == seed::bytes(seed, 0, bytes), "{name} reads wrong");
+        Ok(())
+    };
+    write("old", 99, FILE_BYTES)?;
+    let closed = || -> Result<usize> {
+        let status = cluster.status()?;
+        let chains = status["chains"].as_array().context("no chains")?;
+        Ok(chains.iter().filter(|chain| chain["takes_new_files"] == false).count())
+    };
+    ensure!(closed()? == 0, "some chain takes no new files at first");
+    let mut filler = Filler::fill(&cluster.brick_dir(0))?;
+    wait::until_true("new files go elsewhere", LIMIT, || {
+        filler.take_the_rest()?;
+        Ok(closed()? > 0)
+    })?;
+    let at_first = used(&cluster, 0)?;
+    for number in 0..40 {
+        // As fast as it finds any room.
+        filler.take_the_rest()?;
+        write(&format!("small-{number}"), number, 1_000_000)?;
+    }
+    write("large", 98, 200_000_000)?;
+    let told = rustix::fs::statvfs(&dir)?;
+    let free = told.f_bavail * told.f_frsize;
+    // Three disks of 2 GiB, two copies, and what is there already.
+    ensure!((1_800_000_000..3_000_000_000).contains(&free), "{free} bytes are free");
+    ensure!(used(&cluster, 0)? <= at_first + 1_000_000, "new files went to the full brick");
+    verify("old", 99, FILE_BYTES)?;
+    verify("large", 98, 200_000_000)?;
+    for number in 0..40 {
+        verify(&format!("small-{number}"), number, 1_000_000)?;
+    }
+    filler.remove()?;
+    let mut number = 40;
+    wait::until_true("the brick takes new files again", LIMIT, || {
+        write(&format!("small-{number}"), number, 1_000_000)?;
+        number += 1;
+        Ok(used(&cluster, 0)? > at_first + 10_000_000)
+    })?;
+    cluster.wait_whole(LIMIT)?;
+    cluster.check(true)?;
+    cluster.allow_log("");
+    cluster.finish()
+}
+
 /// Bricks are added beside full ones. New files have room on them at once; rebalancing gives them their part of what the others
 /// hold, not only empty chains: there is room on all afterwards.
 #[test]

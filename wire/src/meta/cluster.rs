@@ -40,6 +40,10 @@ pub struct BrickReport {
     pub total_bytes: u64,
     /// Bytes it could still take.
     pub free_bytes: u64,
+    /// Size of its disk, or of its part of one that it shares; 0 where nobody knows. Others may have taken some of it.
+    pub disk_bytes: u64,
+    /// For how long its disk has left something unanswered, and answered nothing else, in milliseconds.
+    pub silent_ms: u32,
     /// Chunks it holds.
     pub chunks: u64,
     /// Blocks found bad since it came up.
@@ -82,7 +86,7 @@ pub fn is_full(total_bytes: u64, free_bytes: u64) -> bool {
 impl BrickReport {
     /// See [`is_full`].
     pub fn is_full(&self) -> bool {
-        is_full(self.total_bytes, self.free_bytes)
+        is_full(self.total_bytes.max(self.disk_bytes), self.free_bytes)
     }
 }
 
