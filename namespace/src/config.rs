@@ -27,6 +27,8 @@ pub const RECLAIM_INODES: usize = 256;
 pub const TRIM_ACKS: usize = 512;
 /// Trims under way at a time on one brick.
 pub const TRIMS_A_BRICK: usize = 16;
+/// Files that stay and are cut at a time.
+pub const CUT_FILES: usize = 64;
 /// Files in the queue of trims; those beyond are found by reading the records again.
 pub const TRIM_QUEUE: usize = 65536;
 /// Chunks a brick is asked for at a time when those of no use are looked for.

@@ -4,12 +4,13 @@
 //! write is in the memory of every in-sync member (*unstable*); [`BrickRequest::Commit`] makes
 //! it durable on the brick asked (NFS version 3's idea). Payloads travel beside the header.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::ChunkKey;
 use crate::handshake::Service;
 use crate::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, ChunkVersion, Ino, MapEpoch, SessionId};
-use crate::net::Protocol;
+use crate::net::{CallError, Protocol};
 
 /// A chain as its caller knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -268,9 +269,21 @@ pub enum BrickRequest {
     Relay {
         /// Who is to answer.
         to: BrickId,
-        /// What.
-        request: Box<BrickRequest>,
+        /// What: the postcard of a [`BrickRequest`]. Not the request itself, which could have any number of relays within each other.
+        request: Bytes,
     },
+}
+
+impl BrickRequest {
+    /// The request to hand this one on.
+    ///
+    /// # Errors
+    /// [`CallError::Malformed`].
+    pub fn to_be_relayed(&self, to: BrickId) -> Result<BrickRequest, CallError> {
+        let encoded = postcard::to_stdvec(self);
+        let malformed = |e: postcard::Error| CallError::Malformed { what: "request", detail: e.to_string() };
+        Ok(BrickRequest::Relay { to, request: encoded.map_err(malformed)?.into() })
+    }
 }
 
 /// A block of which only the checksum is left: a copy of it fails that checksum as the original does, and is put
@@ -335,6 +348,8 @@ pub enum BrickReply {
     Trimmed {
         /// Bytes that became free on this brick.
         freed_bytes: u64,
+        /// Chunks that had something beyond.
+        cut_chunks: u64,
     },
     /// Chunks.
     Chunks {

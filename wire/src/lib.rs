@@ -16,6 +16,7 @@ pub mod chunk;
 pub mod durability;
 pub mod ended;
 pub mod frame;
+pub mod fuzz;
 pub mod handshake;
 pub mod id;
 pub mod join;

@@ -7,14 +7,15 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest};
 use wire::id::{BrickId, MapEpoch};
-use wire::net::CallError;
+use wire::net::{CallError, Role};
 use wire::status::Status;
 
 use crate::brick::Brick;
 use crate::config::PEER_DEADLINE;
+use crate::server::permitted;
 
 /// Whether a call may be handed on.
-pub fn is_relayed(request: &BrickRequest) -> bool {
+fn is_relayed(request: &BrickRequest) -> bool {
     use BrickRequest as R;
     matches!(
         request,
@@ -25,14 +26,19 @@ pub fn is_relayed(request: &BrickRequest) -> bool {
 /// Hands a call on.
 ///
 /// # Errors
-/// What the other brick says; [`Status::Busy`] if it can't be reached from here either.
+/// What the other brick says; [`Status::Busy`] if it can't be reached from here either; [`Status::Malformed`], [`Status::Forbidden`].
 pub async fn relay(
     brick: &Brick,
+    role: Role,
     map: MapEpoch,
     to: BrickId,
-    request: BrickRequest,
+    request: &[u8],
     payload: Bytes,
 ) -> Result<(BrickReply, Bytes), Status> {
+    let request: BrickRequest = postcard::from_bytes(request).map_err(|_| Status::Malformed)?;
+    if !is_relayed(&request) || !permitted(role, &request) {
+        return Err(Status::Forbidden);
+    }
     brick.need_map(map).await?;
     let known = brick.map();
     let Some(endpoint) = known.endpoint_of(to) else { return Err(Status::OldMap(known.epoch)) };

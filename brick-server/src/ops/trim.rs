@@ -48,7 +48,7 @@ pub async fn trim(
     let first = ChunkKey { ino, index: size / u64::from(chunk_bytes) };
     let inside = (size % u64::from(chunk_bytes)) as u32;
     let mut after = copy::before(first);
-    let mut freed_bytes = 0;
+    let (mut freed_bytes, mut cut_chunks) = (0, 0);
     loop {
         let (page, end) = brick.disk(move |store| store.list(None, after, TRIM_PAGE)).await?;
         for (key, _) in &page {
@@ -56,7 +56,10 @@ pub async fn trim(
                 break;
             }
             let cut = (*key == first && inside > 0).then_some(inside);
-            freed_bytes += one(brick, *key, cut).await?;
+            if let Some(freed) = one(brick, *key, cut).await? {
+                freed_bytes += freed;
+                cut_chunks += 1;
+            }
         }
         after = page.last().map(|(key, _)| *key);
         if end || after.is_none_or(|key| key.ino != ino) {
@@ -64,7 +67,7 @@ pub async fn trim(
         }
     }
     brick.commit().await?;
-    Ok(BrickReply::Trimmed { freed_bytes })
+    Ok(BrickReply::Trimmed { freed_bytes, cut_chunks })
 }
 
 /// Waits until the brick is sure of its copies wherever it serves. Where it does not serve,
@@ -80,20 +83,20 @@ async fn compared(brick: &Brick) -> Result<(), Status> {
     Ok(())
 }
 
-/// Cuts or removes one chunk. Returns the bytes that became free.
-async fn one(brick: &Brick, key: ChunkKey, cut: Option<u32>) -> Result<u64, Status> {
+/// Cuts or removes one chunk. Returns the bytes that became free, if there was anything to cut.
+async fn one(brick: &Brick, key: ChunkKey, cut: Option<u32>) -> Result<Option<u64>, Status> {
     let _gate = brick.alone(key).await?;
     let shrunk = match cut {
         Some(len) => shorten(brick, key, len).await?,
         None => brick.disk(move |store| store.remove(key, ChunkVersion(u64::MAX))).await?,
     };
-    let Some(Shrunk { before, freed_blocks }) = shrunk else { return Ok(0) };
+    let Some(Shrunk { before, freed_blocks }) = shrunk else { return Ok(None) };
     brick.metrics.trimmed_chunks.add(1);
     if lock(&brick.copied).take(key) || cut.is_some() {
         // Another member may have got a copy after it was trimmed there.
         brick.pending.add_trimmed(brick, key, before.chain, before.version);
     }
-    Ok(u64::from(freed_blocks) * u64::from(BLOCK_BYTES))
+    Ok(Some(u64::from(freed_blocks) * u64::from(BLOCK_BYTES)))
 }
 
 async fn shorten(brick: &Brick, key: ChunkKey, len: u32) -> Result<Option<Shrunk>, Status> {

@@ -413,7 +413,7 @@ impl Cluster {
         let request = BrickRequest::Trim { ino: Ino(ino), chunk_bytes: 4 << 20, size };
         let net = self.net(Role::Namespace);
         match self.raw(&net, brick, MapEpoch(0), request, Bytes::new()).await.unwrap().0 {
-            BrickReply::Trimmed { freed_bytes } => freed_bytes,
+            BrickReply::Trimmed { freed_bytes, .. } => freed_bytes,
             other => panic!("{other:?}"),
         }
     }

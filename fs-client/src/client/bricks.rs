@@ -188,10 +188,8 @@ impl Shared {
         };
         add(&self.outside.metrics.brick_calls, 1);
         let _counted = Counted::new(self.loads.of(asked));
-        let call = match through {
-            None => BrickCall { brick, map: map.epoch, request },
-            Some(through) => Shared::by_detour(map, through, brick, request),
-        };
+        let request = if through.is_some() { request.to_be_relayed(brick)? } else { request };
+        let call = BrickCall { brick: asked, map: map.epoch, request };
         let life = |brick: BrickId| map.bricks.get(&brick).map(|info| info.boot);
         let ended = |brick: BrickId, detail: &str| {
             self.loads.shun(brick);

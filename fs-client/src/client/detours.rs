@@ -98,20 +98,6 @@ impl Shared {
         self.loads.rank(in_touch.collect()).into_iter().next()
     }
 
-    /// The call by which `through` asks `to`.
-    pub(super) fn by_detour(
-        map: &ClusterMap,
-        through: BrickId,
-        to: BrickId,
-        request: BrickRequest,
-    ) -> BrickCall {
-        BrickCall {
-            brick: through,
-            map: map.epoch,
-            request: BrickRequest::Relay { to, request: Box::new(request) },
-        }
-    }
-
     /// Returns when a brick can't be reached any more, and others can be asked to.
     pub(super) async fn out_of_reach(&self, map: &ClusterMap, brick: BrickId) {
         loop {

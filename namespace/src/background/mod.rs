@@ -6,6 +6,7 @@ pub mod liveness;
 pub mod moves;
 pub mod reclaim;
 pub mod reign;
+pub mod rounds;
 pub mod tokens;
 pub mod trims;
 

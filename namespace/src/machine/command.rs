@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use wire::chunk::ChunkKey;
 use wire::handshake::Role;
-use wire::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, Ino, NodeId, SessionId, StoreId};
+use wire::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, Ino, MapEpoch, NodeId, SessionId, StoreId};
 use wire::join::{JoinRefusal, TokenHash};
 use wire::map::ClusterMap;
 use wire::meta::{
@@ -167,6 +167,19 @@ pub enum Op {
     Adopt(Box<ClusterMap>),
     /// What bricks have of inodes that only lost states knew may go.
     FreeLost,
+    /// Files that stay were cut: a round of the living bricks that owed it found nothing any more.
+    CutsDone(Vec<CutAck>),
+}
+
+/// All living bricks that owed cuts of a file have nothing to cut any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutAck {
+    /// The file.
+    pub ino: Ino,
+    /// The map by which they were asked: by another one others may have to be.
+    pub map: MapEpoch,
+    /// Who, and how many bytes stay there.
+    pub bricks: Vec<(BrickId, u64)>,
 }
 
 /// A brick has nothing of a file beyond a size any more.

@@ -214,11 +214,13 @@ impl<S: Write> Machine<S> {
             }
         }
         let mark = txn.begin(command.at);
-        let epoch = txn.map.epoch;
-        let answer = match run(txn, command.who, &command.op) {
+        let before = txn.map.clone();
+        let done = run(txn, command.who, &command.op)
+            .and_then(|outcome| trims::follow(txn, &before).map(|()| outcome));
+        let answer = match done {
             Ok(outcome) => {
                 txn.keep(mark);
-                if txn.map.epoch != epoch {
+                if txn.map.epoch != before.epoch {
                     lineage::note(txn)?;
                 }
                 Ok(outcome)
@@ -268,6 +270,7 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
             }
             Ok(Outcome::Done)
         }
+        Op::CutsDone(acks) => trims::cuts_done(txn, acks).map(|()| Outcome::Done),
         Op::TrimsDone(acks) => trims::done(txn, acks).map(|()| Outcome::Done),
         Op::AddBricks(bricks) => bricks::add(txn, bricks).map(|()| Outcome::Done),
         Op::RegisterBrick { brick, stayed } => bricks::register(txn, brick, stayed).map(|()| Outcome::Done),

@@ -1,5 +1,6 @@
 //! Chunks that have to go: recorded with the change that makes them superfluous, done by the
-//! bricks afterwards, one by one, for as long as it takes.
+//! bricks afterwards, for as long as it takes: those of files that are gone one by one, those of files that stay by all that live at once
+//! (see [`crate::background::rounds`]).
 //!
 //! A brick that was dead when its chunks should have been cut owes that before it may be in
 //! a chain again: a later cut would take data that were synced to it meanwhile. So
@@ -8,14 +9,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wire::chunk::ChunkKey;
-use wire::id::{BrickId, Ino};
+use wire::id::{BrickId, ChainId, Ino};
 use wire::layout::FileLayout;
-use wire::map::ClusterMap;
+use wire::map::{Chain, ClusterMap, MemberState};
 use wire::meta::FileKind;
 
 use crate::error::Error;
 use crate::machine::bricks;
-use crate::machine::command::TrimAck;
+use crate::machine::command::{CutAck, TrimAck};
 use crate::machine::lineage::lost_inodes;
 use crate::machine::locks;
 use crate::machine::txn::{Do, Txn, load};
@@ -91,6 +92,71 @@ pub fn done(txn: &mut Txn<'_>, acks: &[TrimAck]) -> Do<()> {
     txn.effects.trimmed = true;
     for brick in settled {
         bricks::admit(txn, brick)?;
+    }
+    Ok(())
+}
+
+/// Files that stay were cut, by the map of the acknowledgement. By another one there may be members that have what was cut, and may give
+/// it back: nothing is settled then.
+pub fn cuts_done(txn: &mut Txn<'_>, acks: &[CutAck]) -> Do<()> {
+    let epoch = txn.map.epoch;
+    let mut settled = BTreeSet::new();
+    for ack in acks.iter().filter(|ack| ack.map == epoch) {
+        let Some(before) = txn.load::<Trim>(&keys::trim(ack.ino))? else { continue };
+        let mut after = before.clone();
+        for (brick, size) in &ack.bricks {
+            if after.owed.get(brick) == Some(size) {
+                after.owed.remove(brick);
+                settled.insert(*brick);
+            }
+        }
+        store(txn, ack.ino, Some(before), after)?;
+    }
+    txn.effects.trimmed = true;
+    for brick in settled {
+        bricks::admit(txn, brick)?;
+    }
+    Ok(())
+}
+
+/// Who takes part in a chain, and is given what its head has.
+fn takes_part(chain: &Chain) -> BTreeSet<BrickId> {
+    let is_up = |state| matches!(state, MemberState::Serving | MemberState::Syncing | MemberState::Leaving);
+    chain.members.iter().filter(|member| is_up(member.state)).map(|member| member.brick).collect()
+}
+
+/// Chains have changed since `before`: who takes part in one from now on owes the cuts that those owe who did already, since it is given
+/// copies by them. Nobody was told yet that these are done, so nothing was written in their place.
+pub fn follow(txn: &mut Txn<'_>, before: &ClusterMap) -> Do<()> {
+    if txn.map.epoch == before.epoch || txn.counters.owed.is_empty() {
+        return Ok(());
+    }
+    let mut joined: Vec<(ChainId, BTreeSet<BrickId>, BTreeSet<BrickId>)> = Vec::new();
+    for chain in txn.map.chains.values() {
+        let Some(old) = before.chains.get(&chain.id).filter(|old| old.epoch != chain.epoch) else { continue };
+        let were = takes_part(old);
+        let new: BTreeSet<BrickId> = takes_part(chain).difference(&were).copied().collect();
+        let owing: BTreeSet<BrickId> =
+            were.into_iter().filter(|brick| txn.counters.owed.contains_key(brick)).collect();
+        if !new.is_empty() && !owing.is_empty() {
+            joined.push((chain.id, owing, new));
+        }
+    }
+    if joined.is_empty() {
+        return Ok(());
+    }
+    for (key, value) in txn.all(b"T")? {
+        let trim: Trim = crate::store::records::decode(&key, &value)?;
+        let Some(ino) = keys::first(&key).map(Ino) else { continue };
+        // Of one that is gone nothing can come back.
+        let Some(inode) = txn.load::<Inode>(&keys::inode(ino))? else { continue };
+        let Some(table) = txn.map.tables.get(&inode.layout.table).cloned() else { continue };
+        for (_, owing, new) in joined.iter().filter(|(chain, ..)| table.contains(chain)) {
+            let least = owing.iter().filter_map(|brick| trim.owed.get(brick)).min();
+            if let Some(size) = least {
+                owe(txn, ino, trim.chunk_bytes, *size, new.clone())?;
+            }
+        }
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use namespace::machine::command::{Op, Outcome, TrimAck};
+use namespace::chain::plan::Step;
+use namespace::machine::command::{CutAck, Op, Outcome, TrimAck};
 use namespace::machine::txn::load;
 use namespace::store::keys;
 use namespace::store::records::Trim;
@@ -45,6 +46,43 @@ fn owed(world: &World, ino: Ino) -> Vec<(u32, u64)> {
 
 fn ack(world: &mut World, ino: Ino, brick: u32, size: u64) {
     world.op(Op::TrimsDone(vec![TrimAck { ino, brick: BrickId(brick), size }])).unwrap();
+}
+
+/// Who joins a chain of which somebody owes a cut, and may be given what is to be cut, owes it as well. Cuts made by the map of before settle
+/// nothing.
+#[test]
+fn who_joins_owes_what_the_others_owe() {
+    let mut world = with_bricks(3);
+    let file = world.written_file(ROOT, "f", 10_000);
+    world.set_size(file, 10);
+    let two: Vec<u32> = owed(&world, file).iter().map(|(brick, _)| *brick).collect();
+    assert_eq!(two.len(), 2);
+    let third = (0..3).find(|brick| !two.contains(brick)).unwrap();
+    let map = world.machine.map();
+    let cuts = |map, bricks: &[u32]| {
+        let bricks = bricks.iter().map(|brick| (BrickId(*brick), 10)).collect();
+        Op::CutsDone(vec![CutAck { ino: file, map, bricks }])
+    };
+    let chain = world.attr(file).layout.chain(&map, 0).unwrap();
+    let step = Step::Join { chain, epoch: map.chains[&chain].epoch, brick: BrickId(third) };
+    assert_eq!(world.op(Op::Move(vec![step])), Ok(Outcome::Moved(1)));
+    assert_eq!(owed(&world, file).len(), 3, "the third one is given copies");
+    world.op(cuts(map.epoch, &two)).unwrap();
+    assert_eq!(owed(&world, file).len(), 3, "by the map of before");
+    let now = world.machine.map().epoch;
+    world.op(cuts(now, &[0, 1, 2])).unwrap();
+    assert_eq!(owed(&world, file), []);
+    // A dead one owes it alone, and who joins then gets nothing from it.
+    world.set_size(file, 5);
+    dead(&mut world, two[0], 1);
+    let now = world.machine.map();
+    let living: Vec<u32> = owed(&world, file).into_iter().map(|(b, _)| b).filter(|b| *b != two[0]).collect();
+    let bricks = living.iter().map(|brick| (BrickId(*brick), 5)).collect();
+    world.op(Op::CutsDone(vec![CutAck { ino: file, map: now.epoch, bricks }])).unwrap();
+    assert_eq!(owed(&world, file), [(two[0], 5)]);
+    dead(&mut world, living[0], 1);
+    assert_eq!(owed(&world, file), [(two[0], 5)]);
+    world.sound();
 }
 
 /// Bricks are added once and make chains; new files are laid out by the newest table.

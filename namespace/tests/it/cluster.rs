@@ -56,8 +56,11 @@ impl TypedHandler<BrickProtocol> for FakeBrick {
             };
             self.gate.subscribe().wait_for(|open| *open).await.unwrap();
             self.cuts.lock().unwrap().push((ino, size));
-            self.chunks.lock().unwrap().retain(|key| key.ino != ino || key.index * chunk_bytes < size);
-            (Ok(BrickReply::Trimmed { freed_bytes: 0 }), Bytes::new())
+            let mut chunks = self.chunks.lock().unwrap();
+            let before = chunks.len();
+            chunks.retain(|key| key.ino != ino || key.index * chunk_bytes < size);
+            let cut_chunks = (before - chunks.len()) as u64;
+            (Ok(BrickReply::Trimmed { freed_bytes: 0, cut_chunks }), Bytes::new())
         })
     }
 }

@@ -7,6 +7,7 @@ extern crate brickyard_namespace as namespace;
 mod behind;
 mod bricks;
 mod cluster;
+mod fuzz;
 mod harness;
 mod journal;
 mod listing;

@@ -192,6 +192,36 @@ async fn a_cut_is_answered_when_it_is_done() {
     cluster.sound().await;
 }
 
+/// A brick that has not cut yet gives what is cut back to one that has: as a head does that levels copies. It is cut there again before
+/// the cut is answered, whether the other one cuts it later or is given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_given_back_is_cut_again() {
+    for given_up in [false, true] {
+        let cluster = Cluster::new(2, |_| {}).await;
+        let client = Arc::new(cluster.client(1).await);
+        let file = client.file("f", 10 << 20).await;
+        let chunk = ChunkKey { ino: file, index: 1 };
+        let gives = |brick: usize| cluster.bricks[brick].chunks.lock().unwrap().insert(chunk);
+        assert!(gives(0) && gives(1));
+        cluster.bricks[0].gate.send_replace(false);
+        let shrink = tokio::spawn({
+            let client = client.clone();
+            async move { client.set_size(file, 10).await }
+        });
+        until("one brick has cut", async || cluster.cut_by(file, 10).contains(&1).then_some(())).await;
+        assert!(gives(1), "it had cut it");
+        if given_up {
+            cluster.bricks[0].beats.store(false, Ordering::SeqCst);
+        } else {
+            cluster.bricks[0].gate.send_replace(true);
+        }
+        assert_eq!(timeout(LONG, shrink).await.unwrap().unwrap().unwrap().size, 10);
+        assert!(cluster.bricks[1].chunks.lock().unwrap().is_empty(), "given up: {given_up}");
+        assert_eq!(cluster.bricks[0].chunks.lock().unwrap().is_empty(), !given_up);
+        cluster.sound().await;
+    }
+}
+
 /// A brick that is silent is dead; when it is back it first cuts what it owes, then is synced.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_brick_is_dead_until_it_is_back() {

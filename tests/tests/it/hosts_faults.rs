@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -88,6 +89,71 @@ fn a_brick_out_of_reach_is_written_through_another() -> Result<()> {
     ended_within(steady, Duration::from_secs(8))?;
     cluster.check(true)?;
     cluster.allow_log("reach");
+    cluster.finish()
+}
+
+/// A brick is cut off from the namespace alone, while files are cut and grow again: it serves on for a while and has what the others have
+/// cut, and could give it back to them. What was cut reads as zeros, on every machine, for good.
+#[test]
+fn what_was_cut_does_not_come_back() -> Result<()> {
+    const WHOLE: usize = 12 << 20;
+    let mut cluster = HostCluster::start(Shape { bricks: 4, replicas: 2 })?;
+    let stop = AtomicBool::new(false);
+    let work = |number: u64| -> Result<u64> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(cluster.mountpoint().join(format!("cut{number}")))?;
+        let mut model = vec![0; WHOLE];
+        file.set_len(WHOLE as u64)?;
+        let (mut rounds, mut random) = (0, seed::Rng::new(number));
+        while !stop.load(Ordering::Relaxed) {
+            for _ in 0..10 {
+                let at = random.below((WHOLE - 65536) as u64) as usize;
+                let bytes = seed::bytes(rounds, at as u64, 65536);
+                file.write_all_at(&bytes, at as u64)?;
+                model[at..at + 65536].copy_from_slice(&bytes);
+            }
+            file.sync_all()?;
+            let cut = random.below(WHOLE as u64);
+            file.set_len(cut)?;
+            file.set_len(WHOLE as u64)?;
+            model[cut as usize..].fill(0);
+            file.sync_all()?;
+            let mut read = vec![1; WHOLE];
+            file.read_exact_at(&mut read, 0)?;
+            let wrong = read.iter().zip(&model).position(|(read, written)| read != written);
+            ensure!(wrong.is_none(), "file {number}, round {rounds}, cut at {cut}: byte {wrong:?} is wrong");
+            rounds += 1;
+        }
+        Ok(rounds)
+    };
+    let namespace = cluster.namespace.host().clone();
+    let rounds: Vec<u64> = std::thread::scope(|scope| -> Result<_> {
+        let workers: Vec<_> = (0..4).map(|number| scope.spawn(move || work(number))).collect();
+        let faults = || -> Result<()> {
+            for brick in 0..4 {
+                let host = cluster.bricks[brick].host();
+                host.part_from(&namespace)?;
+                wait::until_true("the brick is given up", LIMIT, || {
+                    Ok(cluster.status()?["bricks"][brick]["state"] == "dead")
+                })?;
+                host.meet(&namespace)?;
+                cluster.wait_whole(LIMIT)?;
+            }
+            Ok(())
+        };
+        let done = faults();
+        stop.store(true, Ordering::Relaxed);
+        let joined =
+            workers.into_iter().map(|w| w.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?);
+        let rounds = joined.collect::<Result<Vec<_>>>()?;
+        done.map(|()| rounds)
+    })?;
+    ensure!(rounds.iter().all(|rounds| *rounds > 5), "{rounds:?}");
+    cluster.check(true)?;
+    cluster.allow_log("");
     cluster.finish()
 }
 

@@ -7,6 +7,7 @@ extern crate brickyard_wire as wire;
 mod calls;
 mod doors;
 mod failures;
+mod fuzz;
 mod joining;
 mod raw;
 mod support;

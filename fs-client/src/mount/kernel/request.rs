@@ -596,4 +596,20 @@ mod tests {
         let expected = Init { major: 7, minor: 45, max_readahead: 100, flags: 1 << 33 | 1 << 30 | 1 };
         assert_eq!(introduced(&new), expected);
     }
+
+    /// Whatever the bytes are, they are understood or refused.
+    #[test]
+    fn mangled_requests_are_understood_or_refused() {
+        let numbers = || sent().n64(&[1, 2, 3, 4, 5, 6, 7]).bytes(b"name\0other\0data");
+        let messages: Vec<Vec<u8>> = (0..60).map(|opcode| numbers().with_head(opcode)).collect();
+        let mut campaign = wire::fuzz::Campaign::of(200_000);
+        while campaign.goes_on() {
+            let bytes = campaign.spoil(&messages);
+            match Request::parse(&bytes) {
+                Ok(request) => assert_eq!(request.unique.to_ne_bytes(), bytes[8..16]),
+                Err(Malformed::Body { unique, .. }) => assert_eq!(unique.to_ne_bytes(), bytes[8..16]),
+                Err(Malformed::Head) => {}
+            }
+        }
+    }
 }
