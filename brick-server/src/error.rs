@@ -1,5 +1,7 @@
 //! The room's error, and what callers are told.
 
+use std::path::PathBuf;
+
 use wire::id::BrickId;
 use wire::net::NetError;
 use wire::status::{FsError, Status};
@@ -22,12 +24,41 @@ pub enum Error {
     /// No brick was named, or bricks that can't share a server.
     #[error("bricks of one server must be of one cluster and listen at one endpoint")]
     Config,
+    /// Another directory of the same server is this brick.
+    #[error(
+        "{dir} is brick {brick}, which this server has in another directory: one of them is a copy, leave its --dir away",
+        dir = dir.display()
+    )]
+    Twice {
+        /// The brick.
+        brick: BrickId,
+        /// The directory that is not served.
+        dir: PathBuf,
+    },
     /// What was acknowledged could not be made durable when stopping.
     #[error("the last commit failed: {0}")]
     Commit(StoreError),
     /// A call that was given up still runs; the directory is free when it ends.
     #[error("brick {0} is still held by a call that does not end")]
     Lingering(BrickId),
+}
+
+impl Error {
+    /// Whether nothing that may happen to a disk or to another process makes the directory one that this process can serve.
+    pub fn lasts(&self) -> bool {
+        use DirError as D;
+        let dir = |error: &D| {
+            matches!(
+                error,
+                D::NewerFormat { .. } | D::OlderFormat { .. } | D::OtherCluster { .. } | D::OtherBrick { .. }
+            )
+        };
+        match self {
+            Error::Dir(error) => dir(error),
+            Error::Twice { .. } | Error::Config => true,
+            Error::Net(_) | Error::Thread(_) | Error::Commit(_) | Error::Lingering(_) => false,
+        }
+    }
 }
 
 /// What a caller is told of a failure of the store.

@@ -44,6 +44,25 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A brick that did not fail for so long has a clean slate.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
 
+/// Pauses between tries to open a directory, each longer than the one before, up to a minute.
+#[derive(Debug)]
+pub struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Pauses(FIRST_PAUSE)
+    }
+}
+
+impl Pauses {
+    /// The one to make now.
+    pub fn next_pause(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+}
+
 /// A brick's directory whose store is open. Nothing in it was changed.
 pub struct Opened {
     held: Held,
@@ -162,7 +181,7 @@ impl Keeper {
     /// # Errors
     /// What became of the last life: [`Error::Commit`], [`Error::Lingering`].
     pub async fn run(self, mut life: Life, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::default();
         loop {
             let stopped = tokio::select! {
                 biased;
@@ -174,13 +193,13 @@ impl Keeper {
                 return life.end().await;
             }
             if life.began.elapsed() >= FORGIVEN_AFTER {
-                pause = FIRST_PAUSE;
+                pauses = Pauses::default();
             }
             let closed = self.close(life).await;
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
-                next = self.reopen(closed, &mut pause) => life = next,
+                next = self.reopen(closed, &mut pauses) => life = next,
             }
         }
     }
@@ -197,12 +216,11 @@ impl Keeper {
     }
 
     /// Opens a closed brick as soon as that can be done.
-    async fn reopen(&self, (boot, mut report): (BootId, BrickReport), pause: &mut Duration) -> Life {
+    async fn reopen(&self, (boot, mut report): (BootId, BrickReport), pauses: &mut Pauses) -> Life {
         let why = report.failed.clone().unwrap_or_default();
         let mut told = String::new();
         loop {
-            tokio::time::sleep(*pause).await;
-            *pause = (*pause * 2).min(LONGEST_PAUSE);
+            tokio::time::sleep(pauses.next_pause()).await;
             let begin = async { self.begin(open(&self.config).await?.note_life().await?) };
             match begin.await {
                 Ok(life) => return life,

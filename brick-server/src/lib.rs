@@ -33,9 +33,9 @@ mod server;
 mod sim;
 pub mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -47,10 +47,11 @@ use wire::meta::{BrickRegistration, BrickReport};
 use wire::net::{Endpoint, Net, Service, Serving, typed::Typed};
 use wire::status::Status;
 
-use brick::Brick;
+use brick::{Brick, lock};
 pub use config::Config;
 pub use error::Error;
 use keeper::Keeper;
+pub use keeper::Pauses;
 use metrics::Metrics;
 pub use metrics::Snapshot;
 use server::{Seat, Server};
@@ -88,6 +89,15 @@ pub fn identify(dir: &Path) -> Result<dir::Identity, Error> {
 pub struct Running {
     serving: Serving,
     server: Arc<Server>,
+    net: Net,
+    listen: Endpoint,
+    cluster: ClusterId,
+    kept: Mutex<Kept>,
+}
+
+/// The bricks of a server that have a keeper.
+#[derive(Default)]
+struct Kept {
     metrics: Vec<(BrickId, Arc<Metrics>)>,
     /// One for each keeper.
     stops: BTreeMap<BrickId, watch::Sender<bool>>,
@@ -99,45 +109,92 @@ pub struct Running {
 /// # Errors
 /// See [`Error`]; the directory is untouched if it is refused.
 pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
-    start_all(vec![config], net).await
+    let (running, _) = start_all(vec![config], net).await?;
+    Ok(running)
 }
 
-/// Opens several bricks and serves them at one endpoint.
+/// Opens several bricks and serves them at one endpoint: those that can be, with what is wrong with each of the others.
 ///
 /// # Errors
-/// See [`Error`]; no brick is served then.
-pub async fn start_all(configs: Vec<Config>, net: Net) -> Result<Running, Error> {
+/// See [`Error`]; no brick can be served then.
+pub async fn start_all(configs: Vec<Config>, net: Net) -> Result<(Running, Vec<(Config, Error)>), Error> {
     let (listen, cluster) = configs.first().map(|c| (c.listen, c.cluster)).ok_or(Error::Config)?;
     if configs.iter().any(|c| c.listen != listen || c.cluster != cluster) {
         return Err(Error::Config);
     }
-    // All are opened before anybody is served: where one is refused, nothing has happened.
-    let mut opened = Vec::new();
-    for config in &configs {
-        opened.push(keeper::open(config).await?);
+    let server = Arc::new(Server::new(configs.iter().map(|config| config.brick)));
+    // All are opened before anybody is served: where all are refused, nothing has happened.
+    let (mut opened, mut refused) = (Vec::new(), Vec::new());
+    let mut taken = BTreeSet::new();
+    for config in configs {
+        let open = match taken.insert(config.brick) {
+            true => keeper::open(&config).await,
+            false => Err(Error::Twice { brick: config.brick, dir: config.dir.clone() }),
+        };
+        match open {
+            Ok(open) => opened.push((config, open)),
+            Err(error) => refused.push((config, error)),
+        }
     }
     let mut noted = Vec::new();
-    for opened in opened {
-        noted.push(opened.note_life().await?);
+    for (config, open) in opened {
+        match open.note_life().await {
+            Ok(life) => noted.push((config, life)),
+            Err(error) => refused.push((config, error)),
+        }
+    }
+    if noted.is_empty() {
+        let mut refused = refused.into_iter();
+        let first = refused.next().map_or(Error::Config, |(_, error)| error);
+        for (config, error) in refused {
+            tracing::error!(brick = %config.brick, %error, "a brick can't be served");
+        }
+        return Err(first);
     }
     // Bricks must know where they answer before they exist, so the listener comes first.
-    let server = Arc::new(Server::new(configs.iter().map(|config| config.brick)));
     let handler = Typed::<BrickProtocol, _>::handler(server.clone());
     let serving = net.serve(&listen, Service::Brick, handler).await?;
-    let endpoint = serving.endpoint();
-    let (mut metrics, mut keepers, mut stops) = (Vec::new(), JoinSet::new(), BTreeMap::new());
-    for (config, noted) in configs.into_iter().zip(noted) {
-        let keeper = Keeper::new(config, net.clone(), endpoint, server.clone());
-        metrics.push((keeper.brick(), keeper.metrics()));
-        let life = keeper.begin(noted)?;
-        let (stop, stopped) = watch::channel(false);
-        stops.insert(keeper.brick(), stop);
-        keepers.spawn(keeper.run(life, stopped));
+    let running = Running { serving, server, net, listen, cluster, kept: Mutex::default() };
+    for (config, life) in noted {
+        running.keep(config, life)?;
     }
-    Ok(Running { serving, server, metrics, stops, keepers })
+    for (config, error) in &refused {
+        if !matches!(error, Error::Twice { .. }) {
+            let report = BrickReport { failed: Some(error.to_string()), ..BrickReport::default() };
+            running.server.seat(config.brick, Seat::Failed(report));
+        }
+    }
+    Ok((running, refused))
 }
 
 impl Running {
+    /// Opens one more brick and serves it beside the others.
+    ///
+    /// # Errors
+    /// See [`Error`]; the others are served as before.
+    pub async fn add(&self, config: Config) -> Result<(), Error> {
+        if config.listen != self.listen || config.cluster != self.cluster {
+            return Err(Error::Config);
+        }
+        if lock(&self.kept).stops.contains_key(&config.brick) {
+            return Err(Error::Twice { brick: config.brick, dir: config.dir });
+        }
+        let life = keeper::open(&config).await?.note_life().await?;
+        self.keep(config, life)
+    }
+
+    /// Gives a brick into the care of a keeper.
+    fn keep(&self, config: Config, life: keeper::Noted) -> Result<(), Error> {
+        let keeper = Keeper::new(config, self.net.clone(), self.serving.endpoint(), self.server.clone());
+        let life = keeper.begin(life)?;
+        let (stop, stopped) = watch::channel(false);
+        let mut kept = lock(&self.kept);
+        kept.metrics.push((keeper.brick(), keeper.metrics()));
+        kept.stops.insert(keeper.brick(), stop);
+        kept.keepers.spawn(keeper.run(life, stopped));
+        Ok(())
+    }
+
     /// Where they answer.
     pub fn endpoint(&self) -> Endpoint {
         self.serving.endpoint()
@@ -160,7 +217,7 @@ impl Running {
 
     /// What each has counted.
     pub fn metrics(&self) -> Vec<(BrickId, Snapshot)> {
-        self.metrics.iter().map(|(brick, metrics)| (*brick, metrics.snapshot())).collect()
+        lock(&self.kept).metrics.iter().map(|(brick, metrics)| (*brick, metrics.snapshot())).collect()
     }
 
     /// The newest map any of them has.
@@ -177,10 +234,12 @@ impl Running {
     /// Serves a brick no more, for good, and gives its directory free; the others go on. What becomes of it is told by
     /// [`Running::stop`].
     pub async fn close(&self, brick: BrickId) {
-        let Some(stop) = self.stops.get(&brick) else { return };
-        // The receiver may be gone.
-        let _ = stop.send(true);
-        stop.closed().await;
+        let stop = lock(&self.kept).stops.remove(&brick);
+        if let Some(stop) = stop {
+            // The receiver may be gone.
+            let _ = stop.send(true);
+            stop.closed().await;
+        }
         self.server.leave(brick);
     }
 
@@ -203,7 +262,7 @@ impl Running {
         self.end(Duration::ZERO, true).await
     }
 
-    async fn end(mut self, patience: Duration, crash: bool) -> Result<(), Error> {
+    async fn end(self, patience: Duration, crash: bool) -> Result<(), Error> {
         for brick in self.server.open() {
             if crash {
                 brick.store.fail("crashed on purpose".to_owned());
@@ -212,12 +271,13 @@ impl Running {
             }
         }
         self.serving.stop(patience).await;
-        for stop in self.stops.values() {
+        let mut kept = self.kept.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for stop in kept.stops.values() {
             // The receiver may be gone.
             let _ = stop.send(true);
         }
         let mut done = Ok(());
-        while let Some(ended) = self.keepers.join_next().await {
+        while let Some(ended) = kept.keepers.join_next().await {
             if let Err(error) = ended.unwrap_or_else(|e| Err(Error::Thread(std::io::Error::other(e)))) {
                 done = Err(error);
             }

@@ -1,8 +1,9 @@
-//! `brickyard brick`: a server of one or more bricks.
+//! `brickyard brick`: what is to be there before bricks can be served, and made where it is new.
 
-use std::collections::BTreeMap;
+mod serve;
+
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,32 +12,17 @@ use brick_server::store::dir;
 use clap::Args;
 use tokio::time::Instant;
 use wire::id::{BrickId, CallSeq, MapEpoch, StoreId};
-use wire::meta::{
-    BrickRefusal, ClusterReply, ClusterRequest, ClusterStatus, MetaCall, MetaProtocol, MetaRequest, NewBrick,
-};
+use wire::meta::{BrickRefusal, ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaRequest, NewBrick};
 use wire::net::{CallError, Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
-use wire::status::Status;
 
 use super::exporter::{self, Exporter};
 use super::life::{self, Ending};
-use super::server::{self, Place, Server};
+use super::server::{self, Looked, Place, Server};
 use super::{addresses, is_ours, joining, listen_address, reachable};
 use crate::admin::Admin;
 use crate::{brick_admin, refusal};
+use serve::Prepared;
 
-/// Wait between two looks whether the namespace has let the bricks in.
-const PAUSE: Duration = Duration::from_millis(20);
-/// Wait between two looks whether the namespace refuses bricks.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// So long it must refuse a disk as another one's before that is believed.
-const REFUSED_FOR: Duration = Duration::from_secs(2);
-/// Wait between two looks whether bricks that are not let in were removed from the cluster.
-const REMOVED_PAUSE: Duration = Duration::from_secs(5);
-/// The same of bricks that are let in, as far as they have heard.
-const REMOVED_PAUSE_KNOWN: Duration = Duration::from_secs(60);
-/// Exit code where all of its bricks were removed from the cluster or replaced: starting it again is no use. The unit in
-/// `dist/systemd` names it.
-const OVER: u8 = 78;
 /// Longest wait for a namespace to show whose it is.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 
@@ -76,55 +62,66 @@ pub struct Options {
 /// Runs the bricks until told to end.
 ///
 /// # Errors
-/// What keeps them from running, in one line; directories that were refused are as they were.
+/// What keeps all of them from running, in one line; directories that were refused are as they were.
 pub fn run(options: Options) -> Result<ExitCode> {
-    let places = server::look(&options.dirs)?;
+    let looked = server::look(&options.dirs)?;
     life::run(async {
         let mut ending = Ending::new()?;
         let exporter = Exporter::bind(&options.metrics).await?;
         let prepared = tokio::select! {
-            prepared = prepare(&options, places) => prepared?,
+            prepared = prepare(&options, looked) => prepared?,
             () = ending.asked() => return Ok(ExitCode::SUCCESS),
         };
         if options.prepare {
-            for config in &prepared.configs {
-                println!("brick {} is in {}", config.brick, config.dir.display());
+            for (brick, dir) in prepared.bricks() {
+                println!("brick {brick} is in {}", dir.display());
             }
             return Ok(ExitCode::SUCCESS);
         }
-        serve(prepared, exporter, ending).await
+        serve::serve(prepared, exporter, ending).await
     })
 }
 
-/// What is needed to serve.
-struct Prepared {
-    configs: Vec<brick_server::Config>,
-    net: Net,
-    places: Vec<Place>,
-    server: Server,
+/// The first of what directories have of something that can be read; where none can, what is wrong with it.
+fn first_good<T>(found: impl Iterator<Item = Result<Option<T>>>) -> Result<Option<T>> {
+    let mut wrong = None;
+    for one in found {
+        match one {
+            Ok(Some(good)) => {
+                if let Some(wrong) = &wrong {
+                    tracing::warn!("{}; taken from another directory", refusal::one_line(wrong));
+                }
+                return Ok(Some(good));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                wrong.get_or_insert(error);
+            }
+        }
+    }
+    wrong.map_or(Ok(None), Err)
 }
 
-/// Sees to it that every directory is a brick, and the server a member of their cluster.
-async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> {
+/// Sees to it that every directory is a brick, as far as it can be one, and the server a member of their cluster.
+async fn prepare(options: &Options, looked: Looked) -> Result<Prepared> {
+    let Looked { mut places, mut unfit } = looked;
+    let namespaces = options.join.as_deref().map(addresses).transpose()?;
+    if namespaces.is_none() {
+        unfit.extend(places.extract_if(.., |place| place.brick.is_none()).map(|place| place.missing()));
+    }
+    let new = places.iter().filter(|place| place.brick.is_none()).count();
+    // Who makes something is there to see to it that all is right.
+    if places.is_empty() || !unfit.is_empty() && (new > 0 || options.prepare) {
+        return Err(server::refusal(unfit));
+    }
     let Some(first) = places.first() else { bail!("give at least one --dir") };
-    let remembered = places.iter().find_map(|place| place.server().transpose()).transpose()?;
+    let remembered = first_good(places.iter().map(Place::server))?;
     let host = match (&options.host, &remembered) {
         (Some(host), _) => host.clone(),
         (None, Some(server)) => server.host.clone(),
         (None, None) => control::config::hostname(),
     };
-    let namespaces = options.join.as_deref().map(addresses).transpose()?;
-    let known = places.iter().find_map(|place| place.credential().transpose()).transpose()?;
-    let new = places.iter().filter(|place| place.brick.is_none()).count();
-    if let Some(missing) = places.iter().find(|place| place.brick.is_none())
-        && namespaces.is_none()
-    {
-        bail!(
-            "{} holds no brick: its disk may not be mounted, look at that first; if the disk was replaced, join again with --join, \
-             --token and --replace BRICK; to make a new brick of it, join with --join and --token",
-            missing.dir.display()
-        );
-    }
+    let known = first_good(places.iter().map(Place::credential))?;
     ensure!(
         options.replace.is_none() || new == 1,
         "--replace: give exactly one directory that holds no brick, not {new}"
@@ -185,32 +182,28 @@ async fn prepare(options: &Options, mut places: Vec<Place>) -> Result<Prepared> 
     let net = Net::new(&credential, MemoryHub::new(), NetConfig::default())?;
     let server = Server { listen, host };
     refuse_strangers(&net, credential.namespaces()).await?;
-    for place in &mut places {
-        place.remember(&credential)?;
-        if place.brick.is_none() {
-            place.remember_server(&server)?;
-            make_brick(place, &server, &credential, &net, options).await?;
-        }
-    }
-    let mut configs = Vec::new();
-    for place in &places {
-        let Some(brick) = place.brick else { bail!("{} holds no brick", place.dir.display()) };
-        configs.push(brick_server::Config::new(
-            place.dir.clone(),
-            brick.brick,
-            brick.cluster,
-            credential.identity().node,
-            server.host.clone(),
-            Endpoint::Tls(listen),
-            credential.namespaces().to_vec(),
-        ));
-    }
     ensure!(
         !credential.namespaces().is_empty(),
         "{} does not say where the namespace is: give --join",
-        places[0].credential_file().display()
+        first.credential_file().display()
     );
-    Ok(Prepared { configs, net, places, server })
+    let cluster = credential.identity().cluster;
+    let mut bricks = Vec::new();
+    for mut place in places {
+        if place.brick.is_none() {
+            place.remember(&credential)?;
+            place.remember_server(&server)?;
+            make_brick(&mut place, &server, &credential, &net, options).await?;
+        }
+        match server::fit(&place.dir, cluster, &credential) {
+            Ok(fit) => bricks.push(fit),
+            Err(why) => unfit.push(why),
+        }
+    }
+    if bricks.is_empty() {
+        return Err(server::refusal(unfit));
+    }
+    Ok(Prepared { net, credential, server, places: bricks, unfit })
 }
 
 /// A namespace that will never have anything to do with this server is told of at once, and not waited for.
@@ -299,136 +292,12 @@ async fn replaced(admin: &Admin, brick: BrickId, store: StoreId, lose_data: bool
     }
 }
 
-async fn serve(prepared: Prepared, exporter: Exporter, mut ending: Ending) -> Result<ExitCode> {
-    let Prepared { configs, net, places, server } = prepared;
-    let dirs: BTreeMap<BrickId, PathBuf> = configs.iter().map(|c| (c.brick, c.dir.clone())).collect();
-    let namespaces = configs.first().map(|config| config.namespaces.clone()).unwrap_or_default();
-    let admin = Admin::over(net.clone(), namespaces)?;
-    let running = brick_server::start_all(configs, net.clone()).await?;
-    // The directories are held now: a start that was refused has changed nothing.
-    for place in &places {
-        place.remember_server(&server)?;
-    }
-    let life = async {
-        let_in(&running).await;
-        let numbers: Vec<String> = running.registrations().iter().map(|own| own.brick.to_string()).collect();
-        let word = if numbers.len() == 1 { "brick" } else { "bricks" };
-        life::ready(&format!("{word} {} at {}", numbers.join(", "), running.endpoint()))?;
-        std::future::pending::<Result<ExitCode>>().await
-    };
-    let lived = tokio::select! {
-        lived = life => lived,
-        () = exporter.serve(|| exporter::bricks(&running, &net)) => Ok(ExitCode::SUCCESS),
-        () = ending.asked() => Ok(ExitCode::SUCCESS),
-        why = all_over(&running, &dirs, &admin) => {
-            refusal::say(&anyhow!("{}", why.join("; and ")));
-            Ok(ExitCode::from(OVER))
-        }
-    };
-    let stopped = running.stop().await.context("a brick could not be closed cleanly");
-    let code = lived?;
-    stopped?;
-    Ok(code)
-}
-
-/// Returns when the namespace knows this life of every brick.
-async fn let_in(running: &brick_server::Running) {
-    while !are_known(running) {
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// Whether the namespace knows this life of every brick, as far as these have heard.
-fn are_known(running: &brick_server::Running) -> bool {
-    let registrations = running.registrations();
-    running.map().is_some_and(|map| {
-        registrations
-            .iter()
-            .all(|own| map.bricks.get(&own.brick).is_some_and(|brick| brick.alive && brick.boot == own.boot))
-    })
-}
-
-/// Why a brick will not be served by this directory any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Over {
-    /// It was removed from the cluster.
-    Removed,
-    /// Another disk has its place, or this one is another brick's.
-    OtherDisk,
-}
-
-impl Over {
-    /// What the administrator reads, with what to do.
-    fn text(self, brick: BrickId, dir: &Path) -> String {
-        let dir = dir.display();
-        let why = match self {
-            Over::Removed => format!("removed from the cluster: brick {brick}"),
-            Over::OtherDisk => format!(
-                "{dir} is not brick {brick} any more: another disk has taken its place, or this one is another brick's"
-            ),
-        };
-        format!(
-            "{why}. To use {dir} again, empty it (`brickyard salvage` gets files off it first) and join anew with --join and --token"
-        )
-    }
-}
-
-/// Closes bricks that are over, each with a line in the log, while the others go on. Returns when all are, with what is to be
-/// said of each.
-async fn all_over(
-    running: &brick_server::Running,
-    dirs: &BTreeMap<BrickId, PathBuf>,
-    admin: &Admin,
-) -> Vec<String> {
-    let mut over: BTreeMap<BrickId, String> = BTreeMap::new();
-    let mut asked = Instant::now();
-    loop {
-        tokio::time::sleep(LOOK_PAUSE).await;
-        let refused = running.refusals();
-        let others =
-            refused.iter().filter(|(_, why, held)| *why == Status::OtherDisk && *held >= REFUSED_FOR);
-        let mut found: Vec<(BrickId, Over)> = others.map(|(brick, _, _)| (*brick, Over::OtherDisk)).collect();
-        // A brick whose disk has failed, or that is removed while the namespace is restored from a backup, does not hear of it.
-        let pause = if are_known(running) { REMOVED_PAUSE_KNOWN } else { REMOVED_PAUSE };
-        if refused.iter().any(|(_, why, _)| *why == Status::Forbidden) || asked.elapsed() >= pause {
-            asked = Instant::now();
-            match admin.status().await {
-                Ok(now) => {
-                    let removed = dirs.keys().filter(|brick| is_removed(&now, **brick));
-                    found.extend(removed.map(|brick| (*brick, Over::Removed)));
-                }
-                Err(error) => {
-                    tracing::debug!("cannot ask whether bricks were removed: {}", refusal::one_line(&error));
-                }
-            }
-        }
-        for (brick, why) in found {
-            let Some(dir) = dirs.get(&brick).filter(|_| !over.contains_key(&brick)) else { continue };
-            running.close(brick).await;
-            let text = why.text(brick, dir);
-            if over.len() + 1 < dirs.len() {
-                tracing::warn!("{text}; this server's other bricks go on");
-            }
-            over.insert(brick, text);
-        }
-        if over.len() == dirs.len() {
-            return over.into_values().collect();
-        }
-    }
-}
-
-/// A number that was given and is not there was taken back, and is never given again.
-fn is_removed(now: &ClusterStatus, brick: BrickId) -> bool {
-    // A state that was set back does not know who was added since.
-    now.behind.is_none() && brick.0 < now.wishes.next_brick && !now.map.bricks.contains_key(&brick)
-}
-
 #[cfg(test)]
 mod tests {
     /// The service manager knows the exit code after which nothing is to be started again.
     #[test]
     fn the_unit_names_the_exit_code() {
         let unit = include_str!("../../dist/systemd/brickyard-brick@.service");
-        assert!(unit.contains(&format!("\nRestartPreventExitStatus={}\n", super::OVER)), "{unit}");
+        assert!(unit.contains(&format!("\nRestartPreventExitStatus={}\n", super::serve::OVER)), "{unit}");
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `member` | `brickyard init`, `brickyard namespace`: the directory of a namespace member |
 //! | `token`, `joining` | making a join token; turning one into a credential |
-//! | `brick`, `server` | `brickyard brick`: brick directories, and whose they are |
+//! | `brick`, `brick::serve`, `server` | `brickyard brick`: making bricks, serving them; brick directories, and whose they are |
 //! | `mount`, `options` | `mount.brickyard`: in the foreground or not, and its `-o` options |
 //! | `place`, `life`, `notify`, `exporter` | what they share: directories, signals, readiness, metrics |
 //!

@@ -5,8 +5,17 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// The service can be used. Does nothing where no service manager asks for it.
 pub fn ready(status: &str) {
-    // A status is one line of the protocol.
-    tell(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
+    tell(&format!("READY=1\n{}", status_line(status)));
+}
+
+/// How the service is now.
+pub fn status(status: &str) {
+    tell(&status_line(status));
+}
+
+/// A status is one line of the protocol.
+fn status_line(status: &str) -> String {
+    format!("STATUS={}", status.replace('\n', " "))
 }
 
 /// The service is about to end.

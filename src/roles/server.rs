@@ -9,13 +9,16 @@
 //!
 //! 1. Nothing is made where something else is, and all directories are looked at before a token is
 //!    used (`tests`: `hosts_misuse`).
-//! 2. A directory that is no brick becomes one only when asked to join: an empty mount point
+//! 2. A directory that can't be served keeps no other one from it (`tests`:
+//!    `a_directory_that_cannot_be_served_keeps_no_other_from_it`).
+//! 3. A directory that is no brick becomes one only when asked to join: an empty mount point
 //!    of a disk that is not there must not (`tests`: `a_replaced_empty_disk_is_not_taken_for_the_old_one`).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use brick_server::store::dir::{DirError, Identity};
 use serde::{Deserialize, Serialize};
 use wire::id::{ClusterId, StoreId};
@@ -74,6 +77,16 @@ impl Place {
             Err(error) => return Err(error.into()),
         };
         Ok(Place { dir: dir.to_owned(), brick })
+    }
+
+    /// What it is while there is no brick in it.
+    pub fn missing(&self) -> Unfit {
+        let why = anyhow!(
+            "{} holds no brick: its disk may not be mounted, look at that first; if the disk was replaced, join again with --join, \
+             --token and --replace BRICK; to make a new brick of it, join with --join and --token",
+            self.dir.display()
+        );
+        Unfit::new(&self.dir, why)
     }
 
     /// File of the server's credential.
@@ -170,20 +183,62 @@ impl Place {
     }
 }
 
-/// Looks at all directories of a server.
+/// A directory that can't be served.
+#[derive(Debug)]
+pub struct Unfit {
+    /// Which.
+    pub dir: PathBuf,
+    /// Why, and what to do.
+    pub why: anyhow::Error,
+    /// It can't become one that this server serves while it runs.
+    pub lasts: bool,
+}
+
+impl Unfit {
+    /// Whether it lasts is known by the error.
+    pub fn new(dir: &Path, why: anyhow::Error) -> Unfit {
+        let lasts = why.downcast_ref::<brick_server::Error>().is_some_and(brick_server::Error::lasts);
+        Unfit { dir: dir.to_owned(), why, lasts }
+    }
+
+    /// One that has nothing to do with this server's cluster.
+    fn foreign(dir: &Path, why: anyhow::Error) -> Unfit {
+        Unfit { dir: dir.to_owned(), why, lasts: true }
+    }
+}
+
+/// The words for directories none of which can be served.
+pub fn refusal(unfit: Vec<Unfit>) -> anyhow::Error {
+    let mut reasons: Vec<anyhow::Error> = unfit.into_iter().map(|unfit| unfit.why).collect();
+    if reasons.len() > 1 {
+        let texts: Vec<String> = reasons.iter().map(crate::refusal::one_line).collect();
+        return anyhow!("{}", texts.join("; and "));
+    }
+    reasons.pop().unwrap_or_else(|| anyhow!("give at least one --dir"))
+}
+
+/// The directories of a server.
+#[derive(Debug)]
+pub struct Looked {
+    /// Bricks of one cluster, and directories that may become some.
+    pub places: Vec<Place>,
+    /// The others.
+    pub unfit: Vec<Unfit>,
+}
+
+/// Looks at all directories of a server. Its cluster is the one that most of its bricks are of; where that is undecided, the
+/// first one's.
 ///
 /// # Errors
-/// If one is given twice or can't be used, or bricks of different clusters are among them.
-pub fn look(dirs: &[PathBuf]) -> Result<Vec<Place>> {
-    let mut seen = std::collections::BTreeSet::new();
-    let mut places = Vec::new();
+/// If one is given twice or is inside of another.
+pub fn look(dirs: &[PathBuf]) -> Result<Looked> {
+    let mut seen = BTreeSet::new();
     for dir in dirs {
         ensure!(
             seen.insert(dir.canonicalize().unwrap_or_else(|_| dir.clone())),
             "--dir {} is given twice",
             dir.display()
         );
-        places.push(Place::look(dir)?);
     }
     for dir in &seen {
         let inside = seen.iter().find(|other| *other != dir && other.starts_with(dir));
@@ -195,11 +250,80 @@ pub fn look(dirs: &[PathBuf]) -> Result<Vec<Place>> {
             );
         }
     }
-    let first = places.iter().find_map(|place| place.brick.map(|brick| (&place.dir, brick.cluster)));
-    if let Some((dir, cluster)) = first {
-        for place in &places {
-            place.check_cluster(cluster, &dir.display().to_string())?;
+    let mut looked = Looked { places: Vec::new(), unfit: Vec::new() };
+    for dir in dirs {
+        match Place::look(dir) {
+            Ok(place) => looked.places.push(place),
+            Err(why) => looked.unfit.push(Unfit::new(dir, why)),
         }
     }
-    Ok(places)
+    let Some(home) = home(&looked.places).map(|place| (place.dir.clone(), place.brick)) else {
+        return Ok(looked);
+    };
+    if let (dir, Some(brick)) = home {
+        for place in std::mem::take(&mut looked.places) {
+            match place.check_cluster(brick.cluster, &dir.display().to_string()) {
+                Ok(()) => looked.places.push(place),
+                Err(why) => looked.unfit.push(Unfit::foreign(&place.dir, why)),
+            }
+        }
+    }
+    Ok(looked)
+}
+
+/// The first brick of the cluster that most are of.
+fn home(places: &[Place]) -> Option<&Place> {
+    let cluster = |place: &Place| place.brick.map(|brick| brick.cluster);
+    let fellows = |place: &Place| places.iter().filter(|other| cluster(other) == cluster(place)).count();
+    // Of several that are the most, `max_by_key` takes the last.
+    places.iter().rev().filter(|place| place.brick.is_some()).max_by_key(|place| fellows(place))
+}
+
+/// A directory whose brick is to be served, looked at anew.
+///
+/// # Errors
+/// Why it can't be.
+pub fn fit(dir: &Path, cluster: ClusterId, credential: &Credential) -> Result<Place, Unfit> {
+    let place = Place::look(dir).map_err(|why| Unfit::new(dir, why))?;
+    if place.brick.is_none() {
+        return Err(place.missing());
+    }
+    place.check_cluster(cluster, "this server").map_err(|why| Unfit::foreign(dir, why))?;
+    place.remember(credential).map_err(|why| Unfit::new(dir, why))?;
+    Ok(place)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use wire::id::BrickId;
+
+    /// Whose server it is, is not decided by one directory that got among the others.
+    #[test]
+    fn most_bricks_decide_on_the_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let brick = |name: &str, cluster: u8, brick: u32| {
+            let path = dir.path().join(name);
+            brick_server::format(&path, ClusterId([cluster; 16]), BrickId(brick)).unwrap();
+            path
+        };
+        let (a, b, c) = (brick("a", 7, 0), brick("b", 1, 0), brick("c", 1, 1));
+        let names = |places: &[Place]| places.iter().map(|place| place.dir.clone()).collect::<Vec<_>>();
+        let looked = look(&[a.clone(), b.clone(), c.clone()]).unwrap();
+        assert_eq!(names(&looked.places), [b.clone(), c.clone()]);
+        assert!(looked.unfit[0].lasts && looked.unfit[0].dir == a);
+        let looked = look(&[a.clone(), b.clone()]).unwrap();
+        assert_eq!(names(&looked.places), std::slice::from_ref(&a));
+        // What a disk holds that is not there now may be anything.
+        std::fs::write(c.join("brick.json"), "{").unwrap();
+        std::fs::write(c.join("brick.json.copy"), "").unwrap();
+        let looked = look(&[b.clone(), c.clone(), dir.path().join("none")]).unwrap();
+        assert_eq!(names(&looked.places), [b, dir.path().join("none")]);
+        assert!(!looked.unfit[0].lasts && looked.unfit[0].dir == c);
+        let said = refusal(looked.unfit).to_string();
+        assert!(said.contains("brick.json is damaged") && said.contains("salvage"), "{said}");
+        let said = refusal(looked.places.iter().map(Place::missing).collect()).to_string();
+        assert!(said.contains("; and ") && said.lines().count() == 1, "{said}");
+    }
 }

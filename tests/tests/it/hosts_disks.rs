@@ -1,6 +1,7 @@
 //! Disks that another one has taken the place of, or that are to take one's place.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -124,5 +125,76 @@ fn a_replacement_is_judged_again_when_it_comes_up() -> Result<()> {
     write(4)?;
     ensure!(std::fs::read(&file)? == vec![4; 3_000_000], "what was written since reads wrong");
     new.stop()?;
+    cluster.finish()
+}
+
+/// One server of five bricks. Directories that can't be read, are not there or are in use are told of and served as soon as they
+/// can be; of a newer format one is told once. The others are served meanwhile, and where nothing can be, the server ends.
+#[test]
+fn a_directory_that_cannot_be_served_keeps_no_other_from_it() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 1, replicas: 1 })?;
+    let host = cluster.new_host()?;
+    let dirs: Vec<PathBuf> = (0..5).map(|number| cluster.brick_dir(number)).collect();
+    let args = |more: Vec<OsString>| -> Vec<OsString> {
+        let each = dirs.iter().flat_map(|dir| ["--dir".into(), dir.clone().into()]);
+        [OsString::from("brick")].into_iter().chain(each).chain(more).collect()
+    };
+    let join = cluster.join_args(&host, &cluster.token("brick", &[])?);
+    let mut server = Process::new("server", &host, &binary()?, args(join));
+    ensure!(server.start()?.contains("bricks 0, 1, 2, 3, 4 at"), "other numbers");
+    server.set_args(args(Vec::new()));
+    server.stop()?;
+
+    let identity = |number: usize, name: &str| dirs[number].join(name);
+    let good = std::fs::read(identity(1, "brick.json"))?;
+    for name in ["brick.json", "brick.json.copy"] {
+        std::fs::write(identity(1, name), "{")?;
+    }
+    let away = cluster.workshop().path().join("away");
+    std::fs::rename(&dirs[2], &away)?;
+    std::fs::create_dir(&dirs[2])?;
+    let newer = String::from_utf8(std::fs::read(identity(3, "brick.json"))?)?;
+    let newer = newer.replace("\"format\": 2", "\"format\": 4711");
+    std::fs::write(identity(3, "brick.json"), newer)?;
+    let own = ["brick".into(), "--dir".into(), dirs[4].clone().into(), "--listen".into()];
+    let other = cluster.new_host()?;
+    let listen = std::net::SocketAddr::new(other.address(), 7100).to_string();
+    let mut holder =
+        Process::new("holder", &other, &binary()?, own.into_iter().chain([listen.into()]).collect());
+    holder.start()?;
+
+    let ready = server.start()?;
+    ensure!(ready.contains("brick 0 at") && ready.contains("not served, the log says why: "), "{ready}");
+    for words in [
+        "brick.json is damaged",
+        "holds no brick: its disk may not be mounted",
+        "has format 4711",
+        &format!("is in use by process {}", holder.pid()?),
+        "this server's other bricks go on, and it is not tried again",
+        "this server's other bricks go on, and it is tried again",
+    ] {
+        ensure!(server.log().tail(20).contains(words), "{words:?} is not told:\n{}", server.log().tail(20));
+    }
+    ensure!(std::fs::read_dir(&dirs[2])?.count() == 0, "something was made where no disk is mounted");
+
+    std::fs::write(identity(1, "brick.json"), good)?;
+    std::fs::remove_dir(&dirs[2])?;
+    std::fs::rename(&away, &dirs[2])?;
+    holder.stop()?;
+    wait::until_true("the server has its bricks again", LIMIT, || {
+        let status = cluster.status()?;
+        let bricks = status["bricks"].as_array().context("no bricks")?;
+        Ok([0, 1, 2, 4].iter().all(|brick| bricks.iter().any(|b| b["id"] == *brick && b["state"] == "alive")))
+    })?;
+    let said = server.log().tail(40);
+    ensure!(said.matches("holds no brick").count() == 1, "it is told again and again:\n{said}");
+    server.stop()?;
+
+    // Nothing is left to serve.
+    std::fs::write(identity(0, "brick.json"), std::fs::read(identity(3, "brick.json"))?)?;
+    let done = brick(&host, &dirs[0], vec!["--dir".into(), dirs[3].clone().into()])?.run()?;
+    let words =
+        [&format!("{} has format 4711", dirs[0].display()), "; and ", &format!("{} has", dirs[3].display())];
+    refused("directories none of which is any good", &done, &words)?;
     cluster.finish()
 }
