@@ -19,7 +19,7 @@ use crate::admin::{self, Admin};
 use crate::cli::ClusterOptions;
 use crate::progress::{Emptying, Progress};
 use crate::show::{self, counted};
-use crate::status;
+use crate::{status, times};
 
 /// Wait between two looks at what is under way.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -108,7 +108,7 @@ pub struct ScrubOptions {
 /// Options of `brickyard brick settings`.
 #[derive(Debug, Clone, Args)]
 pub struct SettingsOptions {
-    /// Give the chains of a brick that is dead for so long other members, such as 90s, 5m, 2h; 3s at least
+    /// Give the chains of a brick that is dead for so long other members, such as 90s, 5m, 2h, 1d; 3s at least
     #[arg(long, value_name = "TIME", value_parser = repair_after)]
     pub repair_after: Option<Duration>,
     /// Copies that one brick takes part in making at a time
@@ -118,24 +118,9 @@ pub struct SettingsOptions {
     pub cluster: ClusterOptions,
 }
 
-/// A time with its unit.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err("give a number and a unit: s, m or h".to_owned()),
-    };
-    let number: u64 = number.parse().map_err(|_| "give a number and a unit: s, m or h".to_owned())?;
-    let seconds = number.checked_mul(seconds).filter(|s| *s <= 365 * 86_400).ok_or("that is too long")?;
-    Ok(Duration::from_secs(seconds))
-}
-
 /// The time until a dead brick's chains get other members.
 fn repair_after(text: &str) -> Result<Duration, String> {
-    let time = duration(text)?;
+    let time = times::any(text)?;
     if time < SHORTEST_REPAIR {
         return Err(format!(
             "give {}s or more: a brick that is only restarted is away for so long, and with less everything it holds would \
@@ -308,11 +293,7 @@ async fn rebalance(options: &RebalanceOptions) -> Result<ExitCode> {
 async fn scrub(options: &ScrubOptions) -> Result<ExitCode> {
     let admin = Admin::of(&options.cluster)?;
     let map = admin.map().await?;
-    let bricks: Vec<BrickId> = if options.bricks.is_empty() {
-        map.bricks.values().filter(|b| b.alive).map(|b| b.id).collect()
-    } else {
-        options.bricks.iter().copied().map(BrickId).collect()
-    };
+    let bricks = to_scrub(&map, &options.bricks)?;
     let mut rounds = Vec::with_capacity(bricks.len());
     for brick in &bricks {
         rounds.push(scrubbed(&admin, &map, *brick, true).await?.rounds);
@@ -337,6 +318,28 @@ async fn scrub(options: &ScrubOptions) -> Result<ExitCode> {
     let value = json!({ "bricks": bricks.len(), "bad_chunks": bad, "lost_blocks": lost });
     tell(&options.cluster, value, &text)?;
     Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The bricks that were named, all of which can be asked; without any name all that live.
+fn to_scrub(map: &ClusterMap, named: &[u32]) -> Result<Vec<BrickId>> {
+    let named: BTreeSet<BrickId> = named.iter().copied().map(BrickId).collect();
+    for brick in &named {
+        match map.bricks.get(brick) {
+            None => bail!("{}", refusal(*brick, &BrickRefusal::Unknown)),
+            Some(info) if !info.alive => {
+                bail!(
+                    "brick {brick} on {} is not alive, so nothing of it can be read: `brickyard status` says more",
+                    info.host
+                )
+            }
+            Some(_) => {}
+        }
+    }
+    let living: Vec<BrickId> = map.bricks.values().filter(|info| info.alive).map(|info| info.id).collect();
+    if living.is_empty() {
+        bail!("there is no living brick: see `brickyard status`");
+    }
+    Ok(if named.is_empty() { living } else { named.into_iter().collect() })
 }
 
 /// Waits until every brick has ended a round, and shows how far they are on a terminal.
@@ -542,15 +545,11 @@ fn how_far(left: &Left, most: usize, elapsed: Duration, status: &ClusterStatus) 
 mod tests {
     use super::*;
 
-    /// Times need their unit, and nonsense is refused.
+    /// A brick that is only restarted is not replaced.
     #[test]
-    fn times_have_units() {
-        assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
-        assert_eq!(duration("5m").unwrap(), Duration::from_secs(300));
-        assert_eq!(duration("2h").unwrap(), Duration::from_secs(7200));
-        for wrong in ["", "5", "m", "-5m", "5 m", "5d", "99999999999999999999s", "9999999h"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
+    fn repair_has_its_time() {
+        assert_eq!(repair_after("2d").unwrap(), Duration::from_secs(172_800));
+        assert!(repair_after("5").unwrap_err().contains("s, m, h or d"));
         assert_eq!(repair_after("3s").unwrap(), Duration::from_secs(3));
         for short in ["0s", "0h", "2s"] {
             assert!(repair_after(short).unwrap_err().contains("3s or more"), "{short}");
@@ -580,6 +579,35 @@ mod tests {
         }
         let text = refusal(BrickId(7), &BrickRefusal::TooFewBricks { left: 1, replicas: 2 });
         assert!(text.contains("1 brick would") && text.contains("add a brick"), "{text}");
+    }
+
+    /// Nothing is begun where one of the bricks can't be asked.
+    #[test]
+    fn bricks_to_scrub_are_there() {
+        use wire::id::{BootId, ClusterId, NodeId, StoreId};
+        use wire::map::BrickInfo;
+        let mut map = ClusterMap::new(ClusterId([1; 16]), 1);
+        assert!(to_scrub(&map, &[]).unwrap_err().to_string().contains("no living brick"));
+        for brick in 0..3 {
+            let info = BrickInfo {
+                id: BrickId(brick),
+                store: StoreId([0; 16]),
+                node: NodeId([0; 16]),
+                host: "shelf".to_owned(),
+                endpoint: wire::net::Endpoint::Memory(1),
+                boot: BootId(1),
+                alive: brick != 1,
+            };
+            map.bricks.insert(BrickId(brick), info);
+        }
+        assert_eq!(to_scrub(&map, &[]).unwrap(), [BrickId(0), BrickId(2)]);
+        assert_eq!(to_scrub(&map, &[2, 0, 2]).unwrap(), [BrickId(0), BrickId(2)]);
+        for (named, words) in
+            [(99, "there is no brick 99: see `brickyard brick list`"), (1, "brick 1 on shelf is not alive")]
+        {
+            let said = to_scrub(&map, &[0, named]).unwrap_err().to_string();
+            assert!(said.contains(words), "{said}");
+        }
     }
 
     /// Copies that can't get on since who takes them is full are told as that.

@@ -12,10 +12,10 @@ use wire::id::BrickId;
 use wire::meta::{AdoptRefusal, ClusterReply, ClusterRequest, JournalChange, MemberInfo, MemberRefusal};
 
 use crate::admin::{self, Admin};
-use crate::brick_admin;
 use crate::cli::ClusterOptions;
 use crate::roles::member;
 use crate::status::numbers;
+use crate::times;
 
 /// What can be asked of a running cluster's namespace.
 #[derive(Debug, Clone, Subcommand)]
@@ -71,7 +71,7 @@ pub struct JournalOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(256..=1 << 32))]
     pub entries: Option<u64>,
     /// Keep none that are older, such as 12h [in a new cluster: 720h, 30 days]
-    #[arg(long, value_name = "TIME", value_parser = age)]
+    #[arg(long, value_name = "TIME", value_parser = times::some)]
     pub age: Option<Duration>,
     #[command(flatten)]
     pub cluster: ClusterOptions,
@@ -85,12 +85,6 @@ pub struct MemberOptions {
     pub member: String,
     #[command(flatten)]
     pub cluster: ClusterOptions,
-}
-
-/// An age that keeps something.
-fn age(text: &str) -> Result<Duration, String> {
-    brick_admin::duration(text)
-        .and_then(|age| if age.is_zero() { Err("give 1s or more".to_owned()) } else { Ok(age) })
 }
 
 /// Carries an order out.

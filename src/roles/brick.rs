@@ -122,10 +122,13 @@ async fn prepare(options: &Options, looked: Looked) -> Result<Prepared> {
         (None, None) => control::config::hostname(),
     };
     let known = first_good(places.iter().map(Place::credential))?;
-    ensure!(
-        options.replace.is_none() || new == 1,
-        "--replace: give exactly one directory that holds no brick, not {new}"
-    );
+    match (options.replace, new) {
+        (Some(brick), 0) => bail!("{}", no_place_for(brick, &places)),
+        (Some(brick), 2..) => {
+            bail!("--replace {brick}: give exactly one directory that holds no brick, not {new}")
+        }
+        (None, _) | (Some(_), 1) => {}
+    }
     let no_credential = || {
         anyhow!(
             "{} has no credential (no {}): put its backup back, or join again with --join, --token and --listen",
@@ -204,6 +207,19 @@ async fn prepare(options: &Options, looked: Looked) -> Result<Prepared> {
         return Err(server::refusal(unfit));
     }
     Ok(Prepared { net, credential, server, places: bricks, unfit })
+}
+
+/// The words for a brick whose place is to be taken by a disk, and every directory is a brick already.
+fn no_place_for(brick: u32, places: &[Place]) -> String {
+    let held: Vec<String> = places
+        .iter()
+        .filter_map(|place| Some(format!("{} is brick {} already", place.dir.display(), place.brick?.brick)))
+        .collect();
+    format!(
+        "--replace {brick}: {}: a lost disk's place is taken by a directory that holds no brick, so give an empty or new one; \
+         without --replace, what is there is served",
+        held.join(", ")
+    )
 }
 
 /// A namespace that will never have anything to do with this server is told of at once, and not waited for.

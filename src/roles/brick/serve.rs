@@ -355,15 +355,17 @@ impl Over {
     /// What the administrator reads, with what to do.
     fn text(self, brick: BrickId, dir: &Path) -> String {
         let dir = dir.display();
-        let why = match self {
-            Over::Removed => format!("removed from the cluster: brick {brick}"),
-            Over::OtherDisk => format!(
-                "{dir} is not brick {brick} any more: another disk has taken its place, or this one is another brick's"
+        match self {
+            // Nobody is removed who has something that others do not.
+            Over::Removed => format!(
+                "removed from the cluster: brick {brick}. The other bricks have what it held: to use {dir} again, empty it and \
+                 join anew with --join and --token"
             ),
-        };
-        format!(
-            "{why}. To use {dir} again, empty it (`brickyard salvage` gets files off it first) and join anew with --join and --token"
-        )
+            Over::OtherDisk => format!(
+                "{dir} is not brick {brick} any more: another disk has taken its place, or this one is another brick's. To use it \
+                 again, empty it (`brickyard salvage` gets files off it first) and join anew with --join and --token"
+            ),
+        }
     }
 }
 

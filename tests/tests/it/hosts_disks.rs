@@ -36,7 +36,7 @@ fn a_brick_that_is_over_leaves_the_others_of_its_server() -> Result<()> {
     server.set_args(two(Vec::new()));
     cluster.admin(&["brick", "drain", "2", "--wait"])?.ok()?;
     cluster.admin(&["brick", "remove", "2"])?.ok()?;
-    let said = "removed from the cluster: brick 2. To use ";
+    let said = "removed from the cluster: brick 2. The other bricks have what it held";
     wait::until_true("it says that brick 2 is over", LIMIT, || {
         Ok(server.log().tail(20).contains(said) && server.log().tail(20).contains("other bricks go on"))
     })?;

@@ -155,8 +155,12 @@ fn a_replaced_empty_disk_is_not_taken_for_the_old_one() -> Result<()> {
     let token = cluster.token("brick", &[])?;
     let mut join = cluster.join_args(&host, &token);
     join.extend(["--replace".into(), number.clone().into()]);
-    // While the old one lives, nobody takes its place.
+    // While the old one lives, nobody takes its place, and its own directory is none for a new disk.
     let dir = cluster.brick_dir(1);
+    let mut prepare = join.clone();
+    prepare.push("--prepare".into());
+    let words = [&format!("{} is brick {number} already", dir.display()), "give an empty or new one"];
+    refused("a living brick's directory", &brick(&host, &dir, prepare)?.run()?, &words)?;
     let spare = cluster.workshop().path().join("spare");
     refused("a living brick's place", &brick(&host, &spare, join.clone())?.run()?, &["alive"])?;
     std::fs::remove_dir_all(&spare)?;
@@ -507,7 +511,12 @@ fn the_server_of_a_removed_brick_ends() -> Result<()> {
     brick(&host, &dir, args)?.ok()?;
     cluster.admin(&["brick", "remove", "1"])?.ok()?;
     let done = brick(&host, &dir, Vec::new())?.run()?;
-    refused("a removed brick", &done, &["removed from the cluster: brick 1", "join anew", "salvage"])?;
+    refused(
+        "a removed brick",
+        &done,
+        &["removed from the cluster: brick 1", "other bricks have what it held", "join anew"],
+    )?;
+    ensure!(!done.error_text().contains("salvage"), "there is nothing to salvage: {}", done.error_text());
     ensure!(done.status.code() == Some(78), "{}", done.status);
     cluster.wait_whole(LIMIT)?;
     cluster.finish()
@@ -566,6 +575,11 @@ fn wrong_commands_are_refused() -> Result<()> {
             vec!["role namespace", "not permitted for this role"],
         ),
         (format!("token --cred {namespace}/nothing brick"), vec!["nothing"]),
+        (format!("brick scrub 99 --cred {namespace}/admin.cred"), vec!["there is no brick 99", "brick list"]),
+        (
+            format!("brick settings --repair-after 5 --cred {namespace}/admin.cred"),
+            vec!["--repair-after", "s, m, h or d", "2h or 1d"],
+        ),
         (format!("mount {address}:/ {empty} -f -o frobnicate"), vec!["frobnicate"]),
         (format!("mount {address}:/ {empty}/none -f -o cred=/none"), vec!["does not exist"]),
         (format!("mount {address}:/ {empty} -f -o cred=/nonsense/file"), vec!["/nonsense/file"]),
