@@ -116,6 +116,12 @@ pub fn numbers<'a>(bricks: impl IntoIterator<Item = &'a BrickId>) -> String {
     bricks.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
+/// Whether a brick was removed from the cluster: a number that was given and is not there was taken back, and is never given again.
+pub fn is_removed(now: &ClusterStatus, brick: BrickId) -> bool {
+    // A state that was set back does not know who was added since.
+    now.behind.is_none() && brick.0 < now.wishes.next_brick && !now.map.bricks.contains_key(&brick)
+}
+
 /// That the namespace was set back, who is waited for, and what to do.
 pub fn behind_as_text(here: MapEpoch, behind: &Behind) -> String {
     let Behind { newest, by, waits_for } = behind;

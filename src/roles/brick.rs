@@ -11,14 +11,14 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use brick_server::store::dir;
 use clap::Args;
 use tokio::time::Instant;
-use wire::id::{BrickId, CallSeq, MapEpoch, StoreId};
+use wire::id::{BrickId, CallSeq, ClusterId, MapEpoch, StoreId};
 use wire::meta::{BrickRefusal, ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaRequest, NewBrick};
 use wire::net::{CallError, Credential, Endpoint, MemoryHub, Net, NetConfig, Role};
 
 use super::exporter::{self, Exporter};
 use super::life::{self, Ending};
 use super::server::{self, Looked, Place, Server};
-use super::{addresses, is_ours, joining, listen_address, reachable};
+use super::{addresses, is_ours, joining, listen_address, place, reachable};
 use crate::admin::Admin;
 use crate::{brick_admin, refusal};
 use serve::Prepared;
@@ -141,6 +141,7 @@ async fn prepare(options: &Options, looked: Looked) -> Result<Prepared> {
     }
     // Before a token is used up, or a number given.
     for place in places.iter().filter(|place| place.brick.is_none()) {
+        place.refuse_without_parent()?;
         dir::ensure_room(&place.dir)?;
     }
     let listen = match (options.listen, &remembered) {
@@ -159,22 +160,20 @@ async fn prepare(options: &Options, looked: Looked) -> Result<Prepared> {
     if new > 0 && (token.is_some() || known.is_some()) {
         is_ours(listen)?;
     }
+    let is_new_here = known.is_none();
     let credential = match (known, &namespaces, token) {
         (Some(known), None, _) => known,
         (Some(known), Some(namespaces), _) => {
             known.with_namespaces(namespaces.iter().copied().map(Endpoint::Tls).collect())
         }
         (None, Some(namespaces), Some(token)) => {
-            first.prepare()?;
-            joining::obtain(
-                &first.credential_file(),
-                namespaces,
-                &token,
-                Role::Brick,
-                &host,
-                joining::PATIENCE,
-            )
-            .await?
+            let made = place::missing_above(&first.credential_file());
+            let obtained = async {
+                first.prepare()?;
+                let file = first.credential_file();
+                joining::obtain(&file, namespaces, &token, Role::Brick, &host, joining::PATIENCE).await
+            };
+            obtained.await.inspect_err(|_| place::unmake(&made))?
         }
         (None, Some(_), None) => bail!("give --token: make one with `brickyard token --cred FILE brick`"),
         (None, None, _) => return Err(no_credential()),
@@ -194,9 +193,24 @@ async fn prepare(options: &Options, looked: Looked) -> Result<Prepared> {
     let mut bricks = Vec::new();
     for mut place in places {
         if place.brick.is_none() {
+            let made = place.to_be_made();
             place.remember(&credential)?;
             place.remember_server(&server)?;
-            make_brick(&mut place, &server, &credential, &net, options).await?;
+            let admin = Admin::over(net.clone(), credential.namespaces().to_vec())?;
+            let store = place.store_to_be()?;
+            let number = match options.replace {
+                Some(brick) => {
+                    replaced(&admin, BrickId(brick), store, options.lose_data).await.map_err(|error| {
+                        place::unmake(&made);
+                        match is_new_here {
+                            false => error,
+                            true => anyhow!("{}", joined_all_the_same(&error, &place)),
+                        }
+                    })?
+                }
+                None => added(&admin, store, &server, &credential).await?,
+            };
+            make_brick(&mut place, number, store, cluster).await?;
         }
         match server::fit(&place.dir, cluster, &credential) {
             Ok(fit) => bricks.push(fit),
@@ -240,24 +254,15 @@ async fn refuse_strangers(net: &Net, namespaces: &[Endpoint]) -> Result<()> {
     Ok(())
 }
 
-/// Gets a number for a new brick and makes its directory.
-async fn make_brick(
-    place: &mut Place,
-    server: &Server,
-    credential: &Credential,
-    net: &Net,
-    options: &Options,
-) -> Result<()> {
-    let identity = credential.identity();
-    // With the room that is left by those made before it.
-    dir::ensure_room(&place.dir)?;
-    let store = place.store_to_be()?;
-    let admin = Admin::over(net.clone(), credential.namespaces().to_vec())?;
-    let brick = match options.replace {
-        Some(brick) => replaced(&admin, BrickId(brick), store, options.lose_data).await?,
-        None => added(&admin, store, server, credential).await?,
-    };
-    let (dir, cluster) = (place.dir.clone(), identity.cluster);
+/// The words for a refusal after the token was used.
+fn joined_all_the_same(error: &anyhow::Error, place: &Place) -> String {
+    let file = place.credential_file();
+    format!("{}; the token is used up, and {} does instead of it", refusal::one_line(error), file.display())
+}
+
+/// Makes the directory of a brick that has its number.
+async fn make_brick(place: &mut Place, brick: BrickId, store: StoreId, cluster: ClusterId) -> Result<()> {
+    let dir = place.dir.clone();
     let made = tokio::task::spawn_blocking(move || brick_server::format_as(&dir, cluster, brick, store));
     made.await.context("a thread panicked")?.with_context(|| {
         format!(

@@ -49,10 +49,11 @@ pub fn missing_above(path: &Path) -> Vec<PathBuf> {
     path.ancestors().skip(1).take_while(|dir| !dir.exists()).map(Path::to_owned).collect()
 }
 
-/// Takes away directories that were made in vain, unless something is in them by now.
-pub fn unmake(dirs: &[PathBuf]) {
-    for dir in dirs {
-        if fs::remove_dir(dir).is_err() {
+/// Takes away what was made in vain: files, and directories behind what is in them, unless something else is in them by now.
+pub fn unmake(made: &[PathBuf]) {
+    for path in made {
+        let gone = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+        if gone.is_err_and(|error| error.kind() != ErrorKind::NotFound) {
             break;
         }
     }
@@ -284,7 +285,8 @@ mod tests {
         make(&dir.path().join("a/b")).unwrap();
         assert!(missing_above(&file).is_empty());
         fs::write(dir.path().join("a/other"), "x").unwrap();
-        unmake(&made);
+        fs::write(&file, "y").unwrap();
+        unmake(&[vec![file.clone(), dir.path().join("a/b/never")], made].concat());
         assert_eq!(stranger(dir.path(), &[]).unwrap().unwrap(), "a");
         assert_eq!(stranger(&dir.path().join("a"), &[]).unwrap().unwrap(), "other");
     }

@@ -133,6 +133,29 @@ impl Place {
         place::read(&node(&self.dir).join("server.json"), KIND)
     }
 
+    /// Refuses a directory that is to be made in one that is not there: what is to be mounted there may not be yet.
+    ///
+    /// # Errors
+    /// With what to do.
+    pub fn refuse_without_parent(&self) -> Result<()> {
+        let parent = self.dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent.filter(|parent| !parent.exists()) {
+            bail!(
+                "{} does not exist, in which {} is to be made: mount the disk that belongs there, or make it yourself",
+                parent.display(),
+                self.dir.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// What [`Place::remember`], [`Place::remember_server`] and [`Place::store_to_be`] will make, for [`place::unmake`].
+    pub fn to_be_made(&self) -> Vec<PathBuf> {
+        let files = ["server.cred", "server.json", "store"].map(|name| node(&self.dir).join(name));
+        let above = place::missing_above(&self.credential_file());
+        files.into_iter().filter(|file| !file.exists()).chain(above).collect()
+    }
+
     /// Makes room for what is remembered.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use wire::id::{BrickId, CallSeq, ChainId, ClusterId, NodeId};
 use wire::map::{ClusterMap, Member, MemberState};
 use wire::meta::{
-    BrickRefusal, ClusterReply, ClusterRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest,
+    BrickRefusal, ClusterReply, ClusterRequest, ClusterStatus, MetaCall, MetaProtocol, MetaReply, MetaRequest,
 };
 use wire::net::pki::random_id;
 use wire::net::{CallError, Endpoint, Net, Role};
@@ -81,9 +81,17 @@ impl Storage {
         let started = async {
             let brick_net = credentials.net(Role::Brick, node)?;
             let admin = credentials.net(Role::Admin, node)?;
-            let irreplaceable = irreplaceable(&home, &admin, &namespaces[0]).await?;
+            let known = match home.identity.state {
+                State::Ready => Some(status(&admin, &namespaces[0]).await?),
+                State::Creating => None,
+            };
+            let irreplaceable = known.as_ref().map_or(Ok(BTreeMap::new()), |known| irreplaceable(&home, &known.map))?;
             for number in 0..home.identity.bricks {
                 let dir = home.brick(number);
+                if known.as_ref().is_some_and(|known| crate::status::is_removed(known, BrickId(number))) {
+                    tracing::info!(brick = number, dir = %dir.display(), "was removed from the cluster: not opened");
+                    continue;
+                }
                 if let Some(chains) = irreplaceable.get(&BrickId(number))
                     && !options.replace.contains(&number)
                 {
@@ -257,24 +265,14 @@ fn is_gone(path: &Path) -> Result<bool> {
 }
 
 /// Bricks whose directory is gone, each with the chains of which nobody that is there has all data.
-async fn irreplaceable(
-    home: &Home,
-    admin: &Net,
-    namespace: &Endpoint,
-) -> Result<BTreeMap<BrickId, Vec<ChainId>>> {
+fn irreplaceable(home: &Home, map: &ClusterMap) -> Result<BTreeMap<BrickId, Vec<ChainId>>> {
     let mut gone = BTreeSet::new();
     for number in 0..home.identity.bricks {
         if is_gone(&home.brick(number))? {
             gone.insert(BrickId(number));
         }
     }
-    if gone.is_empty() || home.identity.state != State::Ready {
-        return Ok(BTreeMap::new());
-    }
-    let ClusterReply::Status(status) = ask(admin, namespace, ClusterRequest::Status).await? else {
-        bail!("the namespace answered something else than its status");
-    };
-    Ok(only_there(&status.map, &gone))
+    Ok(only_there(map, &gone))
 }
 
 /// Of these bricks, those that hold all data of a chain which no other does, and those chains.
@@ -353,6 +351,13 @@ async fn ask(admin: &Net, namespace: &Endpoint, request: ClusterRequest) -> Resu
     }
 }
 
+async fn status(admin: &Net, namespace: &Endpoint) -> Result<ClusterStatus> {
+    match ask(admin, namespace, ClusterRequest::Status).await? {
+        ClusterReply::Status(status) => Ok(*status),
+        other => bail!("the namespace answered something else than its status: {other:?}"),
+    }
+}
+
 /// Tells the namespace which bricks there are; those it knows are left as they are.
 async fn add_bricks(admin: &Net, namespace: &Endpoint, bricks: &[brick_server::Running]) -> Result<()> {
     let registrations: Vec<_> = bricks.iter().flat_map(brick_server::Running::registrations).collect();
@@ -376,9 +381,7 @@ fn is_behind(error: &anyhow::Error) -> bool {
 async fn wait_for_chains(admin: &Net, namespace: &Endpoint) -> Result<()> {
     let until = Instant::now() + CHAINS_DEADLINE;
     loop {
-        let ClusterReply::Status(status) = ask(admin, namespace, ClusterRequest::Status).await? else {
-            bail!("the namespace answered something else than its status");
-        };
+        let status = status(admin, namespace).await?;
         let map = &status.map;
         let alive = |brick: BrickId| map.bricks.get(&brick).is_some_and(|b| b.alive);
         let reported =

@@ -23,16 +23,15 @@ use brick_server::Pauses;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 use wire::id::BrickId;
-use wire::meta::ClusterStatus;
 use wire::net::{Credential, Endpoint, Net};
 use wire::status::Status;
 
 use crate::admin::Admin;
-use crate::refusal;
 use crate::roles::exporter::{self, Exporter};
 use crate::roles::life::{self, Ending};
 use crate::roles::notify;
 use crate::roles::server::{self, Place, Server, Unfit};
+use crate::{refusal, status};
 
 /// Wait between two looks whether the namespace has let the bricks in.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -306,7 +305,8 @@ impl Crew {
                 asked = Instant::now();
                 match admin.status().await {
                     Ok(now) => {
-                        let removed = self.bricks().into_iter().filter(|(brick, _)| is_removed(&now, *brick));
+                        let removed =
+                            self.bricks().into_iter().filter(|(brick, _)| status::is_removed(&now, *brick));
                         found.extend(removed.map(|(brick, _)| (brick, Over::Removed)));
                     }
                     Err(error) => {
@@ -367,10 +367,4 @@ impl Over {
             ),
         }
     }
-}
-
-/// A number that was given and is not there was taken back, and is never given again.
-fn is_removed(now: &ClusterStatus, brick: BrickId) -> bool {
-    // A state that was set back does not know who was added since.
-    now.behind.is_none() && brick.0 < now.wishes.next_brick && !now.map.bricks.contains_key(&brick)
 }

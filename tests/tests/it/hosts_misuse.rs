@@ -64,7 +64,7 @@ fn wrong_tokens_are_refused() -> Result<()> {
         let done = brick(&host, &dir, cluster.join_args(&host, &old))?.run()?;
         refused("an expired token", &done, &["expired"])?;
     }
-    ensure!(!dir.join("brick.json").exists(), "a wrong token made a brick");
+    ensure!(!dir.exists(), "a wrong token made a directory");
 
     // One that is fine, once; directories that can't be used don't use it up.
     let good = cluster.token("brick", &[])?;
@@ -73,6 +73,11 @@ fn wrong_tokens_are_refused() -> Result<()> {
     let done = brick(&host, &full, cluster.join_args(&host, &good))?.run()?;
     refused("a directory with something in it", &done, &["thesis.tex"])?;
     ensure!(std::fs::read_dir(&full)?.count() == 1, "something was made beside it");
+    let unmounted = cluster.workshop().path().join("disk");
+    let done = brick(&host, &unmounted.join("brick"), cluster.join_args(&host, &good))?.run()?;
+    let words = [&format!("{} does not exist", unmounted.display()), "mount the disk that belongs there"];
+    refused("a disk that is not mounted", &done, &words)?;
+    ensure!(!unmounted.exists(), "something was made where a disk belongs");
     let mut args: Vec<OsString> = vec!["brick".into(), "--dir".into(), dir.clone().into()];
     args.extend(cluster.join_args(&host, &good));
     let mut third = Process::new("third", &host, &binary()?, args);
@@ -162,7 +167,15 @@ fn a_replaced_empty_disk_is_not_taken_for_the_old_one() -> Result<()> {
     let words = [&format!("{} is brick {number} already", dir.display()), "give an empty or new one"];
     refused("a living brick's directory", &brick(&host, &dir, prepare)?.run()?, &words)?;
     let spare = cluster.workshop().path().join("spare");
-    refused("a living brick's place", &brick(&host, &spare, join.clone())?.run()?, &["alive"])?;
+    let words = ["alive", "the token is used up, and ", "server.cred does instead of it"];
+    refused("a living brick's place", &brick(&host, &spare, join.clone())?.run()?, &words)?;
+    let left: Vec<_> = std::fs::read_dir(spare.join("node"))?.collect::<std::io::Result<_>>()?;
+    ensure!(
+        left.len() == 1 && std::fs::read_dir(&spare)?.count() == 1,
+        "more than the credential is left: {left:?}"
+    );
+    let unknown = join.iter().map(|arg| if *arg == *number { "77".into() } else { arg.clone() }).collect();
+    refused("an unknown brick's place", &brick(&host, &spare, unknown)?.run()?, &["no brick 77"])?;
     std::fs::remove_dir_all(&spare)?;
 
     cluster.bricks[1].stop()?;
