@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use wire::id::MapEpoch;
 use wire::map::ClusterMap;
+use wire::mark::MapMark;
 use wire::meta::MapMemory;
 
 use crate::brick::Brick;
@@ -46,13 +47,7 @@ impl Brick {
     /// Which map that is.
     pub(crate) fn saw(&self) -> Option<MapMemory> {
         let map = self.newest_map()?;
-        match map.mark() {
-            Ok(mark) => Some(MapMemory { epoch: map.epoch, mark }),
-            Err(error) => {
-                tracing::error!(brick = %self.id, %error, "a map has no bytes");
-                None
-            }
-        }
+        Some(MapMemory { epoch: map.epoch, mark: MapMark::of(&map) })
     }
 
     /// Whether a map of this epoch, or a later one, is on its disk.

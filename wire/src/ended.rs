@@ -43,6 +43,11 @@ impl EndedSessions {
         self.find(session).map(|until| until.since)
     }
 
+    /// All that are over, in order: the first and the last session of each range, and since which epoch.
+    pub fn each(&self) -> impl Iterator<Item = (SessionId, SessionId, MapEpoch)> + '_ {
+        self.ranges.iter().map(|(first, until)| (*first, until.last, until.since))
+    }
+
     /// The latest epoch from which on a session is over.
     pub fn newest(&self) -> Option<MapEpoch> {
         self.ranges.values().map(|until| until.since).max()

@@ -22,6 +22,7 @@ pub mod id;
 pub mod join;
 pub mod layout;
 pub mod map;
+pub mod mark;
 pub mod meta;
 pub mod net;
 pub mod status;

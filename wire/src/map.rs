@@ -108,10 +108,6 @@ pub struct BrickInfo {
     pub alive: bool,
 }
 
-/// Tells maps apart that have the same epoch: of a cluster whose namespace was set back and went on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct MapMark(pub u64);
-
 /// The whole map. Versioned by `epoch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterMap {
@@ -158,16 +154,6 @@ impl ClusterMap {
         let version = TableVersion(self.tables.keys().next_back().map_or(0, |last| last.0 + 1));
         self.tables.insert(version, chains);
         self.current = Some(version);
-    }
-
-    /// What tells it from another one of the same epoch: a hash of all of it.
-    ///
-    /// # Errors
-    /// Never for a map; the encoder's signature allows it.
-    pub fn mark(&self) -> Result<MapMark, postcard::Error> {
-        let bytes = postcard::to_allocvec(self)?;
-        let hash = blake3::derive_key("brickyard 2026-11 mark of a cluster map", &bytes);
-        Ok(MapMark(u64::from_le_bytes(std::array::from_fn(|at| hash[at]))))
     }
 
     /// Where a brick answers.

@@ -7,7 +7,8 @@
 //! 3. Chunks of inodes that only the lost states knew are kept until that is taken back (`what_lost_names_had_is_kept`).
 
 use wire::id::{ChainEpoch, Ino, LockGeneration, MapEpoch, SessionId, StoreId};
-use wire::map::{ClusterMap, MapMark};
+use wire::map::ClusterMap;
+use wire::mark::MapMark;
 use wire::meta::MapMemory;
 use wire::status::Status;
 
@@ -45,14 +46,10 @@ pub fn knows(state: &dyn Read, map: &ClusterMap, saw: MapMemory) -> Result<bool,
         return Ok(false);
     }
     if saw.epoch == map.epoch {
-        return Ok(mark_of(map)? == saw.mark);
+        return Ok(MapMark::of(map) == saw.mark);
     }
     let ours: Option<MapMark> = load(state, &keys::mark(saw.epoch))?;
     Ok(ours.is_none_or(|mark| mark == saw.mark))
-}
-
-fn mark_of(map: &ClusterMap) -> Result<MapMark, Error> {
-    map.mark().map_err(|error| Error::Encode { detail: error.to_string() })
 }
 
 /// Remembers the mark of the map, and forgets an old one.
@@ -61,7 +58,7 @@ fn mark_of(map: &ClusterMap) -> Result<MapMark, Error> {
 /// Never for a map; the encoder's signature allows it.
 pub fn note(txn: &mut Txn<'_>) -> Result<(), Error> {
     let map = txn.map.clone();
-    txn.set(keys::mark(map.epoch), Some(crate::store::records::encode(&mark_of(&map)?)?));
+    txn.set(keys::mark(map.epoch), Some(crate::store::records::encode(&MapMark::of(&map))?));
     if let Some(old) = map.epoch.0.checked_sub(MARKS) {
         txn.delete(keys::mark(MapEpoch(old)));
     }
@@ -87,7 +84,7 @@ pub fn adopt(txn: &mut Txn<'_>, newest: &ClusterMap) -> Do<Outcome> {
     if newest.cluster != before.cluster || newest.verify().is_err() {
         return Err(Status::Malformed.into());
     }
-    let saw = MapMemory { epoch: newest.epoch, mark: mark_of(newest)? };
+    let saw = MapMemory { epoch: newest.epoch, mark: MapMark::of(newest) };
     if knows(txn, &before, saw)? {
         return Ok(Outcome::Done);
     }

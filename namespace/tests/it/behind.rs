@@ -11,6 +11,7 @@ use namespace::store::{Write, keys};
 use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, Ino, MapEpoch, NodeId, SessionId, StoreId};
 use wire::map::ClusterMap;
+use wire::mark::MapMark;
 use wire::meta::*;
 use wire::net::{Endpoint, Role};
 use wire::status::Status;
@@ -38,7 +39,7 @@ fn copy(world: &World) -> World {
 
 fn saw(world: &World) -> MapMemory {
     let map = world.machine.map();
-    MapMemory { epoch: map.epoch, mark: map.mark().unwrap() }
+    MapMemory { epoch: map.epoch, mark: MapMark::of(&map) }
 }
 
 fn is_known(world: &World, saw: MapMemory) -> bool {
@@ -215,7 +216,7 @@ async fn a_service_that_was_set_back_asks_its_bricks() {
     let come_up = |map: &ClusterMap| ClusterRequest::ComeUp {
         brick: registration(7, 1, Endpoint::Memory(77)),
         lives: vec![BootId(1)],
-        saw: Some(MapMemory { epoch: map.epoch, mark: map.mark().unwrap() }),
+        saw: Some(MapMemory { epoch: map.epoch, mark: MapMark::of(map) }),
     };
     assert_eq!(cluster.ask(come_up(&before)).await, Err(Status::Busy), "nobody has heard of it");
     assert_eq!(cluster.ask(come_up(&newest)).await, Ok(ClusterReply::Behind { tell_map: true }));
@@ -235,7 +236,7 @@ async fn a_service_that_was_set_back_asks_its_bricks() {
         let said = ClusterRequest::ComeUp {
             brick: registration(id, 1, Endpoint::Memory(u64::from(id))),
             lives: Vec::new(),
-            saw: Some(MapMemory { epoch: before.epoch, mark: before.mark().unwrap() }),
+            saw: Some(MapMemory { epoch: before.epoch, mark: MapMark::of(&before) }),
         };
         assert_eq!(cluster.ask(said).await, Ok(ClusterReply::Behind { tell_map: false }));
     }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::handshake::Role;
 use crate::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, Ino, MapEpoch, NodeId, SessionId, StoreId};
 use crate::join::TokenHash;
-use crate::map::{ClusterMap, MapMark};
+use crate::map::ClusterMap;
+use crate::mark::MapMark;
 use crate::meta::{Access, Journal, JournalChange, Timestamp};
 use crate::net::Endpoint;
 use crate::status::Status;
@@ -621,7 +622,6 @@ mod tests {
         };
         let come_up = ClusterRequest::ComeUp { brick, lives: vec![BootId(9)], saw: Some(saw) };
         let map = Box::new(ClusterMap::new(ClusterId([1; 16]), 2));
-        let mark = map.mark().map(|mark| mark.0);
         let golden: [(ClusterRequest, String); 5] = [
             (
                 come_up,
@@ -640,7 +640,6 @@ mod tests {
             assert_eq!(bytes.iter().map(|b| format!("{b:02x}")).collect::<String>(), hex, "{request:?}");
             assert_eq!(postcard::from_bytes(&bytes), Ok(request));
         }
-        assert_eq!(mark, Ok(0x210e_54d4_3059_e05d), "a mark is the same in every version");
     }
 
     /// By a part where disks are large, by bytes where they are small.
