@@ -5,7 +5,8 @@
 //! 2. every chunk belongs to a file that exists, or to one whose name was lost when the namespace was set back (a note), and to the chain its layout gives (*leaked*, *misplaced*);
 //! 3. no chunk lies beyond its file's end, unless the file is being written or cut (*beyond the end*);
 //! 4. all serving members of a chain hold the same chunks, with the same version, length and digest (*differs*);
-//! 5. with `--data-too`: every block matches its checksum, and copies have the same content.
+//! 5. a file that was written has something on some brick (a note: by its record alone one that was cut to a hole is no other);
+//! 6. with `--data-too`: every block matches its checksum, and copies have the same content.
 //!
 //! A block that fails its checksum is put right from another copy by the brick that was asked; the check waits
 //! for that and tells it apart (*repaired*) from one that no copy has any more (*corrupt*).
@@ -28,7 +29,7 @@ use wire::meta::{CheckReply, CheckRequest, InodeSummary};
 use crate::admin::{self, Admin};
 use crate::cli::CheckOptions;
 use crate::refusal;
-use crate::show::counted;
+use crate::show::{self, counted};
 
 /// Looks at the bricks at most, until two in a row tell the same problems.
 const ROUNDS: u32 = 6;
@@ -76,6 +77,8 @@ struct Findings {
     notes: BTreeSet<String>,
     /// Copies of chunks of files whose names were lost.
     lost: u64,
+    /// Files that were written and of which there is nothing, with the bytes that were written.
+    empty: BTreeMap<Ino, u64>,
     /// Chunks with so many bad blocks on a brick that are right again.
     repaired: BTreeMap<(ChunkKey, BrickId), u32>,
 }
@@ -89,7 +92,19 @@ impl Findings {
     fn files(&self) -> Vec<Ino> {
         let wrong = self.problems.iter().take(MOST_TOLD).filter_map(|problem| problem.file);
         let repaired = self.repaired.keys().take(MOST_TOLD).map(|(key, _)| key.ino);
-        wrong.chain(repaired).collect::<BTreeSet<_>>().into_iter().collect()
+        let empty = self.empty.keys().take(MOST_TOLD).copied();
+        wrong.chain(repaired).chain(empty).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn note_lines(&self, paths: &Paths) -> Vec<String> {
+        let line = |(file, written): (&Ino, &u64)| {
+            let line = format!(
+                "nothing is left of file {file}, {} of which were written: its data is lost, unless it was cut to a hole since",
+                show::bytes(*written)
+            );
+            with_path(&line, Some(*file), paths)
+        };
+        self.notes.iter().cloned().chain(self.empty.iter().take(MOST_TOLD).map(line)).collect()
     }
 
     fn problem_lines(&self, paths: &Paths) -> Vec<String> {
@@ -137,11 +152,11 @@ pub fn run(options: &CheckOptions) -> Result<ExitCode> {
         let object = json!({
             "inodes": findings.inodes, "entries": findings.entries, "chunks": findings.chunks,
             "problems": findings.problem_lines(&paths), "repaired": findings.repaired_lines(&paths),
-            "notes": findings.notes,
+            "notes": findings.note_lines(&paths),
         });
         println!("{object:#}");
     } else {
-        for note in &findings.notes {
+        for note in findings.note_lines(&paths) {
             println!("note: {note}");
         }
         for repaired in findings.repaired_lines(&paths) {
@@ -166,17 +181,18 @@ pub fn run(options: &CheckOptions) -> Result<ExitCode> {
     Ok(ExitCode::from(findings.exit_code()))
 }
 
-/// Keeps only the problems that two looks in a row agree on.
+/// Keeps only what two looks in a row agree on.
 async fn look_until_stable(admin: &Admin, data_too: bool) -> Result<Findings> {
     let mut last = look(admin, data_too).await?;
     for _ in 1..ROUNDS {
-        if last.problems.is_empty() {
+        if last.problems.is_empty() && last.empty.is_empty() {
             break;
         }
         tokio::time::sleep(PAUSE).await;
         let mut now = look(admin, data_too).await?;
-        let stable = now.problems == last.problems;
+        let stable = now.problems == last.problems && now.empty == last.empty;
         now.problems = now.problems.intersection(&last.problems).cloned().collect();
+        now.empty.retain(|file, _| last.empty.contains_key(file));
         now.repaired.append(&mut last.repaired);
         last = now;
         if stable {
@@ -231,6 +247,11 @@ async fn look(admin: &Admin, data_too: bool) -> Result<Findings> {
             compare_content(admin, &map, *key, copies, &mut findings).await?;
         }
     }
+    // Of those that can't be asked nothing is known.
+    if map.bricks.values().all(|brick| brick.alive) && map.chains.values().all(|chain| chain.head().is_some())
+    {
+        findings.empty = empty(&files, &copies);
+    }
     if findings.lost > 0 {
         findings.notes.insert(format!(
             "{} of files whose names were lost when the namespace was set back: kept until `brickyard namespace free-lost`; \
@@ -239,6 +260,19 @@ async fn look(admin: &Admin, data_too: bool) -> Result<Findings> {
         ));
     }
     Ok(findings)
+}
+
+/// Files that were written and are not being written or cut, of which no brick has anything.
+fn empty(
+    files: &BTreeMap<Ino, InodeSummary>,
+    copies: &BTreeMap<ChunkKey, Vec<(BrickId, ChunkSummary)>>,
+) -> BTreeMap<Ino, u64> {
+    let there: BTreeSet<Ino> = copies.keys().map(|key| key.ino).collect();
+    let is_empty = |file: &&InodeSummary| {
+        let written = file.size > 0 && file.allocated_bytes > 0;
+        written && !file.open_for_write && !file.trimming && !there.contains(&file.ino)
+    };
+    files.values().filter(is_empty).map(|file| (file.ino, file.allocated_bytes)).collect()
 }
 
 /// Rules 2 to 4 for one chunk.
@@ -311,7 +345,7 @@ fn version(of: Option<(wire::id::ChunkVersion, u32, u64)>) -> String {
     )
 }
 
-/// Rule 5 for one chunk.
+/// Rule 6 for one chunk.
 async fn compare_content(
     admin: &Admin,
     map: &ClusterMap,
@@ -424,6 +458,41 @@ mod tests {
         }
     }
 
+    fn file(ino: u64) -> InodeSummary {
+        InodeSummary {
+            ino: Ino(ino),
+            kind: FileKind::File,
+            size: 4096,
+            allocated_bytes: 4096,
+            layout: FileLayout::default(),
+            open_for_write: false,
+            trimming: false,
+        }
+    }
+
+    /// What is being changed, was never written or has anything somewhere is not told.
+    #[test]
+    fn files_of_which_nothing_is_left_are_named() {
+        let files = [
+            file(2),
+            file(3),
+            InodeSummary { open_for_write: true, ..file(4) },
+            InodeSummary { trimming: true, ..file(5) },
+            InodeSummary { allocated_bytes: 0, ..file(6) },
+            InodeSummary { size: 0, ..file(7) },
+        ];
+        let files = files.into_iter().map(|file| (file.ino, file)).collect();
+        let there = BTreeMap::from([(chunk(2, 1, 1).key, vec![(BrickId(0), chunk(2, 1, 1))])]);
+        let findings = Findings { empty: empty(&files, &there), ..Findings::default() };
+        assert_eq!((findings.files(), findings.exit_code()), (vec![Ino(3)], 0));
+        let lines = findings.note_lines(&Paths::from([(Ino(3), "/a".to_owned())]));
+        assert!(
+            lines[0].starts_with("nothing is left of file 3, 4.0 KiB of which were written"),
+            "{lines:?}"
+        );
+        assert!(lines.len() == 1 && lines[0].ends_with(": /a"), "{lines:?}");
+    }
+
     fn chunk(ino: u64, version: u64, len: u32) -> ChunkSummary {
         copy(ino, version, len, 7)
     }
@@ -433,14 +502,7 @@ mod tests {
         let members = [0, 1].map(|b| Member { brick: BrickId(b), state: MemberState::Serving }).to_vec();
         map.chains.insert(ChainId(1), Chain { id: ChainId(1), epoch: ChainEpoch(1), members });
         map.add_table(vec![ChainId(1)]);
-        let file = InodeSummary {
-            ino: Ino(2),
-            kind: FileKind::File,
-            size,
-            layout: FileLayout::default(),
-            open_for_write: false,
-            trimming: false,
-        };
+        let file = InodeSummary { size, ..file(2) };
         let mut findings = Findings::default();
         judge(&map, &BTreeMap::from([(Ino(2), file)]), copies[0].1.key, copies, &mut findings);
         findings.problem_lines(&Paths::new())

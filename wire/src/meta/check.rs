@@ -15,6 +15,8 @@ pub struct InodeSummary {
     pub kind: FileKind,
     /// Bytes.
     pub size: u64,
+    /// Bytes of it that were written, as far as its record tells: less where a writer died, more where it was cut to a hole.
+    pub allocated_bytes: u64,
     /// Where they are.
     pub layout: FileLayout,
     /// Somebody has it open for writing: chunks beyond `size` are no mistake.
