@@ -26,6 +26,8 @@ use crate::cli::{TransportKind, UpOptions};
 /// Longest wait for every chain to have somebody who serves. A brick is given up 2.5 s after it
 /// was heard last, and compares its copies with the others' before it serves.
 const CHAINS_DEADLINE: Duration = Duration::from_secs(20);
+/// A namespace that was set back has heard the bricks of its machine in so long; who is missing then is told.
+const CATCH_UP: Duration = Duration::from_secs(3);
 /// Wait between two looks at the map.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Free bytes of the filesystem below which the scheduler is not started.
@@ -131,9 +133,9 @@ impl Storage {
                     Err(error) => return Err(error).with_context(|| format!("cannot start brick {number}")),
                 }
             }
-            add_bricks(&admin, &namespaces[0], &starting.bricks).await?;
+            add_bricks(&admin, &namespaces[0], &starting.bricks, &home).await?;
             home.set_ready()?;
-            wait_for_chains(&admin, &namespaces[0]).await?;
+            wait_for_chains(&admin, &namespaces[0], &home).await?;
             home.publish_endpoints(&[namespaces[0].to_string()])?;
 
             let mut config = ClientConfig::new(mount_client, namespaces.clone());
@@ -351,23 +353,44 @@ async fn ask(admin: &Net, namespace: &Endpoint, request: ClusterRequest) -> Resu
     }
 }
 
+/// Tells the namespace which bricks there are; those it knows are left as they are.
+async fn add_bricks(
+    admin: &Net,
+    namespace: &Endpoint,
+    bricks: &[brick_server::Running],
+    home: &Home,
+) -> Result<()> {
+    let registrations: Vec<_> = bricks.iter().flat_map(brick_server::Running::registrations).collect();
+    loop {
+        match ask(admin, namespace, ClusterRequest::AddBricks(registrations.clone())).await {
+            Err(error) if is_behind(&error) => catch_up(admin, namespace, home).await?,
+            added => return added.map(drop),
+        }
+    }
+}
+
+/// Waits until the namespace, which was set back, knows again what bricks have seen. It asks those that are there by itself; where
+/// one is lost, the administrator has to say so, and can while this waits.
+async fn catch_up(admin: &Net, namespace: &Endpoint, home: &Home) -> Result<()> {
+    let begun = Instant::now();
+    let mut told = String::new();
+    loop {
+        let status = status(admin, namespace).await?;
+        let Some(behind) = &status.behind else { return Ok(()) };
+        let text = crate::status::behind_as_text(status.map.epoch, behind);
+        if begun.elapsed() >= CATCH_UP && text != told {
+            home.publish_endpoints(&[namespace.to_string()])?;
+            tracing::error!("{text} (with --data {}). This start waits for that", home.join("").display());
+            told = text;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 async fn status(admin: &Net, namespace: &Endpoint) -> Result<ClusterStatus> {
     match ask(admin, namespace, ClusterRequest::Status).await? {
         ClusterReply::Status(status) => Ok(*status),
         other => bail!("the namespace answered something else than its status: {other:?}"),
-    }
-}
-
-/// Tells the namespace which bricks there are; those it knows are left as they are.
-async fn add_bricks(admin: &Net, namespace: &Endpoint, bricks: &[brick_server::Running]) -> Result<()> {
-    let registrations: Vec<_> = bricks.iter().flat_map(brick_server::Running::registrations).collect();
-    let until = Instant::now() + CHAINS_DEADLINE;
-    loop {
-        match ask(admin, namespace, ClusterRequest::AddBricks(registrations.clone())).await {
-            // It asks the bricks what it does not know, and goes on.
-            Err(error) if is_behind(&error) && Instant::now() < until => tokio::time::sleep(PAUSE).await,
-            added => return added.map(drop),
-        }
     }
 }
 
@@ -378,23 +401,24 @@ fn is_behind(error: &anyhow::Error) -> bool {
 }
 
 /// Returns once every chain that can be served is served, and the space of the bricks is known.
-async fn wait_for_chains(admin: &Net, namespace: &Endpoint) -> Result<()> {
-    let until = Instant::now() + CHAINS_DEADLINE;
+async fn wait_for_chains(admin: &Net, namespace: &Endpoint, home: &Home) -> Result<()> {
+    let mut until = Instant::now() + CHAINS_DEADLINE;
     loop {
         let status = status(admin, namespace).await?;
+        if status.behind.is_some() {
+            catch_up(admin, namespace, home).await?;
+            until = Instant::now() + CHAINS_DEADLINE;
+            continue;
+        }
         let map = &status.map;
         let alive = |brick: BrickId| map.bricks.get(&brick).is_some_and(|b| b.alive);
         let reported =
             |brick: BrickId| status.bricks.iter().any(|(b, report)| *b == brick && report.total_bytes > 0);
-        let settled = status.behind.is_none()
-            && map.chains.values().all(|chain| {
-                chain.head().is_some_and(|head| alive(head) && reported(head))
-                    || chain.members.iter().all(|m| !alive(m.brick))
-            });
+        let settled = map.chains.values().all(|chain| {
+            chain.head().is_some_and(|head| alive(head) && reported(head))
+                || chain.members.iter().all(|m| !alive(m.brick))
+        });
         let late = Instant::now() > until;
-        if late && let Some(behind) = &status.behind {
-            bail!("{}", crate::status::behind_as_text(map.epoch, behind));
-        }
         if (settled || late) && !map.chains.is_empty() {
             for chain in map.chains.values().filter(|c| !c.head().is_some_and(alive)) {
                 tracing::error!(

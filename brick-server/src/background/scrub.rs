@@ -2,10 +2,12 @@
 //! member.
 //!
 //! Period: [`Config::scrub_period`](crate::Config) for the whole brick, spread evenly over it;
-//! a round that was asked for goes at full pace. Budget: at most
+//! a round that was asked for goes at full pace, and takes the place of one by the clock
+//! (`a_scrub_that_is_asked_for_waits_for_no_slow_one`). Budget: at most
 //! [`Config::scrub_bytes_per_second`](crate::Config), and it waits while others read and write,
 //! though never longer than [`PATIENCE`] for one piece.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +37,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Scrubber {
     report: Mutex<ScrubReport>,
+    /// A round that was asked for is due or under way.
+    hurried: AtomicBool,
     wanted: Notify,
 }
 
@@ -48,9 +52,10 @@ impl Scrubber {
 /// Tells how far the scrubber is, and has it begin if that is wanted.
 pub fn asked(brick: &Brick, begin: bool) -> BrickReply {
     let mut report = lock(&brick.scrubber.report);
-    if begin && !report.running {
-        // From here on it counts as running, so that whoever asks again sees this round.
+    if begin && !(report.running && brick.scrubber.hurried.load(Ordering::Relaxed)) {
+        // Both under the report's lock. From here on it counts as running, so that whoever asks again sees this round.
         *report = ScrubReport { running: true, rounds: report.rounds, ..ScrubReport::default() };
+        brick.scrubber.hurried.store(true, Ordering::Relaxed);
         brick.scrubber.wanted.notify_one();
     }
     BrickReply::Scrub(*report)
@@ -60,15 +65,25 @@ pub fn asked(brick: &Brick, begin: bool) -> BrickReply {
 pub async fn run(brick: Arc<Brick>, mut stop: watch::Receiver<bool>) {
     let mut next = Instant::now() + brick.config.scrub_period;
     loop {
-        let hurried = tokio::select! {
+        let asked = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return,
             () = brick.scrubber.wanted.notified() => true,
             () = tokio::time::sleep_until(next) => false,
         };
+        let hurried = brick.scrubber.hurried.load(Ordering::Relaxed);
+        if asked && !hurried {
+            // What was asked for has been done.
+            continue;
+        }
         let done = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return,
+            // Who asks wants all of it read now, and not what is left of a round of weeks.
+            () = brick.scrubber.wanted.notified(), if !hurried => {
+                brick.scrubber.wanted.notify_one();
+                continue;
+            }
             done = round(&brick, hurried) => done,
         };
         let pause = match done {
@@ -106,9 +121,14 @@ async fn round(brick: &Brick, hurried: bool) -> Result<(), Status> {
         }
     }
     let mut report = lock(&brick.scrubber.report);
+    if !hurried && brick.scrubber.hurried.load(Ordering::Relaxed) {
+        // Another one was asked for just now, and what is told is that one's.
+        return Ok(());
+    }
     // Both at once: who sees the round ended does not see it run.
     report.rounds += 1;
     report.running = false;
+    brick.scrubber.hurried.store(false, Ordering::Relaxed);
     let ScrubReport { done_bytes, bad_chunks, lost_blocks, .. } = *report;
     drop(report);
     tracing::info!(brick = %brick.id, done_bytes, bad_chunks, lost_blocks, "scrubbed");

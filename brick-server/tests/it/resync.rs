@@ -1,5 +1,7 @@
 //! A member that was away gets what it missed, and not much more.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use wire::brick::{BrickReply, BrickRequest, Change};
 use wire::id::{BrickId, ChunkVersion};
@@ -210,4 +212,36 @@ async fn the_scrubber_finds_what_nobody_reads() {
     assert_eq!(report.done_bytes, 400_000);
     assert_eq!(cluster.metrics(1).repaired_blocks, 1);
     assert!(cluster.holds(1).await.iter().all(|(_, _, corrupt)| *corrupt == 0));
+}
+
+/// A round that is asked for while one by the clock is under way reads everything now: it takes the place of that one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scrub_that_is_asked_for_waits_for_no_slow_one() {
+    let mut cluster = Cluster::pair().await;
+    for ino in 1..=8 {
+        cluster.write(key(ino, 0), 0, &vec![0xa5; 1 << 20]).await;
+    }
+    cluster.down(1).await;
+    let mut config = cluster.config(1);
+    config.scrub_period = Duration::from_secs(2);
+    cluster.up_with(1, config).await;
+    let net = cluster.net(Role::Admin);
+    let epoch = cluster.namespace.map().epoch;
+    let ask = async |begin| {
+        let request = BrickRequest::Scrub { begin };
+        match cluster.raw(&net, 1, epoch, request, Bytes::new()).await.unwrap().0 {
+            BrickReply::Scrub(report) => report,
+            other => panic!("{other:?}"),
+        }
+    };
+    until("a round by the clock is under way", || async {
+        let report = ask(false).await;
+        report.running && report.done_bytes > 0
+    })
+    .await;
+    let begun = ask(true).await;
+    assert!(begun.running && begun.done_bytes == 0, "{begun:?}");
+    until("the round is through", || async { !ask(false).await.running }).await;
+    let report = ask(false).await;
+    assert_eq!((report.rounds, report.done_bytes), (begun.rounds + 1, 8 << 20), "{report:?}");
 }

@@ -1,8 +1,10 @@
 //! The life of `brickyard up`: start, stop, continue, refuse, replace.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use brickyard_tests::cluster::{Workshop, binary, mounts_below};
-use brickyard_tests::{Cluster, Options, Run, seed, status};
+use brickyard_tests::{Cluster, Options, Run, seed, status, wait};
 use rustix::process::Signal;
 
 /// Ctrl-C and SIGTERM end it cleanly; started again it continues with all data.
@@ -119,4 +121,44 @@ fn a_dropped_cluster_leaves_nothing() -> Result<()> {
     let workshop = Workshop::new()?;
     ensure!(workshop.path().is_dir());
     Ok(())
+}
+
+/// The namespace's directory is put back from an older copy, and a brick is lost with it: the start waits, says for whom and what
+/// to do, and goes on by the administrator's word.
+#[test]
+fn a_start_with_a_namespace_that_was_set_back_waits_for_a_word() -> Result<()> {
+    let mut cluster = Cluster::start(Options { bricks: Some(3), ..Options::default() })?;
+    cluster.allow_log("");
+    let (first, second) = (cluster.mount().join("first"), cluster.mount().join("second"));
+    std::fs::write(&first, seed::bytes(1, 0, 5_000_000))?;
+    cluster.stop()?;
+    let (names, backup) = (cluster.data().join("namespace"), cluster.workshop().path().join("backup"));
+    Run::new("cp").arg("-a").arg(&names).arg(&backup).ok()?;
+    cluster.up()?;
+    std::fs::write(&second, seed::bytes(2, 0, 5_000_000))?;
+    cluster.stop()?;
+    std::fs::remove_dir_all(&names)?;
+    Run::new("cp").arg("-a").arg(&backup).arg(&names).ok()?;
+    std::fs::remove_dir_all(cluster.data().join("bricks/2"))?;
+
+    let data = cluster.data().to_owned();
+    let command = move |words: &[&str]| -> Result<_> {
+        Run::new(binary()?).args(words).arg("--data").arg(&data).limit(Duration::from_secs(60)).run()
+    };
+    std::thread::scope(|scope| -> Result<()> {
+        let word = scope.spawn(move || -> Result<()> {
+            wait::until_true("status says who is waited for", Duration::from_secs(60), || {
+                let said = command(&["status"])?.text();
+                Ok(said.contains("SET BACK") && said.contains("adopt --without 2"))
+            })?;
+            command(&["namespace", "adopt", "--without", "2"])?.success().map(drop)
+        });
+        let ready = cluster.up();
+        word.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+        ready
+    })?;
+    let said = cluster.log().tail(200);
+    ensure!(said.contains("SET BACK") && said.contains("This start waits for that"), "{said}");
+    ensure!(std::fs::read(&first)? == seed::bytes(1, 0, 5_000_000), "reads wrong");
+    cluster.finish()
 }
