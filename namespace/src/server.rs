@@ -326,8 +326,7 @@ fn may(role: Role, request: &MetaRequest) -> bool {
         MetaRequest::Peer => false,
         MetaRequest::Cluster(C::OpenSession { .. } | C::Renew { .. } | C::CloseSession) => client,
         MetaRequest::Cluster(
-            C::RegisterBrick { .. }
-            | C::ComeUp { .. }
+            C::ComeUp { .. }
             | C::NextMap { .. }
             | C::Saw { .. }
             | C::Heartbeat { .. }
@@ -457,11 +456,6 @@ impl Namespace {
             C::Renew { map, open } => self.renew(self.session(session)?, map, open),
             C::CloseSession => self.close_session(session.ok_or(Status::Malformed)?).await,
             C::GetMap { after, wait_ms } => self.get_map(after, wait_ms).await,
-            C::RegisterBrick { brick, lives } => match self.come_up(brick, &lives, None).await? {
-                // Who asks so does not know that answer.
-                ClusterReply::Behind { .. } => Err(Status::NamespaceBehind),
-                reply => Ok(reply),
-            },
             C::ComeUp { brick, lives, saw } => self.come_up(brick, &lives, saw).await,
             C::NextMap { brick, saw, wait_ms } => self.next_map(brick, saw, wait_ms).await,
             C::Saw { map, .. } => self.tells(*map),

@@ -10,7 +10,7 @@ use wire::id::{BrickId, ChainId};
 use wire::map::ClusterMap;
 use wire::meta::{Stuck, Wishes};
 
-use super::plan::{Facts, plan};
+use super::plan::{Facts, stuck};
 
 /// The chains of each brick that is away, and since when that is, which would find no other member were it given up now, with
 /// all that have been away for as long.
@@ -21,16 +21,20 @@ pub fn hindrances(
     away: &[(BrickId, Instant)],
 ) -> Vec<(BrickId, ChainId, Stuck)> {
     let mut hindrances = Vec::new();
-    for (brick, since) in away {
-        let mine: BTreeSet<ChainId> = map.chains_of(*brick).map(|chain| chain.id).collect();
-        if mine.is_empty() {
-            continue;
+    let mut facts = facts.clone();
+    let times: BTreeSet<Instant> = away.iter().map(|(_, since)| *since).collect();
+    // What is planned is the same for all that went at one time, as the bricks of one machine do.
+    for time in times {
+        facts.lost = away.iter().filter(|(_, since)| *since <= time).map(|(brick, _)| *brick).collect();
+        let stuck = stuck(map, wishes, &facts);
+        for (brick, _) in away.iter().filter(|(_, since)| *since == time) {
+            let mine = stuck.iter().filter(|(chain, _)| {
+                map.chains.get(chain).is_some_and(|chain| chain.state_of(*brick).is_some())
+            });
+            hindrances.extend(mine.map(|(chain, why)| (*brick, *chain, *why)));
         }
-        let lost = away.iter().filter(|(_, other)| other <= since).map(|(other, _)| *other).collect();
-        let stuck = plan(map, wishes, &Facts { lost, ..facts.clone() }).stuck;
-        let stuck = stuck.into_iter().filter(|(chain, _)| mine.contains(chain));
-        hindrances.extend(stuck.map(|(chain, why)| (*brick, chain, why)));
     }
+    hindrances.sort_by_key(|(brick, chain, _)| (*brick, *chain));
     hindrances
 }
 

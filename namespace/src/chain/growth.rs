@@ -32,22 +32,15 @@ pub fn due(map: &ClusterMap, wishes: &Wishes) -> Vec<Vec<BrickId>> {
         .filter(|b| b.alive && !wishes.draining.contains(&b.id))
         .map(|b| (b.id, b.host.as_str()))
         .collect();
-    let replicas = usize::from(map.replicas.max(1));
-    if usable.len() < replicas {
-        return Vec::new();
-    }
-    if map.chains.is_empty() {
-        let is_enough = if wishes.birth_bricks == 0 {
+    // Those that the administrator wants there, or else machines enough for the copies.
+    let is_born = !map.chains.is_empty()
+        || if wishes.birth_bricks == 0 {
             let hosts: BTreeSet<&str> = usable.iter().map(|(_, host)| *host).collect();
-            hosts.len() >= replicas
+            hosts.len() >= usize::from(map.replicas)
         } else {
             usable.len() >= wishes.birth_bricks as usize
         };
-        if !is_enough {
-            return Vec::new();
-        }
-    }
-    of(map, &usable)
+    if is_born { of(map, &usable) } else { Vec::new() }
 }
 
 /// The chains that are to be made of these bricks, however few machines they are in: of all of them if there are no chains

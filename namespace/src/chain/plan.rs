@@ -204,9 +204,7 @@ struct Planner<'a> {
 /// What is to be done now.
 pub fn plan(map: &ClusterMap, wishes: &Wishes, facts: &Facts) -> Plan {
     let mut planner = Planner::new(map, wishes, facts);
-    planner.leave();
-    planner.fill();
-    let stuck = planner.stuck();
+    let stuck = planner.replace();
     planner.spread();
     let mut even = false;
     if wishes.rebalancing {
@@ -218,7 +216,19 @@ pub fn plan(map: &ClusterMap, wishes: &Wishes, facts: &Facts) -> Plan {
     Plan { steps: planner.steps.into_values().collect(), stuck, even }
 }
 
+/// Chains that lack a member and find none.
+pub fn stuck(map: &ClusterMap, wishes: &Wishes, facts: &Facts) -> Vec<(ChainId, Stuck)> {
+    Planner::new(map, wishes, facts).replace()
+}
+
 impl<'a> Planner<'a> {
+    /// Finds members for chains that lack some; those for which there is none.
+    fn replace(&mut self) -> Vec<(ChainId, Stuck)> {
+        self.leave();
+        self.fill();
+        self.stuck()
+    }
+
     fn new(map: &'a ClusterMap, wishes: &'a Wishes, facts: &'a Facts) -> Self {
         let largest = facts.space.values().map(|s| s.total_bytes).max().unwrap_or(0).max(1);
         let weigh = |brick: &BrickId| {

@@ -22,7 +22,6 @@ pub fn is_answered_behind(request: &MetaRequest) -> bool {
         MetaRequest::Cluster(
             C::Status
                 | C::ComeUp { .. }
-                | C::RegisterBrick { .. }
                 | C::Heartbeat { .. }
                 | C::NextMap { .. }
                 | C::Saw { .. }

@@ -22,61 +22,41 @@ use crate::error::Error;
 /// The format this program writes.
 pub const MAP_FORMAT: u8 = 3;
 
-/// A map of format 1.
+/// A map of format 1 or 2, which differ in how sessions are kept that have ended.
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
-struct MapV1 {
+struct Old<Blocked> {
     cluster: ClusterId,
     epoch: MapEpoch,
     replicas: u8,
     bricks: BTreeMap<BrickId, BrickInfo>,
     chains: BTreeMap<ChainId, Chain>,
     tables: BTreeMap<TableVersion, Vec<ChainId>>,
-    blocked: BTreeMap<SessionId, MapEpoch>,
+    blocked: Blocked,
 }
 
-/// A map of format 2.
-#[derive(Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
-struct MapV2 {
-    cluster: ClusterId,
-    epoch: MapEpoch,
-    replicas: u8,
-    bricks: BTreeMap<BrickId, BrickInfo>,
-    chains: BTreeMap<ChainId, Chain>,
-    tables: BTreeMap<TableVersion, Vec<ChainId>>,
-    blocked: EndedSessions,
-}
+/// Of format 1.
+type OneByOne = BTreeMap<SessionId, MapEpoch>;
 
-impl From<MapV1> for MapV2 {
-    fn from(old: MapV1) -> Self {
-        let mut blocked = EndedSessions::default();
-        for (session, since) in old.blocked {
-            blocked.insert(session, since);
-        }
-        Self {
-            cluster: old.cluster,
-            epoch: old.epoch,
-            replicas: old.replicas,
-            bricks: old.bricks,
-            chains: old.chains,
-            tables: old.tables,
-            blocked,
-        }
+fn ranges(sessions: OneByOne) -> EndedSessions {
+    let mut ended = EndedSessions::default();
+    for (session, since) in sessions {
+        ended.insert(session, since);
     }
+    ended
 }
 
-impl From<MapV2> for ClusterMap {
-    fn from(old: MapV2) -> Self {
-        Self {
-            cluster: old.cluster,
-            epoch: old.epoch,
-            replicas: old.replicas,
-            bricks: old.bricks,
-            chains: old.chains,
-            current: old.tables.keys().next_back().copied(),
-            tables: old.tables,
-            blocked: old.blocked,
+impl<Blocked> Old<Blocked> {
+    fn renew(self, ended: impl FnOnce(Blocked) -> EndedSessions) -> ClusterMap {
+        ClusterMap {
+            cluster: self.cluster,
+            epoch: self.epoch,
+            replicas: self.replicas,
+            bricks: self.bricks,
+            chains: self.chains,
+            current: self.tables.keys().next_back().copied(),
+            tables: self.tables,
+            blocked: ended(self.blocked),
         }
     }
 }
@@ -96,8 +76,8 @@ pub fn encode_map(map: &ClusterMap) -> Result<Vec<u8>, Error> {
 pub fn decode_map(key: &[u8], bytes: &[u8]) -> Result<ClusterMap, Error> {
     let corrupt = |detail: String| Error::Corrupt { key: key.escape_ascii().to_string(), detail };
     match bytes.split_first() {
-        Some((1, body)) => whole::<MapV1>(body).map(|old| MapV2::from(old).into()),
-        Some((2, body)) => whole::<MapV2>(body).map(Into::into),
+        Some((1, body)) => whole::<Old<OneByOne>>(body).map(|old| old.renew(ranges)),
+        Some((2, body)) => whole::<Old<EndedSessions>>(body).map(|old| old.renew(|ended| ended)),
         Some((&MAP_FORMAT, body)) => whole(body),
         Some((format, _)) => Err(format!("record format {format} is not known")),
         None => Err("empty".to_owned()),
@@ -170,7 +150,7 @@ mod tests {
     #[test]
     fn old_maps_are_read() {
         let new = map();
-        let old = MapV1 {
+        let old = Old {
             cluster: new.cluster,
             epoch: new.epoch,
             replicas: new.replicas,
@@ -186,7 +166,7 @@ mod tests {
         assert_eq!(ClusterMap { blocked: EndedSessions::default(), ..read }, new);
         let mut tables = new.tables.clone();
         tables.insert(TableVersion(7), vec![ChainId(1), ChainId(1)]);
-        let old = MapV2 {
+        let old = Old {
             cluster: new.cluster,
             epoch: new.epoch,
             replicas: new.replicas,

@@ -166,7 +166,7 @@ impl Cluster {
         let (store, node, host, endpoint) = (up.store, up.node, up.host.clone(), up.endpoint);
         let new = NewBrick { store, node, host, endpoint };
         assert_eq!(self.ask(ClusterRequest::AddBrick(new)).await, Ok(ClusterReply::Added(BrickId(id))));
-        self.ask(ClusterRequest::RegisterBrick { brick: up, lives: Vec::new() }).await.unwrap();
+        self.ask(ClusterRequest::ComeUp { brick: up, lives: Vec::new(), saw: None }).await.unwrap();
         BrickId(id)
     }
 
@@ -203,15 +203,19 @@ impl Cluster {
     pub async fn reboot(&self, id: u32, boot: u64) -> Result<ClusterReply, Status> {
         self.bricks[id as usize].boot.store(boot, Ordering::SeqCst);
         let endpoint = self.serving[id as usize].endpoint();
-        self.ask(ClusterRequest::RegisterBrick { brick: registration(id, boot, endpoint), lives: Vec::new() })
-            .await
+        self.ask(ClusterRequest::ComeUp {
+            brick: registration(id, boot, endpoint),
+            lives: Vec::new(),
+            saw: None,
+        })
+        .await
     }
 
     /// The same of a brick whose disk knows these lives.
     pub async fn reboot_knowing(&self, id: u32, boot: u64, lives: &[u64]) -> Result<ClusterReply, Status> {
         let brick = registration(id, boot, self.serving[id as usize].endpoint());
         let lives = lives.iter().map(|boot| BootId(*boot)).collect();
-        let answer = self.ask(ClusterRequest::RegisterBrick { brick, lives }).await;
+        let answer = self.ask(ClusterRequest::ComeUp { brick, lives, saw: None }).await;
         if answer.is_ok() {
             self.bricks[id as usize].boot.store(boot, Ordering::SeqCst);
         }

@@ -339,12 +339,14 @@ pub enum ClusterRequest {
         /// How long to wait for a newer one.
         wait_ms: u32,
     },
-    /// A brick has come up, and says which lives its disk knows. -> `Map`
-    RegisterBrick {
+    /// A brick has come up, and says which lives its disk knows and which map it has seen last. -> `Map`, or `Behind`
+    ComeUp {
         /// Who.
         brick: BrickRegistration,
         /// The lives, the present one last; empty where the disk says nothing of them.
         lives: Vec<BootId>,
+        /// The newest map it has had in any life; none where its disk says nothing of that.
+        saw: Option<MapMemory>,
     },
     /// A brick is alive. -> `Heartbeat`
     Heartbeat {
@@ -474,15 +476,6 @@ pub enum ClusterRequest {
     },
     /// What the change journal holds, after its limits were changed as said. -> `Journal`
     Journal(JournalChange),
-    /// A brick has come up, and says which lives its disk knows and which map it has seen last. -> `Map`, or `Behind`
-    ComeUp {
-        /// Who.
-        brick: BrickRegistration,
-        /// The lives, the present one last; empty where the disk says nothing of them.
-        lives: Vec<BootId>,
-        /// The newest map it has had in any life; none where its disk says nothing of that.
-        saw: Option<MapMemory>,
-    },
     /// A brick wants the map that follows its own, which it names, at once or after `wait_ms` (at most 30,000) whatever it is
     /// then. -> `Map`, or `Behind`
     NextMap {
@@ -625,15 +618,15 @@ mod tests {
         let golden: [(ClusterRequest, String); 5] = [
             (
                 come_up,
-                format!("1b03{}09{}0168020701090 1ac0207", "01".repeat(16), "02".repeat(16)).replace(' ', ""),
+                format!("0403{}09{}0168020701090 1ac0207", "01".repeat(16), "02".repeat(16)).replace(' ', ""),
             ),
-            (ClusterRequest::NextMap { brick: BrickId(3), saw, wait_ms: 5 }, "1c03ac020705".to_owned()),
+            (ClusterRequest::NextMap { brick: BrickId(3), saw, wait_ms: 5 }, "1b03ac020705".to_owned()),
             (
                 ClusterRequest::Saw { brick: BrickId(3), map },
-                format!("1d03{}0102000000 0000", "01".repeat(16)).replace(' ', ""),
+                format!("1c03{}0102000000 0000", "01".repeat(16)).replace(' ', ""),
             ),
-            (ClusterRequest::Adopt { without: BTreeSet::from([BrickId(5)]) }, "1e0105".to_owned()),
-            (ClusterRequest::FreeLost, "1f".to_owned()),
+            (ClusterRequest::Adopt { without: BTreeSet::from([BrickId(5)]) }, "1d0105".to_owned()),
+            (ClusterRequest::FreeLost, "1e".to_owned()),
         ];
         for (request, hex) in golden {
             let bytes = postcard::to_allocvec(&request).unwrap_or_default();
