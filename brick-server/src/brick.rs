@@ -548,6 +548,7 @@ impl Brick {
             scrub_done_bytes: if scrub.running { scrub.done_bytes } else { 0 },
             scrub_total_bytes: if scrub.running { scrub.total_bytes } else { 0 },
             scrub_rounds: scrub.rounds,
+            records: self.store.records(),
         };
         *lock(&self.reported) = report.clone();
         report

@@ -27,6 +27,7 @@ use crate::soft::bricks::Bricks;
 use crate::soft::clock::SteadyClock;
 use crate::soft::lock_waits::LockWaits;
 use crate::soft::opens::Opens;
+use crate::soft::reached::Reached;
 use crate::soft::refusals::Refusals;
 use crate::soft::sessions::Sessions;
 use crate::soft::watches::Watches;
@@ -65,6 +66,8 @@ pub struct Watchers {
     pub refusals: Mutex<Refusals>,
     /// Which maps bricks have seen.
     pub claims: Mutex<Claims>,
+    /// How far the disks of bricks have come.
+    pub reached: Mutex<Reached>,
     /// When bricks were heard.
     pub bricks: Mutex<Bricks>,
     /// What join tokens expire by.

@@ -122,7 +122,8 @@ impl Silence {
 async fn register(brick: &Arc<Brick>) -> Result<(), CallError> {
     let sent = Instant::now();
     let (saw, newest) = (brick.saw(), brick.newest_map());
-    let request = ClusterRequest::ComeUp { brick: brick.registration(), lives: brick.lives(), saw };
+    let (lives, records) = (brick.lives(), brick.store.records());
+    let request = ClusterRequest::ComeUp { brick: brick.registration(), lives, saw, records };
     match brick.namespaces.ask(&brick.net, request).await? {
         ClusterReply::Map(map) if newest.is_some_and(|newest| map.epoch < newest.epoch) => {
             Err(CallError::Status(Status::NamespaceBehind))

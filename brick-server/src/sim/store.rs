@@ -386,6 +386,10 @@ impl ChunkStore for SimStore {
         Ok(())
     }
 
+    fn records(&self) -> u64 {
+        0
+    }
+
     fn counters(&self) -> StoreCounters {
         StoreCounters::default()
     }

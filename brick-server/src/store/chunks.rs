@@ -1,5 +1,7 @@
 //! The engine as a [`ChunkStore`]: one call of it after the other.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use std::time::Duration;
 use wire::brick::{Change, Extent, LostBlock, WriterId};
@@ -314,6 +316,10 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
     fn renew_names(&self, step: Renewal<'_>) -> Result<(), StoreError> {
         self.check()?;
         self.hints.renew(step).map_err(|e| self.disk_failed("noting names anew", &e))
+    }
+
+    fn records(&self) -> u64 {
+        self.records.load(Ordering::Acquire)
     }
 
     fn counters(&self) -> StoreCounters {

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -127,6 +128,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             match journal.log.append(&part.body).map_err(|e| self.fail(format!("the journal: {e}")))? {
                 Appended::Done { seq, bytes } => {
                     add(&self.tally.journal_bytes, bytes);
+                    self.records.store(seq, Ordering::Release);
                     break seq;
                 }
                 Appended::Full if part.body.len() > journal.log.most_bytes() => {

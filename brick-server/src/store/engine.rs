@@ -97,6 +97,8 @@ pub struct Engine<D, I> {
     failure: OnceLock<String>,
     pub(super) tally: Tally,
     pub(super) chunks: AtomicU64,
+    /// Number of the last record of the journal, for who does not wait for a commit.
+    pub(super) records: AtomicU64,
     /// How many bricks share what is left of the filesystem, for reports.
     pub(super) sharers: Arc<AtomicU64>,
 }
@@ -142,6 +144,7 @@ impl<D: Disk, I: Index> Engine<D, I> {
             described: Mutex::new(parts.described),
             stripes: (0..STRIPES).map(|_| RwLock::new(())).collect(),
             turns: Turns::default(),
+            records: AtomicU64::new(parts.log.last()),
             journal: Mutex::new(Journal { log: parts.log, owed: None }),
             failure: OnceLock::new(),
             tally: Tally::default(),

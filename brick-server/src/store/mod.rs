@@ -400,6 +400,10 @@ pub trait ChunkStore: Send + Sync + 'static {
     /// How much waits for a commit.
     fn pressure(&self) -> Pressure;
 
+    /// Number of the last record of its journal: what it names is on stable storage, and it only grows, over all openings. 0 where
+    /// nothing was ever committed, or nobody counts.
+    fn records(&self) -> u64;
+
     /// What it has counted since it was opened.
     fn counters(&self) -> StoreCounters;
 

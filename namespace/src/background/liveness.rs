@@ -4,6 +4,7 @@
 //! `stall`, this process stood still and could not hear anybody: deadlines move.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -17,11 +18,15 @@ use crate::machine::command::Op;
 use crate::namespace::{Namespace, lock};
 use crate::soft::apart::Verdict;
 
+/// So often it is noted how far the disks of bricks have come that commit.
+const NOTE_PERIOD: Duration = Duration::from_secs(10);
+
 /// Runs until told to stop.
 pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
     let mut ticks = interval(namespace.config.tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();
+    let mut noted = last;
     loop {
         tokio::select! {
             () = stopped(&mut stop) => return,
@@ -45,6 +50,10 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
         bricks(&namespace, now).await;
         apart(&namespace, now).await;
         sessions(&namespace, now).await;
+        if now.saturating_duration_since(noted) >= NOTE_PERIOD {
+            noted = now;
+            namespace.note_reached().await;
+        }
         // What proposing took is not standing still.
         last = last.max(Instant::now());
     }
@@ -73,6 +82,7 @@ async fn look_for(namespace: &Arc<Namespace>) {
 
 async fn give_up(namespace: &Namespace, brick: BrickId, boot: BootId) {
     namespace.metrics.brick_died();
+    namespace.note_reached().await;
     lock(&namespace.watchers.bricks).died(brick, Instant::now());
     if let Err(status) = namespace.propose(Op::BrickDead { brick, boot }).await {
         warn!(%brick, %status, "could not declare a brick dead; trying again");

@@ -17,6 +17,7 @@ use wire::meta::{
 use wire::status::Status;
 
 use crate::chain::plan::Step;
+use crate::machine::reached::Records;
 use crate::machine::tokens::NewToken;
 use crate::soft::apart::Verdict;
 
@@ -167,6 +168,8 @@ pub enum Op {
     Adopt(Box<ClusterMap>),
     /// What bricks have of inodes that only lost states knew may go.
     FreeLost,
+    /// How far the journals of bricks' disks have come.
+    NoteRecords(Records),
     /// Files that stay were cut: a round of the living bricks that owed it found nothing any more.
     CutsDone(Vec<CutAck>),
 }

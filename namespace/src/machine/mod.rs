@@ -24,6 +24,7 @@ pub mod journal;
 pub mod lineage;
 pub mod locks;
 pub mod looks;
+pub mod reached;
 pub mod rename;
 pub mod sessions;
 pub mod tokens;
@@ -303,6 +304,7 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
             Ok(Outcome::Done)
         }
         Op::Adopt(map) => lineage::adopt(txn, map),
+        Op::NoteRecords(told) => reached::note(txn, told).map(|()| Outcome::Done),
         Op::FreeLost => {
             lineage::free_lost(txn);
             Ok(Outcome::Done)

@@ -82,10 +82,11 @@ impl Namespace {
         brick: BrickRegistration,
         lives: &[BootId],
         saw: Option<MapMemory>,
+        records: u64,
     ) -> Result<ClusterReply, Status> {
         match self.heard_of(brick.brick, Some(brick.store), saw)? {
             Some(behind) => Ok(behind),
-            None => self.register_brick(brick, lives).await,
+            None => self.register_brick(brick, lives, records).await,
         }
     }
 

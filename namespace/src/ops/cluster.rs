@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::machine::bricks::may_take_the_place;
 use crate::machine::command::{Op, Outcome};
 use crate::machine::lineage::lost_inodes;
+use crate::machine::reached::noted;
 use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
 use crate::soft::apart::Life;
@@ -54,8 +55,9 @@ impl Namespace {
         &self,
         brick: BrickRegistration,
         lives: &[BootId],
+        records: u64,
     ) -> Result<ClusterReply, Status> {
-        let done = self.let_in(brick.clone(), lives).await;
+        let done = self.let_in(brick.clone(), lives, records).await;
         let mut refusals = lock(&self.watchers.refusals);
         match done {
             Ok(_) => refusals.let_in(&brick),
@@ -74,8 +76,13 @@ impl Namespace {
     }
 
     /// If it may have forgotten something that others know, it has to be known first whether they lived on. One whose disk
-    /// knows lives, and not the last one, was set back.
-    async fn let_in(&self, brick: BrickRegistration, lives: &[BootId]) -> Result<ClusterReply, Status> {
+    /// knows lives, and not the last one, or lacks what it had committed was set back.
+    async fn let_in(
+        &self,
+        brick: BrickRegistration,
+        lives: &[BootId],
+        records: u64,
+    ) -> Result<ClusterReply, Status> {
         let (id, boot) = (brick.brick, brick.boot);
         let map = self.map();
         let Some(known) = map.bricks.get(&id) else {
@@ -86,10 +93,10 @@ impl Namespace {
         if known.store != brick.store {
             self.told(may_take_the_place(&*self.db, &map, &brick))?;
         }
+        let noted = noted(&*self.db).map_err(|error| self.failed(&error))?;
+        let forgot_a_life = known.boot != BootId(0) && !lives.is_empty() && !lives.contains(&known.boot);
         let is_set_back = known.store == brick.store
-            && known.boot != BootId(0)
-            && !lives.is_empty()
-            && !lives.contains(&known.boot);
+            && (forgot_a_life || lock(&self.watchers.reached).is_set_back(&noted, id, brick.store, records));
         {
             let mut bricks = lock(&self.watchers.bricks);
             let lives_elsewhere = known.alive && known.boot != boot && known.endpoint != brick.endpoint;
@@ -192,7 +199,11 @@ impl Namespace {
             );
             return Err(Status::Forbidden);
         }
-        let known = map.bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot);
+        let known = map.bricks.get(&brick).filter(|b| b.alive && b.boot == boot).map(|b| b.store);
+        if let Some(store) = known {
+            lock(&self.watchers.reached).says(brick, store, report.records);
+        }
+        let known = known.is_some();
         if let Some(why) = &report.failed {
             if known {
                 tracing::error!(%brick, why, "a brick says that it can serve no more; others take over");
@@ -219,9 +230,27 @@ impl Namespace {
 
     /// A brick stops in good order.
     pub async fn farewell(&self, brick: BrickId, boot: BootId) -> Result<ClusterReply, Status> {
+        self.note_reached().await;
         self.propose(Op::BrickDead { brick, boot }).await?;
         tracing::info!(%brick, "a brick has said goodbye");
         Ok(ClusterReply::Done)
+    }
+
+    /// Notes how far the disks of bricks have come, where that is not noted.
+    pub async fn note_reached(&self) {
+        let noted = match noted(&*self.db) {
+            Ok(noted) => noted,
+            Err(error) => {
+                self.failed(&error);
+                return;
+            }
+        };
+        let news = lock(&self.watchers.reached).news(&self.map(), &noted);
+        if !news.is_empty()
+            && let Err(status) = self.propose(Op::NoteRecords(news)).await
+        {
+            tracing::debug!(%status, "could not note how far disks have come; trying again");
+        }
     }
 
     /// Somebody was refused by a brick of the map.

@@ -7,6 +7,7 @@ pub mod bricks;
 pub mod clock;
 pub mod lock_waits;
 pub mod opens;
+pub mod reached;
 pub mod refusals;
 pub mod sessions;
 pub mod watches;

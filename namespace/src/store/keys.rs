@@ -17,6 +17,8 @@ pub const WISHES: &[u8] = b"Cwishes";
 pub const FORMER_STORES: &[u8] = b"Cformer";
 /// Disks that may take the place of another one though data is lost by that, by the numbers of their bricks.
 pub const GIVEN_UP: &[u8] = b"Cgivenup";
+/// How far the journals of bricks' disks have come.
+pub const RECORDS: &[u8] = b"Crecords";
 /// Numbers of inodes that states may have given which were lost.
 pub const LOST_INODES: &[u8] = b"Clostinodes";
 /// The session that has the cluster for itself, if there is one.

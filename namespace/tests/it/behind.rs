@@ -217,6 +217,7 @@ async fn a_service_that_was_set_back_asks_its_bricks() {
         brick: registration(7, 1, Endpoint::Memory(77)),
         lives: vec![BootId(1)],
         saw: Some(MapMemory { epoch: map.epoch, mark: MapMark::of(map) }),
+        records: 0,
     };
     assert_eq!(cluster.ask(come_up(&before)).await, Err(Status::Busy), "nobody has heard of it");
     assert_eq!(cluster.ask(come_up(&newest)).await, Ok(ClusterReply::Behind { tell_map: true }));
@@ -237,6 +238,7 @@ async fn a_service_that_was_set_back_asks_its_bricks() {
             brick: registration(id, 1, Endpoint::Memory(u64::from(id))),
             lives: Vec::new(),
             saw: Some(MapMemory { epoch: before.epoch, mark: MapMark::of(&before) }),
+            records: 0,
         };
         assert_eq!(cluster.ask(said).await, Ok(ClusterReply::Behind { tell_map: false }));
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use namespace::chain::plan::Step;
 use namespace::machine::command::{CutAck, Op, Outcome, TrimAck};
+use namespace::machine::reached::noted;
 use namespace::machine::txn::load;
 use namespace::store::keys;
 use namespace::store::records::Trim;
@@ -334,4 +335,23 @@ fn collecting_leaves_what_is_of_use() {
     assert_eq!(collect(&mut world, Ino(1 << 40), 0), 0, "that number was never given");
     assert_eq!(collect(&mut world, Ino(u64::MAX), u64::MAX), 0);
     world.sound();
+}
+
+/// How far a disk has come only grows in what is noted, and is noted of the disks that the map names.
+#[test]
+fn only_the_right_disk_counts() {
+    let mut world = with_bricks(2);
+    let store = |brick: u32| registration(brick, 1, Endpoint::Memory(1)).store;
+    let mut note = |told: &[(u32, StoreId, u64)]| {
+        let told = told.iter().map(|(brick, store, records)| (BrickId(*brick), (*store, *records))).collect();
+        world.op(Op::NoteRecords(told)).unwrap();
+        noted(&**world.machine.store())
+            .unwrap()
+            .into_iter()
+            .map(|(brick, of)| (brick.0, of.1))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(note(&[(0, store(0), 9), (1, store(1), 4)]), [(0, 9), (1, 4)]);
+    assert_eq!(note(&[(0, store(0), 7), (1, StoreId([77; 16]), 50), (5, store(5), 1)]), [(0, 9), (1, 4)]);
+    assert_eq!(note(&[(1, store(1), 5)]), [(0, 9), (1, 5)]);
 }

@@ -166,7 +166,9 @@ impl Cluster {
         let (store, node, host, endpoint) = (up.store, up.node, up.host.clone(), up.endpoint);
         let new = NewBrick { store, node, host, endpoint };
         assert_eq!(self.ask(ClusterRequest::AddBrick(new)).await, Ok(ClusterReply::Added(BrickId(id))));
-        self.ask(ClusterRequest::ComeUp { brick: up, lives: Vec::new(), saw: None }).await.unwrap();
+        self.ask(ClusterRequest::ComeUp { brick: up, lives: Vec::new(), saw: None, records: 0 })
+            .await
+            .unwrap();
         BrickId(id)
     }
 
@@ -207,6 +209,7 @@ impl Cluster {
             brick: registration(id, boot, endpoint),
             lives: Vec::new(),
             saw: None,
+            records: 0,
         })
         .await
     }
@@ -215,7 +218,7 @@ impl Cluster {
     pub async fn reboot_knowing(&self, id: u32, boot: u64, lives: &[u64]) -> Result<ClusterReply, Status> {
         let brick = registration(id, boot, self.serving[id as usize].endpoint());
         let lives = lives.iter().map(|boot| BootId(*boot)).collect();
-        let answer = self.ask(ClusterRequest::ComeUp { brick, lives, saw: None }).await;
+        let answer = self.ask(ClusterRequest::ComeUp { brick, lives, saw: None, records: 0 }).await;
         if answer.is_ok() {
             self.bricks[id as usize].boot.store(boot, Ordering::SeqCst);
         }

@@ -358,7 +358,7 @@ async fn a_brick_that_stays_away_is_replaced() {
     until("one has joined and one has left each chain", async || (moved() == 2 * had as u64).then_some(()))
         .await;
     let (brick, lives) = (registration(4, 2, Endpoint::Memory(99)), Vec::new());
-    let back = cluster.ask(ClusterRequest::ComeUp { brick, lives, saw: None }).await;
+    let back = cluster.ask(ClusterRequest::ComeUp { brick, lives, saw: None, records: 0 }).await;
     assert!(matches!(back, Ok(ClusterReply::Map(_))));
     assert!(is_alive(&cluster.map().await, 4));
     cluster.stop().await;

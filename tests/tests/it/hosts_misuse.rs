@@ -10,6 +10,7 @@ use brickyard_tests::disks;
 use brickyard_tests::hosts::Process;
 use brickyard_tests::netns::Host;
 use brickyard_tests::{HostCluster, Run, Shape, seed, tree, wait};
+use rustix::process::Signal;
 
 use crate::bad_input::refused;
 
@@ -390,6 +391,47 @@ fn a_disk_that_was_set_back_is_not_let_in() -> Result<()> {
     cluster.wait_whole(LIMIT)?;
     status_tells(&cluster, 0, &[])?;
     ensure!(std::fs::read(&file)? == vec![2; 100_000], "the file is not what it was");
+    cluster.check(true)?;
+    cluster.allow_log("");
+    cluster.finish()
+}
+
+/// The same of a disk that is set back within one life, of which it knows: what was committed since is known, also to a namespace
+/// that has restarted.
+#[test]
+fn a_disk_that_was_set_back_within_a_life_is_not_let_in() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 1, replicas: 1 })?;
+    let mountpoint = cluster.mountpoint().to_owned();
+    let file = |number: u8| mountpoint.join(format!("file-{number}"));
+    let write = |number: u8| -> Result<()> {
+        std::fs::write(file(number), vec![number; 100_000])?;
+        Ok(std::fs::File::open(file(number))?.sync_all()?)
+    };
+    write(1)?;
+    // All of it at one moment, as a snapshot has it.
+    let old = cluster.workshop().path().join("old");
+    cluster.bricks[0].signal(Signal::STOP)?;
+    Run::new("cp").arg("-a").arg(cluster.brick_dir(0)).arg(&old).ok()?;
+    cluster.bricks[0].signal(Signal::CONT)?;
+    write(2)?;
+    write(3)?;
+    // Who tells of the last file tells that the one before was committed.
+    wait::until_true("the namespace has heard of it", LIMIT, || {
+        Ok(cluster.status()?["bricks"][0]["chunks"] == 3)
+    })?;
+    cluster.bricks[0].stop()?;
+    let set_back = "this disk was set back to an earlier state";
+    let mut brick = not_let_in(&mut cluster, "set back", &old, set_back)?;
+    brick.kill9()?;
+    cluster.namespace.stop()?;
+    cluster.namespace.start()?;
+    let mut brick = not_let_in(&mut cluster, "set back again", &old, set_back)?;
+    brick.kill9()?;
+    cluster.bricks[0].start()?;
+    cluster.wait_whole(LIMIT)?;
+    for number in 1..=3 {
+        ensure!(std::fs::read(file(number))? == vec![number; 100_000], "file {number} is not what it was");
+    }
     cluster.check(true)?;
     cluster.allow_log("");
     cluster.finish()

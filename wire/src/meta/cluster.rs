@@ -71,6 +71,8 @@ pub struct BrickReport {
     pub scrub_total_bytes: u64,
     /// Rounds of the scrubber that ended since it came up.
     pub scrub_rounds: u64,
+    /// Number of the last record of its journal that is on stable storage, which only grows; 0 where nobody counts.
+    pub records: u64,
 }
 
 /// A brick with less than this part of its disk free is full,
@@ -339,7 +341,8 @@ pub enum ClusterRequest {
         /// How long to wait for a newer one.
         wait_ms: u32,
     },
-    /// A brick has come up, and says which lives its disk knows and which map it has seen last. -> `Map`, or `Behind`
+    /// A brick has come up, and says what its disk knows: which lives, which map it has seen last, and how much was committed.
+    /// -> `Map`, or `Behind`
     ComeUp {
         /// Who.
         brick: BrickRegistration,
@@ -347,6 +350,8 @@ pub enum ClusterRequest {
         lives: Vec<BootId>,
         /// The newest map it has had in any life; none where its disk says nothing of that.
         saw: Option<MapMemory>,
+        /// See [`BrickReport::records`].
+        records: u64,
     },
     /// A brick is alive. -> `Heartbeat`
     Heartbeat {
@@ -613,12 +618,13 @@ mod tests {
             host: "h".into(),
             endpoint: Endpoint::Memory(7),
         };
-        let come_up = ClusterRequest::ComeUp { brick, lives: vec![BootId(9)], saw: Some(saw) };
+        let come_up = ClusterRequest::ComeUp { brick, lives: vec![BootId(9)], saw: Some(saw), records: 5 };
         let map = Box::new(ClusterMap::new(ClusterId([1; 16]), 2));
         let golden: [(ClusterRequest, String); 5] = [
             (
                 come_up,
-                format!("0403{}09{}0168020701090 1ac0207", "01".repeat(16), "02".repeat(16)).replace(' ', ""),
+                format!("0403{}09{}0168020701090 1ac020705", "01".repeat(16), "02".repeat(16))
+                    .replace(' ', ""),
             ),
             (ClusterRequest::NextMap { brick: BrickId(3), saw, wait_ms: 5 }, "1b03ac020705".to_owned()),
             (
