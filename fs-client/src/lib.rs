@@ -19,7 +19,7 @@ mod metrics;
 mod mount;
 mod stuck;
 
-pub use client::{Client, Created, DirPage, FallocateMode, File, Lock, OpenOptions, SyncMode};
+pub use client::{Client, Created, DirPage, FallocateMode, File, Lock, LockList, OpenOptions, SyncMode};
 pub use config::{ClientConfig, MountConfig, Sharing};
 pub use error::{Error, MountProblem};
 pub use metrics::{Metrics, Snapshot};

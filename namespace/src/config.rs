@@ -90,6 +90,9 @@ pub struct Config {
     pub session_ttl: Duration,
     /// Sessions are asked to renew this often. Default 3 s.
     pub session_renew: Duration,
+    /// A mount has this long to bring what was written under a lock that was broken to the bricks, and to give it up, before its
+    /// session is ended. Default 3 s.
+    pub recall_grace: Duration,
     /// A brick is dead when not heard for this long. It stops serving by itself earlier: the
     /// heartbeats of one that does not are refused. Default: [`BrickTiming`]'s, 2.5 s.
     pub brick_dead_after: Duration,
@@ -169,6 +172,7 @@ impl Config {
             birth_bricks: 0,
             session_ttl: Duration::from_secs(12),
             session_renew: Duration::from_secs(3),
+            recall_grace: Duration::from_secs(3),
             brick_dead_after: BrickTiming::default().dead_after,
             probe_timeout: Duration::from_millis(200),
             plan_every: Duration::from_millis(500),

@@ -1,5 +1,6 @@
 //! What all calls and loops of one member share.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,12 @@ pub struct Watchers {
     pub opens: Mutex<Opens>,
     /// Who waits for locks.
     pub lock_waits: Mutex<LockWaits>,
+    /// Grows whenever locks were given up: whoever broke one looks again.
+    pub unlocked: watch::Sender<u64>,
+    /// Grows whenever locks were broken: whoever may hold one looks.
+    pub recalled: watch::Sender<u64>,
+    /// Sessions of which locks were broken, and since when they were told.
+    pub recalls: Mutex<BTreeMap<SessionId, Instant>>,
     /// Who waits for changes of directories.
     pub watches: Mutex<Watches>,
     /// Which bricks can't reach each other.
@@ -117,8 +124,17 @@ impl Watchers {
                 break;
             }
         }
+        if !effects.unlocked.is_empty() {
+            self.unlocked.send_modify(|n| *n += 1);
+        }
         for ino in effects.unlocked {
             lock(&self.lock_waits).changed(ino);
+        }
+        if !effects.recalled.is_empty() {
+            self.recalled.send_modify(|n| *n += 1);
+        }
+        for session in effects.recalled {
+            lock(&self.recalls).entry(session).or_insert(now);
         }
         if !effects.changed.is_empty() {
             lock(&self.watches).changed(&effects.changed);
@@ -190,6 +206,11 @@ impl Namespace {
         for (key, _) in self.db.all(b"S")? {
             sessions.known(SessionId(keys::first(&key).unwrap_or_default()), Instant::now());
         }
+        let mut recalls = BTreeMap::new();
+        for (key, _) in self.db.all(b"B")? {
+            recalls.insert(SessionId(keys::first(&key).unwrap_or_default()), Instant::now());
+        }
+        *lock(&self.watchers.recalls) = recalls;
         let seen = load(&*self.db, keys::CLOCK)?.unwrap_or_default();
         *lock(&self.watchers.sessions) = sessions;
         *lock(&self.watchers.opens) = Opens::default();

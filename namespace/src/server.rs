@@ -126,6 +126,9 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         sessions: Mutex::default(),
         opens: Mutex::default(),
         lock_waits: Mutex::default(),
+        unlocked: watch::Sender::new(0),
+        recalled: watch::Sender::new(0),
+        recalls: Mutex::default(),
         watches: Mutex::new(Watches::new(WATCHES)),
         apart: Mutex::default(),
         refusals: Mutex::default(),
@@ -456,7 +459,7 @@ impl Namespace {
             }
             C::Renew { map, open } => self.renew(self.session(session)?, map, open),
             C::CloseSession => self.close_session(session.ok_or(Status::Malformed)?).await,
-            C::GetMap { after, wait_ms } => self.get_map(after, wait_ms).await,
+            C::GetMap { after, wait_ms } => self.get_map(session, after, wait_ms).await,
             C::ComeUp { brick, lives, saw, records } => self.come_up(brick, &lives, saw, records).await,
             C::NextMap { brick, saw, wait_ms } => self.next_map(brick, saw, wait_ms).await,
             C::Saw { map, .. } => self.tells(*map),

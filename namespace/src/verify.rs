@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use wire::id::{BrickId, Ino, JournalIndex, LockGeneration, SessionId};
+use wire::id::{BrickId, Ino, JournalIndex, LockGeneration, LockHandle, SessionId};
 use wire::meta::{Change, FileKind, LockHeld};
 
 use crate::config::CHECK_PROBLEMS;
 use crate::error::Error;
 use crate::machine::FIRST_COOKIE;
 use crate::machine::journal;
+use crate::machine::locks::all_held;
 use crate::store::maps::decode_map;
 use crate::store::records::{Counters, Entry, Inode, Listed, Place, Trim, decode};
 use crate::store::{Read, keys};
@@ -355,6 +356,17 @@ fn locks(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Node>) -> R
         });
         report.must(state.get(&keys::session(session))?.is_some(), || {
             format!("session {session}, which is over, holds locks on inode {ino}")
+        });
+        Ok(())
+    })?;
+    each(state, b"B", |key, value| {
+        let session = SessionId(keys::first(key).unwrap_or_default());
+        let ino = Ino(keys::second(key).unwrap_or_default());
+        let Some(recalled) = record::<Vec<LockHandle>>(report, key, value) else { return Ok(()) };
+        let held = all_held(state, ino)?;
+        let holds = |handle| held.iter().any(|(_, lock)| (lock.session, lock.handle) == (session, handle));
+        report.must(!recalled.is_empty() && recalled.iter().all(|handle| holds(*handle)), || {
+            format!("session {session} is to give up locks on inode {ino} that it does not hold")
         });
         Ok(())
     })?;

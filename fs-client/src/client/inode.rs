@@ -180,6 +180,11 @@ impl OpenInode {
         }
     }
 
+    /// What a change is known by that begins now, in this session; with `state` locked.
+    pub(crate) fn era(&self, session: SessionId) -> SessionId {
+        session.max(SessionId(self.forsaken_before.load(Ordering::Acquire)))
+    }
+
     /// Refuses a change that was begun in a session whose locks on the file are lost.
     pub(crate) fn not_forsaken(&self, begun: SessionId) -> Result<(), Error> {
         if begun.0 < self.forsaken_before.load(Ordering::Acquire) { Err(Error::LockLost) } else { Ok(()) }

@@ -10,7 +10,7 @@
 //!    held one and had not reached the bricks by then never does, and the file takes no further change
 //!    (`who_lost_a_lock_writes_no_more`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use wire::id::{Ino, LockGeneration, LockHandle, LockOwner, MapEpoch, SessionId};
-use wire::meta::{FsReply, FsRequest, LockHeld, LockKind, LockMode, LockRange, LockWish};
+use wire::meta::{FsReply, FsRequest, LockHeld, LockKind, LockMode, LockRange, LockWish, Recall};
 
 use super::inode::OpenInode;
 use super::open::File;
@@ -32,7 +32,9 @@ use crate::locked;
 /// its line for that long.
 const WAIT_MS: u32 = 2_000;
 /// Pause before locks that could not be given up are given up again.
-const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
+/// Pause of an open file that asks for more than what it is about to lose.
+const SOON: Duration = Duration::from_millis(100);
 
 /// A lock that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +69,21 @@ struct Taken {
     granted: bool,
 }
 
+/// An open file that lost a lock.
+#[derive(Debug)]
+struct Lost {
+    handle: LockHandle,
+    file: Weak<File>,
+}
+
 /// Who may hold locks here.
 #[derive(Debug, Default)]
 pub(crate) struct Locks {
     taken: Mutex<HashMap<Ino, Vec<Taken>>>,
+    /// Who lost some, as long as it is open.
+    lost: Mutex<HashMap<Ino, Vec<Lost>>>,
+    /// Broken ones that are being given up.
+    recalls: Mutex<HashSet<Recall>>,
 }
 
 impl Locks {
@@ -102,6 +115,48 @@ impl Locks {
     /// Whether somebody may hold something on a file.
     fn has(&self, ino: Ino, which: impl Fn(&Taken) -> bool) -> bool {
         locked(&self.taken).get(&ino).is_some_and(|taken| taken.iter().any(which))
+    }
+
+    /// The open file that a broken lock was taken through, if it is still open.
+    pub(super) fn file_of(&self, recall: Recall) -> Option<Arc<File>> {
+        let taken = locked(&self.taken);
+        taken.get(&recall.ino)?.iter().find(|t| t.handle == recall.handle)?.file.upgrade()
+    }
+
+    /// Whether a broken lock is not being given up already.
+    pub(super) fn begin_recall(&self, recall: Recall) -> bool {
+        locked(&self.recalls).insert(recall)
+    }
+
+    pub(super) fn end_recall(&self, recall: Recall) {
+        locked(&self.recalls).remove(&recall);
+    }
+
+    /// The file takes no change any more; whether it did before.
+    pub(super) fn note_lost(&self, file: &Arc<File>) -> bool {
+        // First, so that nobody is told somebody else's number instead.
+        let (handle, weak) = (file.handle, Arc::downgrade(file));
+        let mut lost = locked(&self.lost);
+        let is_new = !file.lost.swap(true, Ordering::AcqRel);
+        if is_new {
+            lost.entry(file.ino()).or_default().push(Lost { handle, file: weak });
+            tracing::warn!(inode = %file.ino(), "a lock is lost; nothing more is written through its file");
+        }
+        is_new
+    }
+
+    /// Whether an open file has lost a lock on an inode.
+    pub(super) fn has_lost(&self, ino: Ino, which: impl Fn(LockHandle) -> bool) -> bool {
+        let mut lost = locked(&self.lost);
+        lost.retain(|_, of_file| {
+            of_file.retain(|lost| lost.file.strong_count() > 0);
+            !of_file.is_empty()
+        });
+        lost.get(&ino).is_some_and(|of_file| of_file.iter().any(|lost| which(lost.handle)))
+    }
+
+    pub(super) fn forget_handle(&self, ino: Ino, handle: LockHandle) {
+        self.forget(ino, |taken| taken.handle == handle);
     }
 
     fn forget(&self, ino: Ino, which: impl Fn(&Taken) -> bool) {
@@ -209,6 +264,13 @@ impl Shared {
                     }
                     return Ok(generation);
                 }
+                FsReply::LockedBy(Some(held)) if (held.session, held.handle) == (session, file.handle) => {
+                    // One of its own, which was broken: it is about to hear of that.
+                    if !self.sleep_unless_stopping(SOON).await {
+                        return Err(Error::Stopping);
+                    }
+                    continue;
+                }
                 FsReply::LockedBy(_) => {}
                 _ => return Err(Error::unexpected("the namespace", "a lock")),
             }
@@ -257,7 +319,7 @@ impl Shared {
 
     /// What was written through a file is where others read it.
     async fn show_others(self: &Arc<Self>, file: &File) -> Result<(), Error> {
-        if file.options.write && !file.is_lost() {
+        if file.options.write {
             self.flush_inode(&file.inode).await;
             self.report(&file.inode).await?;
         }
@@ -317,17 +379,17 @@ impl Shared {
     /// nothing that was written under them may follow.
     pub(crate) fn lose_locks(&self, now: SessionId) {
         for file in self.locks.take_granted().into_iter().filter_map(|taken| taken.file.upgrade()) {
-            if !file.lost.swap(true, Ordering::AcqRel) {
-                tracing::warn!(inode = %file.ino(), "a lock is lost with its session; nothing more is written through its file");
-                self.forsake(&file.inode, now);
-            }
+            self.locks.note_lost(&file);
+            // Also of one whose lock was broken before: what it had under way may not be tried again.
+            self.forsake(&file.inode, now);
         }
     }
 
     /// Drops what was written to a file before this session and is not on the bricks.
     fn forsake(&self, inode: &OpenInode, session: SessionId) {
-        inode.forsaken_before.fetch_max(session.0, Ordering::AcqRel);
         let mut state = locked(&inode.state);
+        // Under the lock: whatever is taken from the state is known to be from before or after.
+        inode.forsaken_before.fetch_max(session.0, Ordering::AcqRel);
         let kept = state.held.cost();
         let gathered = state.forsake();
         state.fail(Error::LockLost);

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `session`, `bricks`, `retry` | calls, and what to do when they fail |
 //! | `inode`, `gather`, `held` | what is kept of an inode: dirty, in flight, unstable |
-//! | `locks` | locks, and what losing one means |
+//! | `locks`, `broken` | locks, and what losing one means |
 //! | `open`, `table` | handles and inodes in use, what the namespace is told of them |
 //! | `write`, `commit` | writing behind, durability |
 //! | `read`, `readahead` | reading |
@@ -14,6 +14,7 @@
 //! | `ticker` | what happens with time |
 
 mod bricks;
+mod broken;
 mod changes;
 mod commit;
 mod detours;
@@ -45,6 +46,7 @@ use tokio::time::{Instant, sleep, timeout};
 use wire::map::ClusterMap;
 use wire::net::{Members, Net};
 
+pub use broken::LockList;
 pub use locks::Lock;
 pub use names::DirPage;
 pub use open::{Created, File, OpenOptions, SyncMode};

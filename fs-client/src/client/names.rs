@@ -18,6 +18,7 @@ use wire::meta::{
 };
 
 use super::inode::OpenInode;
+use super::open::File;
 use super::table::User;
 use super::{Client, Shared};
 use crate::error::Error;
@@ -82,23 +83,35 @@ impl Shared {
     }
 
     pub(crate) async fn set_attr(self: &Arc<Self>, ino: Ino, changes: AttrChanges) -> Result<Attr, Error> {
+        self.set_attr_through(None, ino, changes).await
+    }
+
+    async fn set_attr_through(
+        self: &Arc<Self>,
+        file: Option<Arc<File>>,
+        ino: Ino,
+        changes: AttrChanges,
+    ) -> Result<Attr, Error> {
         let orders = changes.size.is_some() || changes.mtime.is_some();
         let inode = self.in_use(ino).filter(|inode| orders || locked(&inode.state).late.is_some());
         let Some(inode) = inode else { return self.attr_of(FsRequest::SetAttr { ino, changes }).await };
         // Goes on when the caller does not wait: what it cuts here and there belongs together.
         let shared = self.clone();
-        let work = async move { shared.set_attr_in_order(&inode, &changes).await };
+        let work = async move { shared.set_attr_in_order(file.as_deref(), &inode, &changes).await };
         self.runtime.spawn(part_of_operation(work)).await.map_err(|_| Error::Stopping)?
     }
 
     async fn set_attr_in_order(
         self: &Arc<Self>,
+        file: Option<&File>,
         inode: &Arc<OpenInode>,
         changes: &AttrChanges,
     ) -> Result<Attr, Error> {
         // Writes before it must not come after it, in bytes as in times.
         let _alone = inode.order.write().await;
+        file.map_or(Ok(()), File::not_lost)?;
         self.flush_inode(inode).await;
+        file.map_or(Ok(()), File::not_lost)?;
         self.report_and_set(inode, changes).await?;
         let mut state = locked(&inode.state);
         if let Some(size) = changes.size {
@@ -282,6 +295,15 @@ impl Client {
     /// As [`Client::lookup`].
     pub async fn setattr(&self, ino: Ino, changes: AttrChanges) -> Result<Attr, Error> {
         self.shared.operations.run("setattr", ino, self.shared.set_attr(ino, changes)).await
+    }
+
+    /// The same through an open file: nothing if it has lost a lock.
+    ///
+    /// # Errors
+    /// As [`Client::lookup`]; [`Error::LockLost`].
+    pub async fn setattr_through(&self, file: &Arc<File>, changes: AttrChanges) -> Result<Attr, Error> {
+        let work = self.shared.set_attr_through(Some(file.clone()), file.ino(), changes);
+        self.shared.operations.run("setattr", file.ino(), work).await
     }
 
     /// The same for the only mount of a cluster: nobody else can see whether the namespace knows it yet. A change

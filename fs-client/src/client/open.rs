@@ -382,10 +382,11 @@ impl Shared {
     ) -> Result<Option<Attr>, Error> {
         let closes = told.write && matches!(occasion, Occasion::Close);
         let ino = inode.ino;
-        let (mut untold, late, writes) = {
+        let (mut untold, late, writes, begun) = {
             let mut state = locked(&inode.state);
             state.unreported_since = None;
-            (Untold { inode, report: state.unreported.take() }, state.late, state.writes)
+            let begun = inode.era(self.session.id());
+            (Untold { inode, report: state.unreported.take() }, state.late, state.writes, begun)
         };
         let then = match (late, &occasion) {
             (None, Occasion::Set(changes)) => Some(LateChanges { changes: **changes, at: Timestamp::now() }),
@@ -404,7 +405,8 @@ impl Shared {
                 FsRequest::ReportWrite { ino, report, then, closes }
             }
         };
-        let answer = self.fs(request).await;
+        let deadline = Instant::now() + self.outside.config.deadline;
+        let answer = self.fs_while(request, deadline, || inode.not_forsaken(begun)).await;
         self.table.note_report();
         let mut state = locked(&inode.state);
         // What was changed meanwhile is told the next time.
@@ -433,6 +435,11 @@ impl Shared {
                 told.write &= !closes;
                 state.settle_pending(writes);
                 Err(error)
+            }
+            // What was written under a lost lock has no say in the file any more.
+            Err(Error::LockLost) => {
+                untold.report = None;
+                Err(Error::LockLost)
             }
             Err(error) => {
                 if state.late.is_some() {

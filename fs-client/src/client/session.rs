@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use wire::id::{BootId, BrickId, CallSeq, MapEpoch, SessionId};
 use wire::map::ClusterMap;
 use wire::meta::{
-    ClusterReply, ClusterRequest, FsReply, FsRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest,
+    ClusterReply, ClusterRequest, FsReply, FsRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest, Recall,
     SessionGrant,
 };
 use wire::net::typed::CallError;
@@ -174,6 +174,16 @@ impl Shared {
 
     /// The same with a deadline.
     pub(crate) async fn fs_until(&self, request: FsRequest, deadline: Instant) -> Result<FsReply, Error> {
+        self.fs_while(request, deadline, || Ok(())).await
+    }
+
+    /// The same as long as it `may` be asked; looked at in every session that it is tried in.
+    pub(crate) async fn fs_while(
+        &self,
+        request: FsRequest,
+        deadline: Instant,
+        may: impl Fn() -> Result<(), Error>,
+    ) -> Result<FsReply, Error> {
         let number = request.is_change().then(|| self.session.take_number());
         let _awaited = number.map(|number| Awaited(&self.session, number));
         let mut call = MetaCall {
@@ -185,6 +195,8 @@ impl Shared {
         let mut retry = Retry::until(&self.outside.metrics, deadline);
         loop {
             let session = self.session.id();
+            // After its number was read: what is lost with a session is so before another one takes its place.
+            may()?;
             call.session = Some(session);
             call.answered_below = self.session.answered_below();
             let error = match self.meta_once(&call, retry.attempt(self.outside.config.attempt_timeout)).await
@@ -252,18 +264,23 @@ impl Shared {
             return;
         }
         let deadline = Instant::now() + Duration::from_millis(u64::from(MAP_WAIT_MS) * 4);
+        // Broken locks are told to the one who always asks, too.
         self.fetch_map(seen, MAP_WAIT_MS, deadline).await;
     }
 
-    /// Asks for the map once; whether that worked.
-    async fn fetch_map(&self, after: MapEpoch, wait_ms: u32, deadline: Instant) -> bool {
+    /// Asks for the map once; what broken locks are to be given up, if that worked.
+    async fn fetch_map(&self, after: MapEpoch, wait_ms: u32, deadline: Instant) -> Option<Vec<Recall>> {
         match self.cluster_once(ClusterRequest::GetMap { after, wait_ms }, deadline).await {
             Ok(ClusterReply::Map(map)) => {
                 self.session.absorb_map(map);
-                true
+                Some(Vec::new())
+            }
+            Ok(ClusterReply::Recalls { map, recalls }) => {
+                self.session.absorb_map(map);
+                Some(recalls)
             }
             // The caller tries again and reports the failure it has itself.
-            Ok(_) | Err(_) => false,
+            Ok(_) | Err(_) => None,
         }
     }
 
@@ -373,11 +390,12 @@ impl Shared {
             };
             // A service that answers at once without news must not be asked in a tight loop.
             let quick = begun.elapsed() < Duration::from_millis(100) && self.map().epoch == known;
-            pause = match (fetched, quick) {
+            pause = match (fetched.is_some(), quick) {
                 (true, false) => Duration::ZERO,
                 (true, true) => Duration::from_millis(100),
                 (false, _) => Duration::from_millis(500),
             };
+            self.recall(fetched.unwrap_or_default());
         }
     }
 

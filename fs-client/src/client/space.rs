@@ -180,6 +180,7 @@ impl Shared {
     async fn punch(self: &Arc<Self>, file: &Arc<File>, start: u64, end: u64) -> Result<(), Error> {
         let inode = &file.inode;
         let _alone = inode.order.write().await;
+        file.not_lost()?;
         self.flush_inode(inode).await;
         let size = self.get_attr(inode.ino).await?.size;
         let end = end.min(size);

@@ -253,7 +253,7 @@ impl Shared {
         state.flying_bytes += flight.window as u64;
         state.flights.insert(offset, flight);
         let (shared, inode, layout) = (self.clone(), inode.clone(), state.attr.layout);
-        let begun = self.session.id();
+        let begun = inode.era(self.session.id());
         self.runtime.spawn(async move {
             let work = async {
                 let metrics = &shared.outside.metrics;

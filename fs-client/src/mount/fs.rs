@@ -18,6 +18,7 @@ use super::changes::{self, WatchHandle};
 use super::convert::{self, errno, name};
 use super::dir::DirHandle;
 use super::handles::Handles;
+use super::lock_attributes;
 use super::kernel::{
     self, Handler, Interrupts, Listing, OpenFlags, Operation, Reply, Request, SetAttr, Wanted,
 };
@@ -283,12 +284,7 @@ impl Adapter {
 
     fn setattr(&self, ino: Ino, set: SetAttr, reply: Reply) {
         let SetAttr { mode, uid, gid, size, atime, mtime, handle } = set;
-        if size.is_some()
-            && let Some(file) = handle.and_then(|handle| self.files.get(handle))
-            && file.is_lost()
-        {
-            return reply.error(errno(&Error::LockLost));
-        }
+        let file = handle.and_then(|handle| self.files.get(handle)).filter(|_| size.is_some());
         let changes = AttrChanges {
             mode: mode.map(|mode| (mode & 0o7777) as u16),
             uid,
@@ -299,9 +295,10 @@ impl Adapter {
         };
         let (sharing, valid) = (self.sharing, self.valid);
         self.spawn(reply, |client, reply| async move {
-            let done = match sharing {
-                Sharing::Sole => client.setattr_behind(ino, changes).await,
-                Sharing::Shared => client.setattr(ino, changes).await,
+            let done = match (sharing, file) {
+                (Sharing::Sole, _) => client.setattr_behind(ino, changes).await,
+                (Sharing::Shared, Some(file)) => client.setattr_through(&file, changes).await,
+                (Sharing::Shared, None) => client.setattr(ino, changes).await,
             };
             match done {
                 Ok(attr) => reply.attr(valid.of(attr.kind), &attr),
@@ -490,9 +487,15 @@ impl Adapter {
         });
     }
 
-    fn setxattr(&self, ino: Ino, attribute: &[u8], value: &[u8], flags: u32, reply: Reply) {
+    fn setxattr(&self, (ino, uid): (Ino, u32), attribute: &[u8], value: &[u8], flags: u32, reply: Reply) {
         if is_foreign(attribute) {
             return reply.error(Errno::OPNOTSUPP);
+        }
+        if lock_attributes::is_own(attribute) {
+            let (attribute, value) = (attribute.to_vec(), value.to_vec());
+            return self.spawn_nothing(reply, |client| async move {
+                lock_attributes::set(&client, ino, &attribute, &value, uid).await
+            });
         }
         let flags = XattrFlags::from_bits_retain(flags);
         let mode = if flags.contains(XattrFlags::CREATE) {
@@ -507,9 +510,15 @@ impl Adapter {
         self.spawn_nothing(reply, |client| async move { client.setxattr(ino, attribute, value, mode).await });
     }
 
-    pub(super) fn getxattr(&self, ino: Ino, attribute: &[u8], size: u32, reply: Reply) {
+    pub(super) fn getxattr(&self, (ino, thread): (Ino, u32), attribute: &[u8], size: u32, reply: Reply) {
         if is_foreign(attribute) {
             return reply.error(Errno::OPNOTSUPP);
+        }
+        if lock_attributes::is_own(attribute) {
+            let attribute = attribute.to_vec();
+            return self.spawn(reply, |client, reply| async move {
+                answer_xattr(reply, size, lock_attributes::get(&client, ino, &attribute, thread).await);
+            });
         }
         // The kernel asks for these before every write, and with many a look at a file.
         let often = attribute == b"security.capability" || is_acl(attribute);
@@ -690,8 +699,8 @@ impl Handler for Adapter {
             O::Flush { handle, owner } => self.flush(handle, owner, reply),
             O::GetLock(lock) => self.get_lock(lock, reply),
             O::SetLock { lock, wait } => self.set_lock(lock, wait, reply),
-            O::SetXattr { name, value, flags } => self.setxattr(ino, name, value, flags, reply),
-            O::GetXattr { name, size } => self.getxattr(ino, name, size, reply),
+            O::SetXattr { name, value, flags } => self.setxattr((ino, request.uid), name, value, flags, reply),
+            O::GetXattr { name, size } => self.getxattr((ino, request.pid), name, size, reply),
             O::ListXattr { size } => self.listxattr(ino, size, reply),
             O::RemoveXattr { name } => self.removexattr(ino, name, reply),
             O::OpenDir => {

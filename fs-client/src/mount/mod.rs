@@ -13,6 +13,7 @@ mod dir;
 mod fs;
 mod handles;
 mod kernel;
+mod lock_attributes;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;

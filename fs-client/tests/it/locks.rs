@@ -1,14 +1,15 @@
 //! Locks, as a client takes, keeps and loses them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use brickyard_fs_client::{Client, Error, File, Lock, OpenOptions};
+use brickyard_fs_client::{Client, ClientConfig, Error, FallocateMode, File, Lock, OpenOptions};
 use tokio::sync::Notify;
 use wire::brick::BrickRequest;
-use wire::id::{Ino, LockOwner, MapEpoch};
-use wire::meta::{LockKind, LockMode, LockRange, Name, NewInode};
-use wire::status::Status;
+use wire::id::{Ino, LockGeneration, LockOwner, MapEpoch};
+use wire::meta::{AttrChanges, LockKind, LockMode, LockRange, Name, NewInode};
+use wire::status::{FsError, Status};
 
 use crate::cluster::{Cluster, Fault, pattern, until};
 
@@ -167,5 +168,143 @@ async fn a_lock_is_used_by_a_map_that_blocks_its_former_holder() {
     granted.await.unwrap().unwrap();
     assert!(client.map().epoch >= next);
     client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+async fn generation(client: &Client, ino: Ino) -> LockGeneration {
+    client.locks_on(ino).await.unwrap().locks[0].1.generation
+}
+
+/// An open file whose lock somebody broke takes no change from then on; what was written through it before is on the bricks, with its
+/// size, before anybody else has the lock; other open files go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_a_broken_lock_writes_no_more() {
+    let cluster = Cluster::start().await;
+    let (one, other) = (cluster.client().await, cluster.client().await);
+    let held = made(&one, "held").await;
+    let beside = one.open(held.ino(), OpenOptions::read_write()).await.unwrap();
+    let theirs = other.open(held.ino(), OpenOptions::read_write()).await.unwrap();
+    locked(&one, &held, 1).await;
+    let data = pattern(3, 200_000);
+    one.write_at(&held, 0, &data).await.unwrap();
+    let wrong = LockGeneration(999);
+    assert!(matches!(other.break_lock(held.ino(), wrong).await, Err(Error::Fs(FsError::NoAttribute))));
+    let broken = generation(&other, held.ino()).await;
+    let waits = {
+        let (other, theirs) = (other.clone(), theirs.clone());
+        tokio::spawn(async move { other.lock(&theirs, lock(2, LockMode::Exclusive), Some(&Notify::new())).await })
+    };
+    other.break_lock(held.ino(), broken).await.unwrap();
+    waits.await.unwrap().unwrap();
+    assert!(held.is_lost() && !beside.is_lost());
+    assert_eq!(other.getattr(held.ino()).await.unwrap().size, 200_000);
+    assert!(other.read_at(&theirs, 0, 200_000).await.unwrap() == data);
+    let lost = |result: Result<(), Error>| assert!(matches!(result, Err(Error::LockLost)), "{result:?}");
+    let cut = AttrChanges { size: Some(1), ..AttrChanges::default() };
+    lost(one.write_at(&held, 0, b"more").await);
+    lost(one.fsync(&held).await);
+    lost(one.setattr_through(&held, cut).await.map(drop));
+    lost(one.fallocate(&held, FallocateMode::PunchHole, 0, 10).await);
+    lost(one.lock(&held, lock(1, LockMode::Exclusive), None).await.map(drop));
+    assert_eq!(other.getattr(held.ino()).await.unwrap().size, 200_000);
+    // What holds no lock is as free as it was.
+    one.write_at(&beside, 200_000, b"beside").await.unwrap();
+    one.fsync(&beside).await.unwrap();
+    assert_eq!(cluster.namespace.locks(), 1);
+    let _ = one.release(held).await;
+    for (client, file) in [(&one, beside), (&other, theirs)] {
+        client.release(file).await.unwrap();
+    }
+    assert_eq!(cluster.namespace.locks(), 0);
+    one.shutdown().await.unwrap();
+    other.shutdown().await.unwrap();
+}
+
+/// A broken lock is not given up before what is on its way to the bricks is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_lock_waits_for_its_writes() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let held = made(&client, "held").await;
+    locked(&client, &held, 1).await;
+    cluster.world.fault(|_, request| match request {
+        BrickRequest::Change { .. } => Some(Fault::Refuse(Status::Busy)),
+        _ => None,
+    });
+    client.write_at(&held, 0, &pattern(1, 3 << 20)).await.unwrap();
+    let broken = generation(&client, held.ino()).await;
+    client.break_lock(held.ino(), broken).await.unwrap();
+    until("the loss is noticed", || held.is_lost()).await;
+    assert_eq!(cluster.namespace.locks(), 1, "given up with writes under way");
+    cluster.world.heal();
+    until("it is given up", || cluster.namespace.locks() == 0).await;
+    assert_eq!(cluster.namespace.size_of(held.ino()), 3 << 20);
+    let _ = client.release(held).await;
+    client.shutdown().await.unwrap();
+}
+
+/// A token is that of the process that asks; of another process, if it is the only one there can be; and never one that somebody else got
+/// after the own one was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_those_of_who_asks() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let first = made(&client, "f").await;
+    let ino = first.ino();
+    let second = client.open(ino, OpenOptions::read_write()).await.unwrap();
+    let none = |token: Result<LockGeneration, Error>| {
+        assert!(matches!(token, Err(Error::Fs(FsError::NoAttribute))), "{token:?}");
+    };
+    none(client.lock_token(ino, 7).await);
+    let byte = |n: u64| LockRange { start: n, end: n };
+    let of = |pid: u32, n: u64| Lock { pid, range: byte(n), ..lock(u64::from(pid), LockMode::Exclusive) };
+    let sevens = client.lock(&first, of(7, 1), None).await.unwrap();
+    assert_eq!(client.lock_token(ino, 7).await.unwrap(), sevens);
+    assert_eq!(client.lock_token(ino, 99).await.unwrap(), sevens, "a child of the holder");
+    let later = client.lock(&first, of(7, 5), None).await.unwrap();
+    assert_eq!(client.lock_token(ino, 7).await.unwrap(), later);
+    let eights = client.lock(&second, of(8, 9), None).await.unwrap();
+    assert_eq!(client.lock_token(ino, 7).await.unwrap(), later);
+    assert_eq!(client.lock_token(ino, 8).await.unwrap(), eights);
+    none(client.lock_token(ino, 99).await);
+    client.break_lock(ino, sevens).await.unwrap();
+    until("it is given up", || cluster.namespace.locks() == 1).await;
+    assert_eq!(client.lock_token(ino, 8).await.unwrap(), eights);
+    for process in [7, 99] {
+        let token = client.lock_token(ino, process).await;
+        assert!(matches!(token, Err(Error::LockLost)), "{token:?}");
+    }
+    let _ = client.release(first).await;
+    assert_eq!(client.lock_token(ino, 99).await.unwrap(), eights);
+    client.release(second).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// Locks of a file that is closed while the namespace does not answer are given up once it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_that_could_not_be_given_up_are_later() {
+    let cluster = Cluster::start().await;
+    let config = ClientConfig { deadline: Duration::from_millis(300), ..cluster.config() };
+    let client = cluster.client_with(config).await;
+    let file = made(&client, "f").await;
+    locked(&client, &file, 1).await;
+    // The session itself goes on.
+    cluster.namespace.busy.store(u64::MAX, Ordering::SeqCst);
+    let ino = file.ino();
+    client.release(file).await.expect_err("nobody answers");
+    assert_eq!(cluster.namespace.locks(), 1);
+    assert!(client.may_hold(ino, LockKind::Range, LockOwner(1)));
+    cluster.namespace.busy.store(0, Ordering::SeqCst);
+    until("it is given up", || cluster.namespace.locks() == 0).await;
+    until("nothing is left to do", || !client.may_hold(ino, LockKind::Range, LockOwner(1))).await;
+    // With their session they are gone by themselves, and nobody tries for ever.
+    let file = made(&client, "g").await;
+    locked(&client, &file, 1).await;
+    cluster.namespace.busy.store(u64::MAX, Ordering::SeqCst);
+    let ino = file.ino();
+    client.release(file).await.expect_err("nobody answers");
+    cluster.namespace.expire_sessions();
+    cluster.namespace.busy.store(0, Ordering::SeqCst);
+    until("nothing is left to do", || !client.may_hold(ino, LockKind::Range, LockOwner(1))).await;
     client.shutdown().await.unwrap();
 }

@@ -6,13 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 use wire::id::{CallSeq, DirCookie, Ino, LockGeneration, MapEpoch, SessionId};
 use wire::layout::{FileLayout, TableVersion};
-use wire::meta::{
-    Access, Attr, AttrChanges, ClusterReply, ClusterRequest, DirEntry, FileKind, FsReply, FsRequest,
-    LockHeld, LockKind, LockWish, MetaCall, MetaProtocol, MetaReply, MetaRequest, Name, NewInode, RenameMode,
-    SessionGrant, SetTime, StatFs, Timestamp, WriteReport, XattrMode,
-};
+use wire::meta::{Access, Attr, AttrChanges, ClusterReply, ClusterRequest, DirEntry, FileKind, FsReply, FsRequest, LockHeld, LockKind, LockWish, MetaCall, MetaProtocol, MetaReply, MetaRequest, Name, NewInode, Recall, RenameMode, SessionGrant, SetTime, StatFs, Timestamp, WriteReport, XattrMode};
 use wire::net::typed::TypedHandler;
 use wire::net::{BoxFuture, Peer};
 use wire::status::{FsError, Status};
@@ -44,6 +42,8 @@ pub struct Inner {
     next_session: u64,
     locks: Vec<(Ino, LockKind, LockHeld)>,
     next_generation: u64,
+    /// Open files that are to give up their locks.
+    recalls: BTreeSet<(SessionId, Recall)>,
     /// The map that grants of locks name.
     pub lock_map: Option<MapEpoch>,
 }
@@ -61,6 +61,8 @@ pub struct FakeNamespace {
     pub looks_under_way: AtomicU64,
     /// Answers to looks are kept back while somebody writes here.
     pub held_looks: tokio::sync::RwLock<()>,
+    /// Somebody broke a lock.
+    recalled: Notify,
     /// Every changing call that was carried out.
     pub log: Mutex<Vec<FsRequest>>,
     pub told: Mutex<Vec<(Ino, Access)>>,
@@ -342,7 +344,14 @@ impl Inner {
                 });
                 Ok(FsReply::Done)
             }
+            FsRequest::BreakLock { ino, generation } => {
+                let broken = self.locks.iter().find(|(i, _, held)| i == ino && held.generation == *generation);
+                let (_, _, held) = broken.ok_or(FsError::NoAttribute)?;
+                self.recalls.insert((held.session, Recall { ino: *ino, handle: held.handle }));
+                Ok(FsReply::Done)
+            }
             FsRequest::DropLocks { ino, handle } => {
+                self.recalls.remove(&(session, Recall { ino: *ino, handle: *handle }));
                 self.locks
                     .retain(|(i, _, held)| i != ino || (held.session, held.handle) != (session, *handle));
                 Ok(FsReply::Done)
@@ -406,6 +415,11 @@ impl Inner {
             FsRequest::ListXattr { ino } => {
                 Ok(FsReply::Names(self.node(*ino)?.xattrs.keys().cloned().collect()))
             }
+            FsRequest::ListLocks { ino } => {
+                let of_file = self.locks.iter().filter(|(i, _, _)| i == ino);
+                let locks = of_file.map(|(_, kind, held)| (*kind, *held)).collect();
+                Ok(FsReply::Locks { locks, places: Vec::new() })
+            }
             FsRequest::StatFs => Ok(FsReply::StatFs(StatFs {
                 total_bytes: 1 << 40,
                 free_bytes: 1 << 39,
@@ -430,6 +444,7 @@ impl FakeNamespace {
             tell_open: AtomicU64::new(0),
             looks_under_way: AtomicU64::new(0),
             held_looks: tokio::sync::RwLock::default(),
+            recalled: Notify::new(),
             log: Mutex::default(),
             told: Mutex::default(),
         }
@@ -441,6 +456,7 @@ impl FakeNamespace {
         inner.sessions.clear();
         inner.open.clear();
         inner.locks.clear();
+        inner.recalls.clear();
     }
 
     /// How many locks are held.
@@ -476,6 +492,7 @@ impl FakeNamespace {
             return known.clone();
         }
         let answer = inner.change(&self.world, session, request);
+        self.recalled.notify_waiters();
         inner.replies.insert((session, call.seq), answer.clone());
         inner.replies.retain(|(s, seq), _| *s != session || *seq >= call.answered_below);
         self.log.lock().unwrap().push(request.clone());
@@ -503,8 +520,22 @@ impl FakeNamespace {
             }
             ClusterRequest::GetMap { after, wait_ms } => {
                 let mut changes = self.world.map.subscribe();
-                let wait = Duration::from_millis(u64::from(*wait_ms));
-                let _ = tokio::time::timeout(wait, changes.wait_for(|map| map.epoch > *after)).await;
+                let until = Instant::now() + Duration::from_millis(u64::from(*wait_ms));
+                loop {
+                    let recalled = self.recalled.notified();
+                    let recalls: Vec<Recall> = {
+                        let inner = self.inner.lock().unwrap();
+                        let own = inner.recalls.iter().filter(|(session, _)| call.session == Some(*session));
+                        own.map(|(_, recall)| *recall).collect()
+                    };
+                    if !recalls.is_empty() {
+                        return Ok(ClusterReply::Recalls { map: self.world.map.borrow().clone(), recalls });
+                    }
+                    tokio::select! {
+                        _ = timeout_at(until, changes.wait_for(|map| map.epoch > *after)) => break,
+                        () = recalled => {}
+                    }
+                }
                 Ok(ClusterReply::Map(self.world.map.borrow().clone()))
             }
             ClusterRequest::CloseSession => {

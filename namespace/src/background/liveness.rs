@@ -9,12 +9,13 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
-use wire::id::{BootId, BrickId};
+use wire::id::{BootId, BrickId, SessionId};
 use wire::net::Probed;
 
 use crate::background::{Stop, stopped};
 use crate::chain::would_cut_off;
 use crate::machine::command::Op;
+use crate::machine::locks;
 use crate::namespace::{Namespace, lock};
 use crate::soft::apart::Verdict;
 
@@ -54,6 +55,7 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
             noted = now;
             namespace.note_reached().await;
         }
+        recalls(&namespace, now).await;
         // What proposing took is not standing still.
         last = last.max(Instant::now());
     }
@@ -119,14 +121,44 @@ async fn apart(namespace: &Namespace, now: Instant) {
     }
 }
 
+/// Mounts that were told to give up locks and did not in time.
+async fn recalls(namespace: &Namespace, now: Instant) {
+    let grace = namespace.config.recall_grace;
+    let since = |told: &Instant| now.saturating_duration_since(*told);
+    let due: Vec<SessionId> = {
+        let recalls = lock(&namespace.watchers.recalls);
+        recalls.iter().filter(|(_, told)| since(told) >= grace).map(|(session, _)| *session).collect()
+    };
+    for session in due {
+        match locks::recalls(&*namespace.db, session) {
+            Ok(left) if left.is_empty() => {
+                lock(&namespace.watchers.recalls).remove(&session);
+                continue;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                namespace.failed(&error);
+                continue;
+            }
+        }
+        namespace.metrics.session_expired();
+        warn!(%session, "a mount has not given up a lock that was broken: its session is ended");
+        end(namespace, session).await;
+    }
+}
+
+async fn end(namespace: &Namespace, session: SessionId) {
+    let op = Op::EndSession { session, clean: false };
+    if let Err(status) = namespace.propose(op).await {
+        warn!(%session, %status, "could not end a session; trying again");
+    }
+}
+
 async fn sessions(namespace: &Namespace, now: Instant) {
     let expired = lock(&namespace.watchers.sessions).expired(now, namespace.config.session_ttl);
     for session in expired {
         info!(%session, "a session was not renewed in time and is over");
         namespace.metrics.session_expired();
-        let op = Op::EndSession { session, clean: false };
-        if let Err(status) = namespace.propose(op).await {
-            warn!(%session, %status, "could not end a session; trying again");
-        }
+        end(namespace, session).await;
     }
 }

@@ -239,6 +239,8 @@ pub struct Effects {
     pub ended: Vec<SessionId>,
     /// Inodes of which locks were given up.
     pub unlocked: Vec<Ino>,
+    /// Sessions of which locks were broken.
+    pub recalled: Vec<SessionId>,
     /// Directories in which something changed, or that were removed.
     pub changed: Vec<Ino>,
     /// Chains that lost the only disk that held everything, and the brick it was in.

@@ -3,6 +3,7 @@
 //! ```text
 //! L ino kind       -> who holds what, in order of the first byte
 //! H session ino    -> the session holds locks on the inode
+//! B session ino    -> open files of the session of which a lock on the inode was broken, and that hold it still
 //! ```
 //! 1. Locks of different owners that exclude each other do not overlap, and what one owner holds of a kind on a file
 //!    never overlaps itself (`locks_match_the_model`).
@@ -12,14 +13,19 @@
 //! 3. A later grant has a higher generation, over all files (`generations_grow`).
 //! 4. Who takes a lock is told the map by which its former holders are blocked (`a_grant_names_the_map`).
 //! 5. With its session a lock is gone (`locks_match_the_model`); sessions that ended hold none, which [`crate::verify`] checks.
+//! 6. An open file of which a lock was broken gets no more locks, and keeps what it has until it gives all of it up or its session ends:
+//!    nobody takes over before nothing more can come through it (`a_broken_lock_is_held_until_its_file_gives_it_up`).
+
+use std::collections::BTreeSet;
 
 use wire::id::{Ino, LockGeneration, LockHandle, LockOwner, SessionId};
-use wire::meta::{FsReply, LockHeld, LockKind, LockRange, LockWish};
+use wire::meta::{FsReply, LockHeld, LockKind, LockPlace, LockRange, LockWish, Recall};
 use wire::status::{FsError, Status};
 
 use crate::config::LOCKS_A_FILE;
 use crate::error::Error;
 use crate::machine::txn::{Do, Txn, load};
+use crate::store::records::{Session, decode};
 use crate::store::{Read, keys};
 
 const KINDS: [LockKind; 2] = [LockKind::Flock, LockKind::Range];
@@ -103,6 +109,18 @@ fn put(txn: &mut Txn<'_>, ino: Ino, kind: LockKind, held: Vec<LockHeld>, before:
         if !keeps {
             txn.delete(keys::holds(lock.session, ino));
         }
+        let key = keys::recalled(lock.session, ino);
+        if let Some(mut recalled) = txn.load::<Vec<LockHandle>>(&key)? {
+            let known = recalled.len();
+            recalled.retain(|handle| {
+                held.iter().chain(&other).any(|kept| (kept.session, kept.handle) == (lock.session, *handle))
+            });
+            if recalled.is_empty() {
+                txn.delete(key);
+            } else if recalled.len() < known {
+                txn.put(key, &recalled)?;
+            }
+        }
     }
     for lock in &held {
         if !before.iter().any(|known| known.session == lock.session) {
@@ -132,6 +150,18 @@ pub fn lock(txn: &mut Txn<'_>, session: SessionId, wish: &LockWish) -> Do<FsRepl
     txn.inode(wish.ino)?;
     let who = (session, wish.owner);
     let before = held(txn, wish.ino, wish.kind)?;
+    let recalled = recalled(txn, session, wish.ino)?;
+    if !recalled.is_empty() {
+        // Its mount is about to tell the program; by another open file nothing is taken out of its hands either.
+        let mut all = all_held(txn, wish.ino)?.into_iter().map(|(_, lock)| lock);
+        let broken = all.find(|lock| {
+            let concerned = lock.handle == wish.handle || holder(lock) == who;
+            lock.session == session && concerned && recalled.contains(&lock.handle)
+        });
+        if broken.is_some() {
+            return Ok(FsReply::LockedBy(broken));
+        }
+    }
     let mut after = before.clone();
     let gave_up = wish.kind == LockKind::Flock && give_up(&mut after, who, LockRange::ALL);
     let other = in_the_way(&after, who, wish).next().copied();
@@ -210,11 +240,62 @@ pub fn drop_inode(txn: &mut Txn<'_>, ino: Ino) -> Do<()> {
     drop_those(txn, ino, |_| true)
 }
 
-/// All locks on an inode.
-pub fn list(state: &dyn Read, ino: Ino) -> Do<FsReply> {
+/// Breaks the lock with this generation: its open file is to give up all its locks on the file.
+pub fn break_lock(txn: &mut Txn<'_>, ino: Ino, generation: LockGeneration) -> Do<FsReply> {
+    txn.inode(ino)?;
+    let broken = all_held(txn, ino)?.into_iter().find(|(_, lock)| lock.generation == generation);
+    let Some((_, LockHeld { session, handle, .. })) = broken else {
+        return Err(FsError::NoAttribute.into());
+    };
+    let mut recalled = recalled(txn, session, ino)?;
+    if !recalled.contains(&handle) {
+        recalled.push(handle);
+        txn.put(keys::recalled(session, ino), &recalled)?;
+    }
+    txn.effects.recalled.push(session);
+    Ok(FsReply::Done)
+}
+
+/// Open files of a session that are to give up their locks on a file.
+fn recalled(state: &(impl Read + ?Sized), session: SessionId, ino: Ino) -> Result<Vec<LockHandle>, Error> {
+    Ok(load(state, &keys::recalled(session, ino))?.unwrap_or_default())
+}
+
+/// All open files of a session that are to give up their locks.
+///
+/// # Errors
+/// If the disk fails or a record is not one.
+pub fn recalls(state: &(impl Read + ?Sized), session: SessionId) -> Result<Vec<Recall>, Error> {
+    let mut recalls = Vec::new();
+    for (key, value) in state.all(&keys::recalled_of(session))? {
+        let ino = Ino(keys::second(&key).unwrap_or_default());
+        let handles: Vec<LockHandle> = decode(&key, &value)?;
+        recalls.extend(handles.into_iter().map(|handle| Recall { ino, handle }));
+    }
+    Ok(recalls)
+}
+
+/// All locks on an inode, by kind and in order of their first bytes.
+///
+/// # Errors
+/// If the disk fails or a record is not one.
+pub fn all_held(state: &(impl Read + ?Sized), ino: Ino) -> Result<Vec<(LockKind, LockHeld)>, Error> {
     let mut all = Vec::new();
     for kind in KINDS {
         all.extend(held(state, ino, kind)?.into_iter().map(|lock| (kind, lock)));
     }
-    Ok(FsReply::Locks(all))
+    Ok(all)
+}
+
+/// All locks on an inode, with who holds them.
+pub fn list(state: &dyn Read, ino: Ino) -> Do<FsReply> {
+    let locks = all_held(state, ino)?;
+    let sessions: BTreeSet<SessionId> = locks.iter().map(|(_, lock)| lock.session).collect();
+    let mut places = Vec::new();
+    for session in sessions {
+        if let Some(Session { host, mount, .. }) = load(state, &keys::session(session))? {
+            places.push(LockPlace { session, host, mount });
+        }
+    }
+    Ok(FsReply::Locks { locks, places })
 }

@@ -344,6 +344,7 @@ fn verb(txn: &mut Txn<'_>, session: SessionId, request: &FsRequest) -> Do<FsRepl
         }
         F::Lock(wish) => locks::lock(txn, session, wish),
         F::Unlock { ino, kind, owner, range } => locks::unlock(txn, (session, *owner), *ino, *kind, *range),
+        F::BreakLock { ino, generation } => locks::break_lock(txn, *ino, *generation),
         F::DropLocks { ino, handle } => locks::drop_handle(txn, session, *ino, *handle),
         F::TestLock(_)
         | F::AwaitLock { .. }

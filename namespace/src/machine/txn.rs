@@ -131,6 +131,7 @@ impl<'a> Txn<'a> {
         self.effects.begun.extend(new.begun);
         self.effects.ended.extend(new.ended);
         self.effects.unlocked.extend(new.unlocked);
+        self.effects.recalled.extend(new.recalled);
         self.effects.changed.extend(new.changed);
         self.effects.lost.extend(new.lost);
     }

@@ -1,7 +1,7 @@
 //! Extended attributes.
 
 use wire::id::Ino;
-use wire::meta::{FsReply, MAX_XATTR_LIST_BYTES, MAX_XATTR_VALUE_BYTES, What, XattrMode};
+use wire::meta::{FsReply, MAX_XATTR_LIST_BYTES, MAX_XATTR_VALUE_BYTES, OWN_XATTRS, What, XattrMode};
 use wire::status::FsError;
 
 use crate::machine::acl;
@@ -31,6 +31,9 @@ pub fn check_name(name: &[u8]) -> Result<(), FsError> {
 /// Sets an attribute.
 pub fn set(txn: &mut Txn<'_>, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Do<FsReply> {
     check_name(name)?;
+    if name.starts_with(OWN_XATTRS) {
+        return Err(FsError::NotPermitted.into());
+    }
     if acl::is_acl(name) {
         return acl::set(txn, ino, name, value);
     }

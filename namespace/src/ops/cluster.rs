@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use wire::id::{BootId, BrickId, ChainEpoch, ChainId, MapEpoch};
+use wire::id::{BootId, BrickId, ChainEpoch, ChainId, MapEpoch, SessionId};
 use wire::map::MemberState;
 use wire::meta::{BrickRegistration, BrickReport, ClusterReply, ClusterStatus, SessionStatus};
 use wire::net::Peer;
@@ -20,6 +20,7 @@ use crate::machine::bricks::may_take_the_place;
 use crate::machine::command::{Op, Outcome};
 use crate::machine::lineage::lost_inodes;
 use crate::machine::reached::noted;
+use crate::machine::locks::recalls;
 use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
 use crate::soft::apart::Life;
@@ -33,13 +34,29 @@ impl Namespace {
     }
 
     /// The map, once it is newer than `after` or time is over.
-    pub async fn get_map(&self, after: MapEpoch, wait_ms: u32) -> Result<ClusterReply, Status> {
-        let wait = Duration::from_millis(u64::from(wait_ms.min(MAP_WAIT_MS)));
+    pub async fn get_map(
+        &self,
+        session: Option<SessionId>,
+        after: MapEpoch,
+        wait_ms: u32,
+    ) -> Result<ClusterReply, Status> {
+        let until = Instant::now() + Duration::from_millis(u64::from(wait_ms.min(MAP_WAIT_MS)));
         let mut map = self.watchers.map.subscribe();
-        // Late or stopping: whatever it is then.
-        tokio::select! {
-            _ = timeout_at(Instant::now() + wait, map.wait_for(|m| m.epoch > after)) => {}
-            () = self.watchers.stopped() => {}
+        let mut recalled = self.watchers.recalled.subscribe();
+        loop {
+            recalled.borrow_and_update();
+            let recalls = session.map(|session| recalls(&*self.db, session)).transpose();
+            let recalls = recalls.map_err(|error| self.failed(&error))?.unwrap_or_default();
+            if !recalls.is_empty() {
+                return Ok(ClusterReply::Recalls { map: self.map().as_ref().clone(), recalls });
+            }
+            // Late or stopping: whatever it is then.
+            tokio::select! {
+                biased;
+                _ = timeout_at(until, map.wait_for(|m| m.epoch > after)) => break,
+                () = self.watchers.stopped() => break,
+                changed = recalled.changed(), if session.is_some() => if changed.is_err() { break },
+            }
         }
         Ok(self.map_reply())
     }

@@ -51,6 +51,11 @@ impl Namespace {
                 let reply = self.done(who, request).await;
                 self.settled(reply).await
             }
+            FsRequest::BreakLock { ino, generation } => {
+                let reply = self.done(who, request).await?;
+                self.until_given_up(ino, generation).await?;
+                Ok(reply)
+            }
             _ => self.done(who, request).await,
         }
     }

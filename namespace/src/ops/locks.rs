@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
-use wire::id::SessionId;
+use wire::id::{Ino, LockGeneration, SessionId};
 use wire::meta::{FsReply, LockHeld, LockWish};
 use wire::status::{FsError, Status};
 
@@ -46,6 +46,29 @@ impl Namespace {
         let held = self.held(wish)?;
         let other = in_the_way(&held, (session, wish.owner), wish).next();
         Ok(FsReply::LockedBy(other.copied()))
+    }
+
+    /// Waits until nobody holds the lock with this generation any more.
+    ///
+    /// # Errors
+    /// "Busy" if that takes too long: the same call may be made again.
+    pub async fn until_given_up(&self, ino: Ino, generation: LockGeneration) -> Result<(), Status> {
+        let until = Instant::now() + self.config.recall_grace + Duration::from_millis(u64::from(LOCK_WAIT_MS));
+        let mut unlocked = self.watchers.unlocked.subscribe();
+        loop {
+            unlocked.borrow_and_update();
+            let held = locks::all_held(&*self.db, ino).map_err(|error| self.failed(&error))?;
+            if !held.iter().any(|(_, lock)| lock.generation == generation) {
+                return Ok(());
+            }
+            tokio::select! {
+                changed = timeout_at(until, unlocked.changed()) => match changed {
+                    Ok(Ok(())) => {}
+                    _ => return Err(Status::Busy),
+                },
+                () = self.watchers.stopped() => return Err(Status::Busy),
+            }
+        }
     }
 
     /// Waits until a lock could be taken.

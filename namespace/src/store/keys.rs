@@ -122,6 +122,16 @@ pub fn held_by(session: SessionId) -> Vec<u8> {
     numbered(b'H', session.0, &[])
 }
 
+/// `B session ino`: open files that are to give up their locks on the inode.
+pub fn recalled(session: SessionId, ino: Ino) -> Vec<u8> {
+    numbered(b'B', session.0, &ino.0.to_be_bytes())
+}
+
+/// `B session`, the prefix of all of a session.
+pub fn recalled_of(session: SessionId) -> Vec<u8> {
+    numbered(b'B', session.0, &[])
+}
+
 /// `J index`.
 pub fn journal(index: JournalIndex) -> Vec<u8> {
     numbered(b'J', index.0, &[])
@@ -217,6 +227,10 @@ mod tests {
         assert_eq!(
             text(holds(SessionId(0x41), Ino(0x42))),
             r"H\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
+        );
+        assert_eq!(
+            text(recalled(SessionId(0x41), Ino(0x42))),
+            r"B\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
         );
         assert_eq!(text(journal(JournalIndex(0x41))), r"J\x00\x00\x00\x00\x00\x00\x00A");
         assert_eq!(

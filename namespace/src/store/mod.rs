@@ -14,6 +14,9 @@
 //!   A session         -> CallSeq      answers below this number were received
 //!   U session seq     -> Answer       answer of a call, for its retry
 //!   W ino session     -> ()           open for writing
+//!   L ino kind        -> [LockHeld]   locks of a kind on a file
+//!   H session ino     -> ()           the session holds locks on it
+//!   B session ino     -> [handle]     open files of which a lock was broken, and that hold it still
 //!   J index           -> Ino          the change journal: the directory of each entry
 //!   E dir index       -> Change       the entry, with those of its directory
 //!   T ino             -> Trim         bricks that still have to cut chunks of it

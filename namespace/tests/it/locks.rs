@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use namespace::machine::command::Op;
+use namespace::machine::command::{Command, Op};
+use namespace::machine::locks::recalls;
 use proptest::prelude::*;
 use wire::id::{Ino, LockGeneration, LockHandle, LockOwner, SessionId};
 use wire::meta::*;
@@ -98,7 +99,7 @@ impl Locks {
 
     fn held(&mut self) -> Vec<(LockKind, LockHeld)> {
         match self.world.fs(FsRequest::ListLocks { ino: self.ino }).unwrap() {
-            FsReply::Locks(all) => all,
+            FsReply::Locks { locks, .. } => locks,
             other => panic!("{other:?}"),
         }
     }
@@ -256,4 +257,59 @@ fn a_grant_names_the_map() {
     };
     let now = locks.world.machine.map();
     assert!(map == now.epoch && now.blocked.since(gone).is_some_and(|since| since <= map));
+}
+
+/// Invariant 6: a lock that is broken stays until its open file has given up all it holds; that file gets no more, and neither does its
+/// owner by another one; others are as they were.
+#[test]
+fn a_broken_lock_is_held_until_its_file_gives_it_up() {
+    let mut locks = Locks::new();
+    let (holder, beside, other) = (Who(0, 1, 1), Who(0, 2, 2), Who(1, 1, 1));
+    let part = |n: u64| LockRange { start: n * 10, end: n * 10 + 4 };
+    let (kind, mode) = (LockKind::Range, LockMode::Exclusive);
+    for (who, n) in [(holder, 0), (holder, 1), (beside, 2)] {
+        assert!(matches!(locks.lock(who, kind, part(n), mode), Ok(FsReply::Locked { .. })));
+    }
+    let ino = locks.ino;
+    let broken = locks.held()[0].1;
+    let order = |generation| FsRequest::BreakLock { ino, generation };
+    assert_eq!(
+        locks.call(1, order(LockGeneration(broken.generation.0 + 100))),
+        Err(Status::Fs(FsError::NoAttribute))
+    );
+    let at = locks.world.at();
+    locks.world.session = locks.sessions[1];
+    let command = locks.world.command(order(broken.generation));
+    let applied = locks.world.batch(vec![Command { at, ..command }]);
+    assert_eq!((applied.answers[0].is_ok(), applied.effects.recalled), (true, vec![locks.sessions[0]]));
+    // Once more is nothing more, and it is remembered.
+    locks.call(1, order(broken.generation)).unwrap();
+    locks.world.reopen();
+    let recalls = |locks: &Locks, n: usize| recalls(&**locks.world.machine.store(), locks.sessions[n]).unwrap();
+    assert_eq!(recalls(&locks, 0), [Recall { ino, handle: LockHandle(1) }]);
+    assert_eq!(recalls(&locks, 1), []);
+    let by = |reply: Result<FsReply, Status>| match reply {
+        Ok(FsReply::LockedBy(Some(lock))) => (lock.session, lock.handle),
+        other => panic!("{other:?}"),
+    };
+    let whose = (locks.sessions[0], LockHandle(1));
+    assert_eq!(by(locks.lock(holder, kind, part(3), mode)), whose);
+    assert_eq!(by(locks.lock(Who(0, 1, 3), kind, part(0), mode)), whose);
+    assert_eq!(by(locks.lock(other, kind, part(0), mode)), whose);
+    assert!(matches!(locks.lock(beside, kind, part(4), mode), Ok(FsReply::Locked { .. })));
+    assert!(matches!(locks.lock(other, kind, part(5), mode), Ok(FsReply::Locked { .. })));
+    locks.world.sound();
+    // Giving up a part is not all.
+    locks.call(0, FsRequest::Unlock { ino, kind, owner: LockOwner(1), range: part(0) }).unwrap();
+    assert_eq!(recalls(&locks, 0).len(), 1);
+    locks.call(0, FsRequest::DropLocks { ino, handle: LockHandle(1) }).unwrap();
+    assert_eq!(recalls(&locks, 0), []);
+    assert!(matches!(locks.lock(other, kind, part(0), mode), Ok(FsReply::Locked { .. })));
+    // With its session.
+    let generation = locks.held().into_iter().find(|(_, lock)| lock.session == locks.sessions[0]).unwrap().1.generation;
+    locks.call(1, order(generation)).unwrap();
+    let gone = locks.sessions[0];
+    locks.world.op(Op::EndSession { session: gone, clean: false }).unwrap();
+    assert_eq!(recalls(&locks, 0), []);
+    locks.world.sound();
 }

@@ -10,7 +10,7 @@ use crate::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, Ino, MapEpoch, 
 use crate::join::TokenHash;
 use crate::map::ClusterMap;
 use crate::mark::MapMark;
-use crate::meta::{Access, Journal, JournalChange, Timestamp};
+use crate::meta::{Access, Journal, JournalChange, Recall, Timestamp};
 use crate::net::Endpoint;
 use crate::status::Status;
 
@@ -334,7 +334,7 @@ pub enum ClusterRequest {
     /// Ends the session of the call, cleanly: nothing is unreported. -> `Done`
     CloseSession,
     /// The map, once it is newer than `after`, or after `wait_ms` (at most 30,000) whatever it
-    /// is then. -> `Map`
+    /// is then; at once where a lock of the call's session is broken. -> `Map` or `Recalls`
     GetMap {
         /// Epoch the caller has.
         after: MapEpoch,
@@ -590,6 +590,13 @@ pub enum ClusterReply {
     Adopted(MapEpoch),
     /// It was not.
     AdoptRefused(AdoptRefusal),
+    /// The map, for a session with open files that are to give up their locks.
+    Recalls {
+        /// The map.
+        map: ClusterMap,
+        /// Those files. Answered until they have.
+        recalls: Vec<Recall>,
+    },
 }
 
 /// Certificate and key of the cluster's authority: not to be shown.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{DirCookie, Ino, JournalIndex, LockGeneration, LockHandle, LockOwner, MapEpoch};
 use crate::meta::{
-    Attr, Changes, FileKind, LockHeld, LockKind, LockRange, LockWish, Name, SetTime, Timestamp,
+    Attr, Changes, FileKind, LockHeld, LockKind, LockPlace, LockRange, LockWish, Name, SetTime, Timestamp,
 };
 
 /// What a handle is for.
@@ -368,6 +368,15 @@ pub enum FsRequest {
         /// How long to wait for the first one, in milliseconds; at most 30,000.
         wait_ms: u32,
     },
+    /// Breaks a lock: the open file that it was taken through gives up all its locks on the file, whether its program wants to
+    /// or not, and is lost to it; answered once it has. A mount that does not do so in time loses its session.
+    /// [`FsError::NoAttribute`](crate::status::FsError::NoAttribute) if no lock has this generation. -> `Done`
+    BreakLock {
+        /// The file.
+        ino: Ino,
+        /// Which lock.
+        generation: LockGeneration,
+    },
 }
 
 /// Answers to [`FsRequest`].
@@ -409,8 +418,13 @@ pub enum FsReply {
     },
     /// One that is in the way, or none.
     LockedBy(Option<LockHeld>),
-    /// Locks, by kind and in order of their first bytes.
-    Locks(Vec<(LockKind, LockHeld)>),
+    /// All locks on a file.
+    Locks {
+        /// By kind and in order of their first bytes.
+        locks: Vec<(LockKind, LockHeld)>,
+        /// Those who hold them.
+        places: Vec<LockPlace>,
+    },
     /// What changed in a directory.
     Changes(Changes),
 }
@@ -449,6 +463,7 @@ impl FsRequest {
             | Lock(_)
             | Unlock { .. }
             | DropLocks { .. }
+            | BreakLock { .. }
             | CreateUnnamed { .. } => true,
         }
     }

@@ -88,3 +88,23 @@ pub struct LockHeld {
     /// Since when.
     pub since: Timestamp,
 }
+
+/// A mount that holds locks, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockPlace {
+    /// Its session.
+    pub session: SessionId,
+    /// The machine.
+    pub host: String,
+    /// Where it is mounted there.
+    pub mount: String,
+}
+
+/// An open file that is to give up its locks, since one of them was broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Recall {
+    /// The file.
+    pub ino: Ino,
+    /// The open file.
+    pub handle: LockHandle,
+}

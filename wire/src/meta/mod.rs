@@ -28,7 +28,7 @@ pub use fs::{
     Access, AttrChanges, DirEntry, FsReply, FsRequest, LateChanges, NewInode, RenameMode, StatFs,
     WriteReport, XattrMode,
 };
-pub use lock::{LockHeld, LockKind, LockMode, LockRange, LockWish};
+pub use lock::{LockHeld, LockKind, LockMode, LockPlace, LockRange, LockWish, Recall};
 pub use name::{MAX_NAME_BYTES, Name, NameError};
 pub use watch::{Change, Changes, Journal, JournalChange, WATCH_NAME, What};
 
@@ -42,6 +42,8 @@ pub const MAX_XATTR_LIST_BYTES: usize = 65536;
 pub const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 /// The attribute that is the list which a directory gives to what is made in it.
 pub const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
+/// What names of attributes begin with that are not stored with a file, but tell of it or are orders.
+pub const OWN_XATTRS: &[u8] = b"user.brickyard.";
 /// Most hard links to an inode.
 pub const MAX_LINKS: u32 = 65000;
 /// Most entries of one listing reply.

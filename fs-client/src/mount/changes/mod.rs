@@ -30,6 +30,7 @@ use crate::error::Error;
 
 use handle::Polled;
 pub(super) use handle::WatchHandle;
+pub(super) use text::add_text;
 
 /// What the kernel calls the watch of a directory: its number and this bit, which no inode has.
 const NODE: u64 = 1 << 63;
@@ -153,7 +154,7 @@ impl Adapter {
             O::Flush { .. } | O::Fsync { .. } => reply.ok(),
             O::StatFs => self.statfs(reply),
             // The kernel judges by the directory's list, too.
-            O::GetXattr { name, size } if name == ACL_ACCESS => self.getxattr(dir, name, size, reply),
+            O::GetXattr { name, size } if name == ACL_ACCESS => self.getxattr((dir, 0), name, size, reply),
             O::GetXattr { .. } => reply.error(Errno::NODATA),
             O::ListXattr { size: 0 } => reply.count(0),
             O::ListXattr { .. } => reply.data(&[]),

@@ -38,9 +38,12 @@ fn what(what: &What) -> &'static str {
     }
 }
 
-/// A field with a name in it, after others.
 fn add_name(line: &mut String, field: &str, name: &Name) {
-    let bytes = name.as_bytes();
+    add_text(line, field, name.as_bytes());
+}
+
+/// A field with a name in it, after others.
+pub(in crate::mount) fn add_text(line: &mut String, field: &str, bytes: &[u8]) {
     line.push_str(",\"");
     line.push_str(field);
     line.push_str("\":\"");

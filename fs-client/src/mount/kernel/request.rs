@@ -16,7 +16,7 @@ pub(in crate::mount) struct Request<'a> {
     pub(in crate::mount) uid: u32,
     pub(in crate::mount) gid: u32,
     /// The thread that waits; 0 if nobody does.
-    pub(super) pid: u32,
+    pub(in crate::mount) pid: u32,
     pub(in crate::mount) operation: Operation<'a>,
 }
 
