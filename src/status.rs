@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use wire::id::{BootId, BrickId, ChainId, MapEpoch};
 use wire::map::{BrickInfo, Chain, MemberState};
-use wire::meta::{Behind, BrickReport, ClusterStatus, Stuck};
+use wire::meta::{Behind, BrickReport, ClusterStatus, SessionClass, Stuck};
 
 use crate::admin::{self, Admin};
 use crate::cli::StatusOptions;
@@ -70,6 +70,13 @@ fn sync_of(status: &ClusterStatus, brick: &BrickInfo) -> Option<Progress> {
         done: report.sync_done_bytes.min(total),
         elapsed: Duration::from_millis(report.sync_ms),
     })
+}
+
+fn class_name(class: SessionClass) -> &'static str {
+    match class {
+        SessionClass::Standard => "standard",
+        SessionClass::Ha => "ha",
+    }
 }
 
 /// Chains of a brick that find nobody to take its place, and why.
@@ -267,7 +274,10 @@ fn as_json(status: &ClusterStatus) -> Value {
     let sessions: Vec<Value> = status
         .sessions
         .iter()
-        .map(|s| json!({ "id": s.session.0, "host": s.host, "mount": s.mount, "heard_ms": s.heard_ms }))
+        .map(|s| {
+            let class = class_name(s.class);
+            json!({ "id": s.session.0, "host": s.host, "mount": s.mount, "class": class, "heard_ms": s.heard_ms })
+        })
         .collect();
     let apart: Vec<Value> =
         status.apart_ms.iter().map(|([a, b], ms)| json!({ "bricks": [a.0, b.0], "since_ms": ms })).collect();
@@ -340,12 +350,13 @@ fn as_text(status: &ClusterStatus) -> String {
         text.push_str("\nchains that lack a copy:\n");
         text.push_str(&chains.to_string());
     }
-    let mut sessions = Table::new(&["session", "host", "mounted on", ">heard of"]);
+    let mut sessions = Table::new(&["session", "host", "mounted on", "class", ">heard of"]);
     for session in &status.sessions {
         sessions.row([
             session.session.to_string(),
             session.host.clone(),
             session.mount.clone(),
+            class_name(session.class).to_owned(),
             format!("{} ms ago", session.heard_ms),
         ]);
     }

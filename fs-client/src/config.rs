@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use wire::id::NodeId;
-pub use wire::meta::Sharing;
+pub use wire::meta::{SessionClass, Sharing};
 use wire::net::Endpoint;
 
 /// Knobs of a [`Client`](crate::Client). [`ClientConfig::new`] gives the defaults.
@@ -21,6 +21,8 @@ pub struct ClientConfig {
     pub namespaces: Vec<Endpoint>,
     /// Who else changes the files. Default [`Sharing::Shared`].
     pub sharing: Sharing,
+    /// How soon it may lose what it has to others, when it is not heard. Default [`SessionClass::Standard`].
+    pub class: SessionClass,
     /// How long an operation is tried through failures before it ends in an I/O error.
     /// Default 60 s.
     pub deadline: Duration,
@@ -55,6 +57,7 @@ impl ClientConfig {
             mount: String::new(),
             namespaces,
             sharing: Sharing::Shared,
+            class: SessionClass::Standard,
             deadline: Duration::from_secs(60),
             attempt_timeout: Duration::from_secs(10),
             window_bytes: 64 << 20,

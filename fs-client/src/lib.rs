@@ -20,7 +20,7 @@ mod mount;
 mod stuck;
 
 pub use client::{Client, Created, DirPage, FallocateMode, File, Lock, LockList, OpenOptions, SyncMode};
-pub use config::{ClientConfig, MountConfig, Sharing};
+pub use config::{ClientConfig, MountConfig, SessionClass, Sharing};
 pub use error::{Error, MountProblem};
 pub use metrics::{Metrics, Snapshot};
 pub use mount::{Mount, watch_from, watch_position};

@@ -9,6 +9,7 @@ use wire::timing::BrickTiming;
 
 use crate::log::raft::disk::{Disk, RealDisk};
 use crate::log::raft::{MemberId, Timing};
+use crate::soft::sessions::Ttls;
 
 /// Memory of the database for changes that are not in sorted files yet, in bytes.
 pub const WRITE_BUFFER_BYTES: usize = 8 << 20;
@@ -86,10 +87,16 @@ pub struct Config {
     /// Bricks that must have come up before chains are made of them, where the cluster is new.
     /// Default 0: as many as there are replicas, on different machines.
     pub birth_bricks: u32,
-    /// A session ends when not renewed for this long. Default 12 s.
+    /// A session that is not renewed for this long ends when somebody needs what it has. Default 12 s.
     pub session_ttl: Duration,
     /// Sessions are asked to renew this often. Default 3 s.
     pub session_renew: Duration,
+    /// The same of sessions of class `ha`. Default 5 s.
+    pub ha_session_ttl: Duration,
+    /// The same of sessions of class `ha`. Default 1 s.
+    pub ha_session_renew: Duration,
+    /// A session that nobody hears is ended after this time though nobody needs what it has. Default 24 h.
+    pub session_keep: Duration,
     /// A mount has this long to bring what was written under a lock that was broken to the bricks, and to give it up, before its
     /// session is ended. Default 3 s.
     pub recall_grace: Duration,
@@ -172,6 +179,9 @@ impl Config {
             birth_bricks: 0,
             session_ttl: Duration::from_secs(12),
             session_renew: Duration::from_secs(3),
+            ha_session_ttl: Duration::from_secs(5),
+            ha_session_renew: Duration::from_secs(1),
+            session_keep: Duration::from_secs(86_400),
             recall_grace: Duration::from_secs(3),
             brick_dead_after: BrickTiming::default().dead_after,
             probe_timeout: Duration::from_millis(200),
@@ -190,5 +200,10 @@ impl Config {
             clock_offset_s: 0,
             member: None,
         }
+    }
+
+    /// How long sessions live without being heard.
+    pub fn session_ttls(&self) -> Ttls {
+        Ttls { standard: self.session_ttl, ha: self.ha_session_ttl }
     }
 }

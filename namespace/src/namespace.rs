@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::log::raft::RaftLog;
 use crate::log::{Leadership, Log};
 use crate::machine::command::{Answer, Caller, Command, Effects, Op};
+use crate::machine::sessions;
 use crate::machine::txn::load;
 use crate::machine::wishes;
 use crate::metrics::Metrics;
@@ -61,6 +62,8 @@ pub struct Watchers {
     pub lock_waits: Mutex<LockWaits>,
     /// Grows whenever locks were given up: whoever broke one looks again.
     pub unlocked: watch::Sender<u64>,
+    /// Grows whenever sessions ended: whoever needs what one had looks again.
+    pub ended: watch::Sender<u64>,
     /// Grows whenever locks were broken: whoever may hold one looks.
     pub recalled: watch::Sender<u64>,
     /// Sessions of which locks were broken, and since when they were told.
@@ -103,12 +106,16 @@ impl Watchers {
     /// Takes note of what a batch did. Called before its callers are answered.
     pub fn observe(&self, effects: Effects) {
         let now = Instant::now();
-        for session in effects.begun {
-            lock(&self.sessions).began(session, now);
+        for (session, class) in effects.begun {
+            lock(&self.sessions).began(session, class, now);
         }
+        let any_ended = !effects.ended.is_empty();
         for session in effects.ended {
             lock(&self.sessions).ended(session);
             lock(&self.opens).end(session);
+        }
+        if any_ended {
+            self.ended.send_modify(|n| *n += 1);
         }
         if let Some(map) = effects.map {
             self.map.send_replace(map);
@@ -202,9 +209,10 @@ impl Namespace {
             detail: "missing".to_owned(),
         })?;
         let map = Arc::new(decode_map(keys::MAP, &map)?);
-        let mut sessions = Sessions::default();
+        let mut sessions = Sessions::new(self.config.session_ttls());
         for (key, _) in self.db.all(b"S")? {
-            sessions.known(SessionId(keys::first(&key).unwrap_or_default()), Instant::now());
+            let session = SessionId(keys::first(&key).unwrap_or_default());
+            sessions.known(session, sessions::class(&*self.db, session)?, Instant::now());
         }
         let mut recalls = BTreeMap::new();
         for (key, _) in self.db.all(b"B")? {

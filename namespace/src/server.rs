@@ -28,7 +28,7 @@ use crate::log::raft::snapshot::Place;
 use crate::log::raft::store::Store;
 use crate::log::raft::{LOG_DIR, RaftLog, SNAPSHOTS_DIR};
 use crate::log::{Leadership, Log, Solo};
-use crate::machine::command::{Caller, Op};
+use crate::machine::command::{Caller, NewSession, Op};
 use crate::machine::{Birth, Machine};
 use crate::metrics::{Metrics, Snapshot};
 use crate::namespace::{Namespace, Watchers};
@@ -36,6 +36,7 @@ use crate::ops::behind::is_answered_behind;
 use crate::ops::join::Doorway;
 use crate::soft::bricks::Bricks;
 use crate::soft::clock::SteadyClock;
+use crate::soft::sessions::Sessions;
 use crate::soft::watches::Watches;
 use crate::store::db::{Db, Durability, current_dir, peek};
 use crate::store::hold::Hold;
@@ -123,10 +124,11 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         orphans: Notify::new(),
         suspected: Notify::new(),
         informed: Notify::new(),
-        sessions: Mutex::default(),
+        sessions: Mutex::new(Sessions::new(config.session_ttls())),
         opens: Mutex::default(),
         lock_waits: Mutex::default(),
         unlocked: watch::Sender::new(0),
+        ended: watch::Sender::new(0),
         recalled: watch::Sender::new(0),
         recalls: Mutex::default(),
         watches: Mutex::new(Watches::new(WATCHES)),
@@ -454,8 +456,8 @@ impl Namespace {
             self.log.read_barrier().await?;
         }
         match request {
-            C::OpenSession { client, host, mount, sharing } => {
-                self.open_session(client, host, mount, sharing).await
+            C::OpenSession { client, host, mount, sharing, class } => {
+                self.open_session(NewSession { client, host, mount, sharing, class }).await
             }
             C::Renew { map, open } => self.renew(self.session(session)?, map, open),
             C::CloseSession => self.close_session(session.ok_or(Status::Malformed)?).await,

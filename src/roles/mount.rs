@@ -221,6 +221,7 @@ async fn mount(wanted: &Wanted) -> Result<Mounted> {
     let purpose = format!("mount of {host}: {}", place.display());
     let namespaces = wanted.namespaces.iter().copied().map(Endpoint::Tls).collect();
     let mut config = ClientConfig::new(credential.identity().node.for_purpose(&purpose), namespaces);
+    config.class = wanted.class;
     config.host = host;
     config.mount = place.display().to_string();
     let client = match tokio::time::timeout_at(until, connect(config, &net)).await {

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use fs_client::SessionClass;
+
 use super::addresses;
 use super::joining::TokenText;
 
@@ -23,6 +25,8 @@ pub const USAGE: &str = "usage: mount.brickyard ADDR[,ADDR...]:/[DIR] MNT [-f] [
   -o log=FILE       log file in the background [default: /var/log/brickyard/MNT.log]
   -o loglevel=LEVEL error, warn, info, debug, trace or a filter [default: info]
   -o wait=SECONDS   how long to wait for the cluster: that it answers, and has bricks for files [default: 60]
+  -o class=CLASS    how soon others may have the locks of this machine when it is cut off or dies: standard (12 s),
+                    or ha (5 s) for services that another machine takes over [default: standard]
   -o metrics=ADDR   serve metrics for Prometheus
   -o host=NAME      name of this machine [default: the host name]";
 
@@ -73,6 +77,8 @@ pub struct Wanted {
     pub log_level: String,
     /// See [`USAGE`].
     pub wait: Duration,
+    /// See [`USAGE`].
+    pub class: SessionClass,
     /// See [`USAGE`].
     pub metrics: Option<SocketAddr>,
     /// See [`USAGE`].
@@ -138,6 +144,7 @@ impl Wanted {
             log: None,
             log_level: "info".to_owned(),
             wait: Duration::from_secs(60),
+            class: SessionClass::Standard,
             metrics: None,
             host: None,
         };
@@ -174,6 +181,13 @@ impl Wanted {
                     format!("mount option wait wants a number of seconds, {} at most", MOST_WAIT.as_secs())
                 })?;
                 self.wait = Duration::from_secs(seconds);
+            }
+            "class" => {
+                self.class = match some()? {
+                    "standard" => SessionClass::Standard,
+                    "ha" => SessionClass::Ha,
+                    other => bail!("mount option class is standard or ha, not {other:?}"),
+                };
             }
             "metrics" => {
                 let address = super::listen_address(some()?);
@@ -243,6 +257,8 @@ mod tests {
         assert_eq!(wanted.credential, Some("/c".into()));
         assert_eq!(wanted.log, Some("/l".into()));
         assert!(wanted.no_atime && !wanted.read_only && !wanted.foreground && wanted.allow_other);
+        assert_eq!(wanted.class, SessionClass::Standard);
+        assert_eq!(parse("10.0.0.1:/ /mnt -o ro,class=ha").unwrap().class, SessionClass::Ha);
         let wanted = parse("10.0.0.1:/ /mnt -fo ro,nosuid,nodev,noexec,wait=5,noallow_other");
         assert!(wanted.is_err(), "-o inside a group of letters takes no value");
         let wanted =
@@ -259,6 +275,8 @@ mod tests {
             ("10.0.0.1:/ /mnt -o token", "token"),
             ("10.0.0.1:/ /mnt -o wait=soon", "wait"),
             ("10.0.0.1:/ /mnt -o wait=18446744073709551615", "86400 at most"),
+            ("10.0.0.1:/ /mnt -o class=fast", "standard or ha"),
+            ("10.0.0.1:/ /mnt -o class", "class"),
             ("10.0.0.1:/ /mnt -o metrics=127.0.0.1", "127.0.0.1:7000"),
             ("10.0.0.1:/ /mnt -x", "-x"),
             ("10.0.0.1:/ /mnt --nonsense", "--nonsense"),

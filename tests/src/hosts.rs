@@ -352,12 +352,17 @@ impl HostCluster {
 
     /// A further mount, on a host of its own; its mount point.
     pub fn add_mount(&mut self) -> Result<PathBuf> {
+        self.add_mount_with("")
+    }
+
+    /// The same with more options, each after a comma.
+    pub fn add_mount_with(&mut self, more: &str) -> Result<PathBuf> {
         let host = self.world.host()?;
         let name = format!("mount{}", self.mounts.len() + 1);
         let mountpoint = self.workshop.dir(&name)?;
         let token = self.token("client", &[])?;
         let args = words(&format!(
-            "mount {}:/ {} -f -o host={name},cred={},token={token}",
+            "mount {}:/ {} -f -o host={name},cred={},token={token}{more}",
             self.namespaces(),
             mountpoint.display(),
             self.workshop.path().join(format!("{name}.cred")).display()

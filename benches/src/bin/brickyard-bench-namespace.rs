@@ -17,7 +17,7 @@ use namespace::{Config, Running, start};
 use wire::id::{CallSeq, ClusterId, Ino, NodeId, SessionId};
 use wire::meta::{
     ClusterReply, ClusterRequest, FileKind, FsRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest, Name,
-    NewInode, Sharing,
+    NewInode, SessionClass, Sharing,
 };
 use wire::net::{Authority, Endpoint, Members, MemoryHub, Net, NetConfig, Role};
 
@@ -112,6 +112,7 @@ async fn caller(
         host: "h".to_owned(),
         mount: "/m".to_owned(),
         sharing: Sharing::Shared,
+        class: SessionClass::Standard,
     };
     let MetaReply::Cluster(ClusterReply::Session(grant)) =
         ask(&net, &members, None, 0, MetaRequest::Cluster(open)).await?

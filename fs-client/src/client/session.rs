@@ -130,6 +130,7 @@ pub(crate) async fn open_session(shared: &super::Outside, deadline: Instant) -> 
             host: config.host.clone(),
             mount: config.mount.clone(),
             sharing: config.sharing,
+            class: config.class,
         }),
     };
     let mut retry = Retry::until(&shared.metrics, deadline);

@@ -18,10 +18,10 @@ use super::changes::{self, WatchHandle};
 use super::convert::{self, errno, name};
 use super::dir::DirHandle;
 use super::handles::Handles;
-use super::lock_attributes;
 use super::kernel::{
     self, Handler, Interrupts, Listing, OpenFlags, Operation, Reply, Request, SetAttr, Wanted,
 };
+use super::lock_attributes;
 use crate::client::{Client, Created, FallocateMode, File, Lock};
 use crate::config::Sharing;
 use crate::error::Error;
@@ -699,7 +699,9 @@ impl Handler for Adapter {
             O::Flush { handle, owner } => self.flush(handle, owner, reply),
             O::GetLock(lock) => self.get_lock(lock, reply),
             O::SetLock { lock, wait } => self.set_lock(lock, wait, reply),
-            O::SetXattr { name, value, flags } => self.setxattr((ino, request.uid), name, value, flags, reply),
+            O::SetXattr { name, value, flags } => {
+                self.setxattr((ino, request.uid), name, value, flags, reply)
+            }
             O::GetXattr { name, size } => self.getxattr((ino, request.pid), name, size, reply),
             O::ListXattr { size } => self.listxattr(ino, size, reply),
             O::RemoveXattr { name } => self.removexattr(ino, name, reply),

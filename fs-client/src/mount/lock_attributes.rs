@@ -40,7 +40,13 @@ pub(super) async fn get(client: &Client, ino: Ino, attribute: &[u8], thread: u32
 }
 
 /// Sets it, for a user.
-pub(super) async fn set(client: &Client, ino: Ino, attribute: &[u8], value: &[u8], uid: u32) -> Result<(), Error> {
+pub(super) async fn set(
+    client: &Client,
+    ino: Ino,
+    attribute: &[u8],
+    value: &[u8],
+    uid: u32,
+) -> Result<(), Error> {
     if attribute != BREAK {
         return Err(FsError::NotPermitted.into());
     }
@@ -134,8 +140,7 @@ mod tests {
     fn lines_are_golden() {
         let place = LockPlace { session: SessionId(3), host: "a\"b".into(), mount: "/mnt".into() };
         let shared = LockHeld { mode: LockMode::Shared, ..held(4, LockRange { start: 5, end: 9 }, 8) };
-        let locks =
-            vec![(LockKind::Flock, held(3, LockRange::ALL, 7)), (LockKind::Range, shared)];
+        let locks = vec![(LockKind::Flock, held(3, LockRange::ALL, 7)), (LockKind::Range, shared)];
         let expected = r#"{"generation":7,"kind":"flock","mode":"exclusive","start":0,"end":null,"host":"a\"b","mount":"/mnt","pid":77,"since_ms":12345}
 {"generation":8,"kind":"range","mode":"shared","start":5,"end":9,"pid":77,"since_ms":12345}
 "#;
@@ -168,7 +173,8 @@ mod tests {
     /// A thread is known by its process.
     #[test]
     fn threads_have_processes() {
-        let thread = std::thread::spawn(|| process_of(rustix::thread::gettid().as_raw_nonzero().get() as u32));
+        let thread =
+            std::thread::spawn(|| process_of(rustix::thread::gettid().as_raw_nonzero().get() as u32));
         assert_eq!(thread.join().unwrap(), std::process::id());
         assert_eq!(process_of(u32::MAX), u32::MAX);
     }

@@ -192,7 +192,9 @@ async fn who_holds_a_broken_lock_writes_no_more() {
     let broken = generation(&other, held.ino()).await;
     let waits = {
         let (other, theirs) = (other.clone(), theirs.clone());
-        tokio::spawn(async move { other.lock(&theirs, lock(2, LockMode::Exclusive), Some(&Notify::new())).await })
+        tokio::spawn(
+            async move { other.lock(&theirs, lock(2, LockMode::Exclusive), Some(&Notify::new())).await },
+        )
     };
     other.break_lock(held.ino(), broken).await.unwrap();
     waits.await.unwrap().unwrap();

@@ -10,7 +10,11 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use wire::id::{CallSeq, DirCookie, Ino, LockGeneration, MapEpoch, SessionId};
 use wire::layout::{FileLayout, TableVersion};
-use wire::meta::{Access, Attr, AttrChanges, ClusterReply, ClusterRequest, DirEntry, FileKind, FsReply, FsRequest, LockHeld, LockKind, LockWish, MetaCall, MetaProtocol, MetaReply, MetaRequest, Name, NewInode, Recall, RenameMode, SessionGrant, SetTime, StatFs, Timestamp, WriteReport, XattrMode};
+use wire::meta::{
+    Access, Attr, AttrChanges, ClusterReply, ClusterRequest, DirEntry, FileKind, FsReply, FsRequest,
+    LockHeld, LockKind, LockWish, MetaCall, MetaProtocol, MetaReply, MetaRequest, Name, NewInode, Recall,
+    RenameMode, SessionGrant, SetTime, StatFs, Timestamp, WriteReport, XattrMode,
+};
 use wire::net::typed::TypedHandler;
 use wire::net::{BoxFuture, Peer};
 use wire::status::{FsError, Status};
@@ -345,7 +349,8 @@ impl Inner {
                 Ok(FsReply::Done)
             }
             FsRequest::BreakLock { ino, generation } => {
-                let broken = self.locks.iter().find(|(i, _, held)| i == ino && held.generation == *generation);
+                let broken =
+                    self.locks.iter().find(|(i, _, held)| i == ino && held.generation == *generation);
                 let (_, _, held) = broken.ok_or(FsError::NoAttribute)?;
                 self.recalls.insert((held.session, Recall { ino: *ino, handle: held.handle }));
                 Ok(FsReply::Done)

@@ -155,9 +155,9 @@ async fn end(namespace: &Namespace, session: SessionId) {
 }
 
 async fn sessions(namespace: &Namespace, now: Instant) {
-    let expired = lock(&namespace.watchers.sessions).expired(now, namespace.config.session_ttl);
+    let expired = lock(&namespace.watchers.sessions).expired(now, namespace.config.session_keep);
     for session in expired {
-        info!(%session, "a session was not renewed in time and is over");
+        info!(%session, "a session was not renewed in time, and others need what it has: it is over");
         namespace.metrics.session_expired();
         end(namespace, session).await;
     }

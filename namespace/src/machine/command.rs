@@ -11,8 +11,8 @@ use wire::id::{BootId, BrickId, CallSeq, ChainEpoch, ChainId, Ino, MapEpoch, Nod
 use wire::join::{JoinRefusal, TokenHash};
 use wire::map::ClusterMap;
 use wire::meta::{
-    BrickRefusal, BrickRegistration, FsReply, FsRequest, Journal, JournalChange, NewBrick, SettingsChange,
-    Sharing, Timestamp,
+    BrickRefusal, BrickRegistration, FsReply, FsRequest, Journal, JournalChange, NewBrick, SessionClass,
+    SettingsChange, Sharing, Timestamp,
 };
 use wire::status::Status;
 
@@ -172,6 +172,8 @@ pub enum Op {
     NoteRecords(Records),
     /// Files that stay were cut: a round of the living bricks that owed it found nothing any more.
     CutsDone(Vec<CutAck>),
+    /// As [`Op::OpenSession`], which is what earlier versions said and stands for the standard class.
+    BeginSession(NewSession),
 }
 
 /// All living bricks that owed cuts of a file have nothing to cut any more.
@@ -183,6 +185,21 @@ pub struct CutAck {
     pub map: MapEpoch,
     /// Who, and how many bytes stay there.
     pub bricks: Vec<(BrickId, u64)>,
+}
+
+/// A session that is to begin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewSession {
+    /// Who.
+    pub client: NodeId,
+    /// The machine.
+    pub host: String,
+    /// Where it is mounted there.
+    pub mount: String,
+    /// Whether others may be beside it.
+    pub sharing: Sharing,
+    /// How soon it may lose what it has.
+    pub class: SessionClass,
 }
 
 /// A brick has nothing of a file beyond a size any more.
@@ -234,7 +251,7 @@ pub struct Effects {
     /// The map changed to this.
     pub map: Option<Arc<ClusterMap>>,
     /// Sessions that began.
-    pub begun: Vec<SessionId>,
+    pub begun: Vec<(SessionId, SessionClass)>,
     /// Sessions that ended.
     pub ended: Vec<SessionId>,
     /// Inodes of which locks were given up.

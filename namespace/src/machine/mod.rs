@@ -41,7 +41,7 @@ use bytes::Bytes;
 use wire::id::{CallSeq, ClusterId, DirCookie, Ino, SessionId};
 use wire::layout::FileLayout;
 use wire::map::ClusterMap;
-use wire::meta::{BrickRefusal, FileKind, FsReply, FsRequest, Journal, Timestamp, Wishes};
+use wire::meta::{BrickRefusal, FileKind, FsReply, FsRequest, Journal, SessionClass, Timestamp, Wishes};
 use wire::status::Status;
 
 use crate::config::ANSWERS_A_SESSION;
@@ -50,7 +50,7 @@ use crate::store::maps::{decode_map, encode_map};
 use crate::store::records::{Counters, Inode, decode, encode};
 use crate::store::{Pair, Read, Write, keys};
 
-use command::{Answer, Applied, Caller, Command, LogIndex, Op, Outcome};
+use command::{Answer, Applied, Caller, Command, LogIndex, NewSession, Op, Outcome};
 use txn::{Do, Fail, Txn, load};
 
 /// First cookie of a directory; those below are the readers' (for `.` and `..`).
@@ -262,8 +262,11 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
             verb(txn, session, request).map(Outcome::Fs)
         }
         Op::OpenSession { client, host, mount, sharing } => {
-            sessions::open(txn, *client, host, mount, *sharing).map(Outcome::Session)
+            let (client, host, mount, sharing) = (*client, host.clone(), mount.clone(), *sharing);
+            let new = NewSession { client, host, mount, sharing, class: SessionClass::Standard };
+            sessions::open(txn, &new).map(Outcome::Session)
         }
+        Op::BeginSession(new) => sessions::open(txn, new).map(Outcome::Session),
         Op::EndSession { session, clean } => sessions::end(txn, *session, *clean).map(|()| Outcome::Done),
         Op::Reclaim(inos) => {
             for ino in inos {

@@ -1,32 +1,34 @@
 //! Sessions begin and end.
 
-use wire::id::{Ino, NodeId, SessionId};
-use wire::meta::Sharing;
+use wire::id::{Ino, SessionId};
+use wire::meta::{SessionClass, Sharing};
 use wire::status::Status;
 
 use crate::error::Error;
+use crate::machine::command::NewSession;
 use crate::machine::files;
 use crate::machine::locks;
 use crate::machine::trims::Targets;
-use crate::machine::txn::{Do, Txn};
+use crate::machine::txn::{Do, Txn, load};
 use crate::store::records::{Inode, Session, decode};
 use crate::store::{Read, keys};
 
 /// A new session; the earlier one of the same client ends as one that died. A session that is the
 /// only one of its cluster and any other one exclude each other.
-pub fn open(txn: &mut Txn<'_>, client: NodeId, host: &str, mount: &str, sharing: Sharing) -> Do<SessionId> {
+pub fn open(txn: &mut Txn<'_>, new: &NewSession) -> Do<SessionId> {
+    let NewSession { client, host, mount, sharing, class } = new;
     let mut earlier = None;
     let mut others = false;
     for (key, value) in txn.all(b"S")? {
         let other: Session = decode(&key, &value)?;
-        if other.client == client {
+        if other.client == *client {
             earlier = keys::first(&key).map(SessionId);
         } else {
             others = true;
         }
     }
     let sole = txn.load::<SessionId>(keys::SOLE)?;
-    if others && (sharing == Sharing::Sole || sole.is_some_and(|sole| earlier != Some(sole))) {
+    if others && (*sharing == Sharing::Sole || sole.is_some_and(|sole| earlier != Some(sole))) {
         return Err(Status::NotAlone.into());
     }
     if let Some(session) = earlier {
@@ -34,13 +36,24 @@ pub fn open(txn: &mut Txn<'_>, client: NodeId, host: &str, mount: &str, sharing:
     }
     let session = SessionId(txn.counters.next_session);
     txn.counters.next_session += 1;
-    let record = Session { client, host: host.to_owned(), mount: mount.to_owned(), since: txn.at };
+    let record = Session { client: *client, host: host.clone(), mount: mount.clone(), since: txn.at };
     txn.put(keys::session(session), &record)?;
-    if sharing == Sharing::Sole {
+    if *class != SessionClass::Standard {
+        txn.put(keys::class(session), class)?;
+    }
+    if *sharing == Sharing::Sole {
         txn.put(keys::SOLE.to_vec(), &session)?;
     }
-    txn.effects.begun.push(session);
+    txn.effects.begun.push((session, *class));
     Ok(session)
+}
+
+/// The class of a session.
+///
+/// # Errors
+/// If the disk fails or the record is not one.
+pub fn class(state: &(impl Read + ?Sized), session: SessionId) -> Result<SessionClass, Error> {
+    Ok(load(state, &keys::class(session))?.unwrap_or_default())
 }
 
 /// A session is over. One that did not say goodbye may have written more than it reported, and
@@ -51,6 +64,7 @@ pub fn end(txn: &mut Txn<'_>, session: SessionId, clean: bool) -> Do<()> {
         return Ok(());
     }
     txn.delete(keys::session(session));
+    txn.delete(keys::class(session));
     if txn.load::<SessionId>(keys::SOLE)? == Some(session) {
         txn.delete(keys::SOLE.to_vec());
     }

@@ -21,6 +21,7 @@ use crate::machine::command::{Op, Outcome};
 use crate::machine::lineage::lost_inodes;
 use crate::machine::reached::noted;
 use crate::machine::locks::recalls;
+use crate::machine::sessions::class;
 use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
 use crate::soft::apart::Life;
@@ -342,6 +343,7 @@ impl Namespace {
                 host: record.host,
                 mount: record.mount,
                 since: record.since,
+                class: class(&*self.db, session)?,
                 heard_ms: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX),
             });
         }

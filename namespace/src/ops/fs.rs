@@ -51,6 +51,10 @@ impl Namespace {
                 let reply = self.done(who, request).await;
                 self.settled(reply).await
             }
+            FsRequest::Lock(wish) => {
+                self.end_silent_holders(session, &wish).await?;
+                self.done(who, FsRequest::Lock(wish)).await
+            }
             FsRequest::BreakLock { ino, generation } => {
                 let reply = self.done(who, request).await?;
                 self.until_given_up(ino, generation).await?;

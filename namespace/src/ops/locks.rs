@@ -1,6 +1,7 @@
 //! Waiting for locks. What is held is in the state; who waits is known to the member that leads only, and says so again to
 //! the next one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use wire::status::{FsError, Status};
 use crate::config::LOCK_WAIT_MS;
 use crate::machine::locks::{self, Holder, in_the_way};
 use crate::namespace::{Namespace, lock};
+
+/// How long somebody counts as waiting who has just been told to ask again.
+const NEEDED_LONGER: Duration = Duration::from_secs(1);
 
 /// Somebody who waits, until this is dropped.
 struct Waiting<'a> {
@@ -39,10 +43,26 @@ impl Namespace {
         locks::held(&*self.db, wish.ino, wish.kind).map_err(|error| self.failed(&error))
     }
 
+    /// Ends the sessions of those who hold locks in the way and are not heard any more.
+    pub async fn end_silent_holders(&self, session: SessionId, wish: &LockWish) -> Result<(), Status> {
+        let held = self.held(wish)?;
+        let now = Instant::now();
+        let holders: BTreeSet<SessionId> = {
+            let sessions = lock(&self.watchers.sessions);
+            let others = in_the_way(&held, (session, wish.owner), wish).map(|lock| lock.session);
+            others.filter(|other| sessions.is_silent(*other, now)).collect()
+        };
+        if !holders.is_empty() {
+            self.end_silent(|other| holders.contains(&other)).await;
+        }
+        Ok(())
+    }
+
     /// A lock that is in the way.
     pub async fn test_lock(&self, session: SessionId, wish: &LockWish) -> Result<FsReply, Status> {
         locks::check(wish)?;
         self.log.read_barrier().await?;
+        self.end_silent_holders(session, wish).await?;
         let held = self.held(wish)?;
         let other = in_the_way(&held, (session, wish.owner), wish).next();
         Ok(FsReply::LockedBy(other.copied()))
@@ -53,7 +73,8 @@ impl Namespace {
     /// # Errors
     /// "Busy" if that takes too long: the same call may be made again.
     pub async fn until_given_up(&self, ino: Ino, generation: LockGeneration) -> Result<(), Status> {
-        let until = Instant::now() + self.config.recall_grace + Duration::from_millis(u64::from(LOCK_WAIT_MS));
+        let until =
+            Instant::now() + self.config.recall_grace + Duration::from_millis(u64::from(LOCK_WAIT_MS));
         let mut unlocked = self.watchers.unlocked.subscribe();
         loop {
             unlocked.borrow_and_update();
@@ -97,6 +118,8 @@ impl Namespace {
                 }
                 other
             };
+            // Who asks again is back by then.
+            lock(&self.watchers.sessions).need(other.session, until + NEEDED_LONGER);
             let changed = tokio::select! {
                 changed = timeout_at(until, waiting.changed.notified()) => changed.is_ok(),
                 () = self.watchers.stopped() => return Err(Status::Busy),

@@ -1,36 +1,42 @@
 //! Sessions: opened, renewed, closed.
 
-use tokio::time::Instant;
+use std::time::Duration;
 
-use wire::id::{Ino, MapEpoch, NodeId, SessionId};
-use wire::meta::{Access, ClusterReply, SessionGrant, Sharing};
+use tokio::time::{Instant, timeout_at};
+
+use wire::id::{Ino, MapEpoch, SessionId};
+use wire::meta::{Access, ClusterReply, SessionClass, SessionGrant};
 use wire::status::Status;
 
-use crate::machine::command::{Op, Outcome};
+use crate::machine::command::{NewSession, Op, Outcome};
 use crate::namespace::{Namespace, lock};
 
 /// Longest text of a session, in bytes.
 const MAX_TEXT_BYTES: usize = 4096;
+/// How long somebody waits for the end of a session that nobody hears and that is in the way.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Namespace {
     /// Starts a session.
-    pub async fn open_session(
-        &self,
-        client: NodeId,
-        host: String,
-        mount: String,
-        sharing: Sharing,
-    ) -> Result<ClusterReply, Status> {
-        if host.len() > MAX_TEXT_BYTES || mount.len() > MAX_TEXT_BYTES {
+    pub async fn open_session(&self, new: NewSession) -> Result<ClusterReply, Status> {
+        if new.host.len() > MAX_TEXT_BYTES || new.mount.len() > MAX_TEXT_BYTES {
             return Err(Status::Malformed);
         }
-        let op = Op::OpenSession { client, host, mount, sharing };
-        let Outcome::Session(session) = self.propose(op).await? else { return Err(Status::Malformed) };
+        let (ttl, renew) = match new.class {
+            SessionClass::Standard => (self.config.session_ttl, self.config.session_renew),
+            SessionClass::Ha => (self.config.ha_session_ttl, self.config.ha_session_renew),
+        };
+        let begin = Op::BeginSession(new);
+        let mut begun = self.propose(begin.clone()).await;
+        if begun == Err(Status::NotAlone) && self.end_silent(|_| true).await {
+            begun = self.propose(begin).await;
+        }
+        let Outcome::Session(session) = begun? else { return Err(Status::Malformed) };
         let ms = |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         Ok(ClusterReply::Session(SessionGrant {
             session,
-            ttl_ms: ms(self.config.session_ttl),
-            renew_ms: ms(self.config.session_renew),
+            ttl_ms: ms(ttl),
+            renew_ms: ms(renew),
             map: self.map().as_ref().clone(),
         }))
     }
@@ -55,6 +61,33 @@ impl Namespace {
             return Err(Status::SessionGone);
         };
         Ok(ClusterReply::Renewed { map: self.map().epoch, tell_open })
+    }
+
+    /// Ends those sessions that were not heard for their time to live, since somebody needs what they have; whether there were any. The
+    /// loop that knows whether this process stood still does it.
+    pub async fn end_silent(&self, which: impl Fn(SessionId) -> bool) -> bool {
+        let (now, mut ended) = (Instant::now(), self.watchers.ended.subscribe());
+        let silent: Vec<SessionId> = {
+            let mut sessions = lock(&self.watchers.sessions);
+            let silent = sessions.silent(now).into_iter().filter(|session| which(*session)).collect();
+            for session in &silent {
+                let session: &SessionId = session;
+                sessions.need(*session, now + PATIENCE);
+            }
+            silent
+        };
+        if silent.is_empty() {
+            return false;
+        }
+        self.watchers.suspected.notify_one();
+        let over = |session: &SessionId| !lock(&self.watchers.sessions).is_silent(*session, Instant::now());
+        while !silent.iter().all(over) {
+            match timeout_at(now + PATIENCE, ended.changed()).await {
+                Ok(Ok(())) => {}
+                _ => break,
+            }
+        }
+        true
     }
 
     /// Ends a session that says goodbye.

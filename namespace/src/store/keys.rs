@@ -83,6 +83,11 @@ pub fn session(session: SessionId) -> Vec<u8> {
     numbered(b'S', session.0, &[])
 }
 
+/// `V session`: its class, where it is not the standard one.
+pub fn class(session: SessionId) -> Vec<u8> {
+    numbered(b'V', session.0, &[])
+}
+
 /// `A session`.
 pub fn answered(session: SessionId) -> Vec<u8> {
     numbered(b'A', session.0, &[])
@@ -212,6 +217,7 @@ mod tests {
         assert_eq!(text(xattr(Ino(0x41), b"user.a")), r"X\x00\x00\x00\x00\x00\x00\x00Auser.a");
         assert_eq!(text(orphan(Ino(0x41))), r"O\x00\x00\x00\x00\x00\x00\x00A");
         assert_eq!(text(session(SessionId(0x41))), r"S\x00\x00\x00\x00\x00\x00\x00A");
+        assert_eq!(text(class(SessionId(0x41))), r"V\x00\x00\x00\x00\x00\x00\x00A");
         assert_eq!(text(answered(SessionId(0x41))), r"A\x00\x00\x00\x00\x00\x00\x00A");
         assert_eq!(
             text(answer(SessionId(0x41), CallSeq(0x42))),

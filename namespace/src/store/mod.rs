@@ -11,6 +11,7 @@
 //!   X ino name        -> value        extended attribute
 //!   O ino             -> ()           inode without a name, to be freed when nobody has it open
 //!   S session         -> Session      who it is
+//!   V session         -> SessionClass how soon it may lose what it has, unless as usual
 //!   A session         -> CallSeq      answers below this number were received
 //!   U session seq     -> Answer       answer of a call, for its retry
 //!   W ino session     -> ()           open for writing

@@ -214,7 +214,7 @@ mod tests {
     use std::collections::BTreeSet;
     use wire::id::JournalIndex;
     use wire::layout::TableVersion;
-    use wire::meta::{Change, Journal, What, Wishes};
+    use wire::meta::{Change, Journal, SessionClass, What, Wishes};
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -234,6 +234,7 @@ mod tests {
     /// The bytes of every record, for good.
     #[test]
     fn records_are_golden() {
+        golden(SessionClass::Ha, "0101");
         golden(
             Inode {
                 kind: FileKind::Directory,
@@ -269,6 +270,7 @@ mod tests {
             "010261620702",
         );
         golden(Place { parent: Ino(300), cookie: DirCookie(17) }, "01ac0211");
+        golden(SessionClass::Ha, "0101");
         golden(
             Session { client: NodeId([7; 16]), host: "h".into(), mount: "/m".into(), since: time(1) },
             "01070707070707070707070707070707070168022f6d0205",

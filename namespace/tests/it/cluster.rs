@@ -264,16 +264,21 @@ impl Cluster {
     }
 
     pub async fn client(&self, node: u8) -> Client {
+        self.try_client(node, Sharing::Shared).await.unwrap()
+    }
+
+    pub async fn try_client(&self, node: u8, sharing: Sharing) -> Result<Client, Status> {
         let net = self.net(Role::Client, node);
         let client = ClusterRequest::OpenSession {
             client: NodeId([node; 16]),
             host: format!("host{node}"),
             mount: "/mnt".into(),
-            sharing: Sharing::Shared,
+            sharing,
+            class: SessionClass::Standard,
         };
-        let reply = call(&net, self.endpoint(), None, 0, MetaRequest::Cluster(client)).await.unwrap();
+        let reply = call(&net, self.endpoint(), None, 0, MetaRequest::Cluster(client)).await?;
         let MetaReply::Cluster(ClusterReply::Session(grant)) = reply else { panic!("{reply:?}") };
-        Client { net, to: self.endpoint(), session: grant.session, seq: AtomicU64::new(0) }
+        Ok(Client { net, to: self.endpoint(), session: grant.session, seq: AtomicU64::new(0) })
     }
 
     pub async fn sound(&self) {

@@ -285,7 +285,8 @@ fn a_broken_lock_is_held_until_its_file_gives_it_up() {
     // Once more is nothing more, and it is remembered.
     locks.call(1, order(broken.generation)).unwrap();
     locks.world.reopen();
-    let recalls = |locks: &Locks, n: usize| recalls(&**locks.world.machine.store(), locks.sessions[n]).unwrap();
+    let recalls =
+        |locks: &Locks, n: usize| recalls(&**locks.world.machine.store(), locks.sessions[n]).unwrap();
     assert_eq!(recalls(&locks, 0), [Recall { ino, handle: LockHandle(1) }]);
     assert_eq!(recalls(&locks, 1), []);
     let by = |reply: Result<FsReply, Status>| match reply {
@@ -306,7 +307,8 @@ fn a_broken_lock_is_held_until_its_file_gives_it_up() {
     assert_eq!(recalls(&locks, 0), []);
     assert!(matches!(locks.lock(other, kind, part(0), mode), Ok(FsReply::Locked { .. })));
     // With its session.
-    let generation = locks.held().into_iter().find(|(_, lock)| lock.session == locks.sessions[0]).unwrap().1.generation;
+    let generation =
+        locks.held().into_iter().find(|(_, lock)| lock.session == locks.sessions[0]).unwrap().1.generation;
     locks.call(1, order(generation)).unwrap();
     let gone = locks.sessions[0];
     locks.world.op(Op::EndSession { session: gone, clean: false }).unwrap();

@@ -160,6 +160,7 @@ impl Members {
             host: format!("host{number_of}"),
             mount: "/mnt".into(),
             sharing: Sharing::Shared,
+            class: SessionClass::Standard,
         };
         let ClusterReply::Session(grant) = caller.cluster(request).await.unwrap() else { panic!() };
         caller.session = Some(grant.session);

@@ -10,7 +10,7 @@ use namespace::verify::verify;
 use namespace::{Config, Error, start};
 use tokio::time::timeout;
 use wire::chunk::ChunkKey;
-use wire::id::{BrickId, ClusterId, Ino, MapEpoch};
+use wire::id::{BrickId, ClusterId, Ino, LockHandle, LockOwner, MapEpoch};
 use wire::map::MemberState;
 use wire::meta::*;
 use wire::net::{Authority, Endpoint, MemoryHub, Role};
@@ -123,10 +123,136 @@ async fn open_files_survive_a_restart() {
     cluster.sound().await;
 }
 
-/// A mount that is not heard any more is over: blocked, its tails cut, its files let go.
+/// A mount that is not heard any more keeps what it has until somebody needs it, and can go on with it. Then it is over, and
+/// nobody else: who asks for its lock gets it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_session_ends_when_it_is_in_the_way() {
+    let cluster = Cluster::new(2, |config| config.session_ttl = Duration::from_secs(2)).await;
+    let (silent, bystander, other) =
+        (cluster.client(1).await, cluster.client(2).await, cluster.client(3).await);
+    let heard_late = async |session| {
+        until("it is silent", async || {
+            let sessions = cluster.status().await.sessions;
+            sessions.iter().find(|s| s.session == session).filter(|s| s.heard_ms > 2200).map(drop)
+        })
+        .await;
+    };
+    let ino = silent.file("f", 100).await;
+    let wish = |owner| LockWish {
+        ino,
+        kind: LockKind::Flock,
+        owner: LockOwner(owner),
+        handle: LockHandle(1),
+        range: LockRange::ALL,
+        mode: LockMode::Exclusive,
+        pid: 7,
+    };
+    assert!(matches!(silent.fs(FsRequest::Lock(wish(1))).await, Ok(FsReply::Locked { .. })));
+    let FsReply::Locks { locks, .. } = silent.fs(FsRequest::ListLocks { ino }).await.unwrap() else {
+        panic!()
+    };
+    // Heard again before anybody needed it: nothing is lost.
+    heard_late(silent.session).await;
+    assert_eq!(silent.renew(None).await, Ok(false));
+    let held = other.fs(FsRequest::Lock(wish(1))).await.unwrap();
+    assert_eq!(held, FsReply::LockedBy(Some(locks[0].1)), "it was heard just now");
+    // Somebody who waits has it when its time is over.
+    let waits = FsRequest::AwaitLock { wish: wish(1), wait_ms: 20_000 };
+    other.renew(None).await.unwrap();
+    assert_eq!(other.fs(waits).await, Ok(FsReply::LockedBy(None)));
+    assert!(matches!(other.fs(FsRequest::Lock(wish(1))).await, Ok(FsReply::Locked { .. })));
+    assert_eq!(silent.renew(None).await, Err(Status::SessionGone));
+    assert!(cluster.map().await.blocked.contains_key(&silent.session));
+    // One who only tries has it at once, of one who is silent.
+    heard_late(other.session).await;
+    let third = cluster.client(4).await;
+    assert!(matches!(third.fs(FsRequest::Lock(wish(1))).await, Ok(FsReply::Locked { .. })));
+    assert_eq!(other.renew(None).await, Err(Status::SessionGone));
+    // Nobody needed anything of this one.
+    assert_eq!(bystander.renew(None).await, Ok(false));
+    cluster.sound().await;
+}
+
+/// A cluster that somebody has for himself can be mounted by others once he is not heard any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_mount_keeps_nobody_out() {
+    let cluster = Cluster::new(0, |config| config.session_ttl = Duration::from_secs(2)).await;
+    let sole = cluster.try_client(1, Sharing::Sole).await.unwrap();
+    assert_eq!(cluster.try_client(2, Sharing::Shared).await.map(|c| c.session), Err(Status::NotAlone));
+    until("it is silent", async || {
+        cluster.status().await.sessions.first().filter(|s| s.heard_ms > 2200).map(drop)
+    })
+    .await;
+    let other = cluster.client(2).await;
+    assert_eq!(sole.renew(None).await, Err(Status::SessionGone));
+    other.fs(mkdir("a")).await.unwrap();
+}
+
+/// A lock that is broken is given up by its mount, which is told at once; a mount that does not do so in time is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_locks_are_told_and_enforced() {
+    let mut cluster = Cluster::new(0, |config| config.recall_grace = Duration::from_millis(700)).await;
+    let (holder, other) = (Arc::new(cluster.client(1).await), Arc::new(cluster.client(2).await));
+    let ino = holder.file("f", 100).await;
+    let wish = LockWish {
+        ino,
+        kind: LockKind::Flock,
+        owner: LockOwner(1),
+        handle: LockHandle(5),
+        range: LockRange::ALL,
+        mode: LockMode::Exclusive,
+        pid: 7,
+    };
+    let locked = async |client: &Client| match client.fs(FsRequest::Lock(wish)).await {
+        Ok(FsReply::Locked { generation, .. }) => generation,
+        other => panic!("{other:?}"),
+    };
+    let generation = locked(&holder).await;
+    let epoch = cluster.map().await.epoch;
+    let waits = {
+        let holder = holder.clone();
+        tokio::spawn(
+            async move { holder.cluster(ClusterRequest::GetMap { after: epoch, wait_ms: 20_000 }).await },
+        )
+    };
+    let breaks = {
+        let other = other.clone();
+        tokio::spawn(async move { other.fs(FsRequest::BreakLock { ino, generation }).await })
+    };
+    let Ok(ClusterReply::Recalls { recalls, .. }) = timeout(LONG, waits).await.unwrap().unwrap() else {
+        panic!("it was not told")
+    };
+    assert_eq!(recalls, [Recall { ino, handle: LockHandle(5) }]);
+    holder.fs(FsRequest::DropLocks { ino, handle: LockHandle(5) }).await.unwrap();
+    assert_eq!(breaks.await.unwrap(), Ok(FsReply::Done));
+    assert_eq!(holder.renew(None).await, Ok(false), "it did what it was told");
+    // And one that does nothing, over a restart of the namespace.
+    let generation = locked(&other).await;
+    let breaks = {
+        let holder = holder.clone();
+        tokio::spawn(async move { holder.fs_as(77, FsRequest::BreakLock { ino, generation }).await })
+    };
+    until("it is told", async || {
+        let told = other.cluster(ClusterRequest::GetMap { after: MapEpoch(0), wait_ms: 0 }).await;
+        matches!(told, Ok(ClusterReply::Recalls { .. })).then_some(())
+    })
+    .await;
+    cluster.restart().await;
+    let _ = breaks.await.unwrap();
+    let again = holder.fs_as(77, FsRequest::BreakLock { ino, generation }).await;
+    assert_eq!(again, Ok(FsReply::Done));
+    assert_eq!(other.renew(None).await, Err(Status::SessionGone));
+    cluster.sound().await;
+}
+
+/// A mount that is not heard for very long is over: blocked, its tails cut, its files let go.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_session_expires() {
-    let cluster = Cluster::new(2, |config| config.session_ttl = Duration::from_secs(1)).await;
+    let cluster = Cluster::new(2, |config| {
+        config.session_ttl = Duration::from_millis(500);
+        config.session_keep = Duration::from_secs(1);
+    })
+    .await;
     let silent = cluster.client(1).await;
     let written = silent.file("written", 100).await;
     silent.fs(FsRequest::Open { ino: written, access: Access::Write }).await.unwrap();

@@ -180,6 +180,16 @@ pub enum Sharing {
     Shared,
 }
 
+/// How soon a mount that is not heard may lose what it has to somebody who needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum SessionClass {
+    /// Late enough for pauses of a loaded machine and of the net.
+    #[default]
+    Standard,
+    /// Soon: for services that another machine takes over.
+    Ha,
+}
+
 /// A session, as given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionGrant {
@@ -204,6 +214,8 @@ pub struct SessionStatus {
     pub mount: String,
     /// Since when.
     pub since: Timestamp,
+    /// How soon it may lose what it has.
+    pub class: SessionClass,
     /// Time since it was last heard of, in milliseconds.
     pub heard_ms: u64,
 }
@@ -322,6 +334,8 @@ pub enum ClusterRequest {
         /// Whether others may have sessions beside it. Refused with
         /// [`crate::status::Status::NotAlone`] where that contradicts a session that lives.
         sharing: Sharing,
+        /// How soon it may lose what it has.
+        class: SessionClass,
     },
     /// Keeps the session of the call alive. `reading` is everything it has open for
     /// reading, told when the answer to the last renewal asked for it. -> `Renewed`

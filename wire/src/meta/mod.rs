@@ -22,7 +22,7 @@ pub use check::{CheckReply, CheckRequest, InodeSummary};
 pub use cluster::{
     AdoptRefusal, AuthorityText, Behind, BrickRefusal, BrickRegistration, BrickReport, ClusterReply,
     ClusterRequest, ClusterStatus, MAX_PATHS, MapMemory, MemberInfo, MemberRefusal, NewBrick, RefusedBrick,
-    SessionGrant, SessionStatus, SettingsChange, Sharing, Stuck, Wishes, is_full,
+    SessionClass, SessionGrant, SessionStatus, SettingsChange, Sharing, Stuck, Wishes, is_full,
 };
 pub use fs::{
     Access, AttrChanges, DirEntry, FsReply, FsRequest, LateChanges, NewInode, RenameMode, StatFs,
