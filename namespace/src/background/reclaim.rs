@@ -1,10 +1,11 @@
 //! Frees inodes without a name that nobody has open: when one was unlinked, and every
-//! `sweep`. After a start it waits until all sessions have said what they have open.
+//! `sweep`. After a start it waits until all sessions have said what they have open, or are given up
+//! (`removed_files_do_not_wait_for_the_silent`).
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use wire::id::Ino;
@@ -24,13 +25,33 @@ pub async fn run(namespace: Arc<Namespace>, mut stop: Stop) {
             () = namespace.watchers.orphans.notified() => {}
             () = sleep(namespace.config.sweep) => {}
         }
-        if namespace.is_behind() || !lock(&namespace.watchers.sessions).all_told() {
+        if namespace.is_behind() {
             continue;
+        }
+        match waits_for_sessions(&namespace) {
+            Ok(false) => {}
+            Ok(true) => continue,
+            Err(error) => {
+                namespace.failed(&error);
+                continue;
+            }
         }
         if let Err(error) = pass(&namespace).await {
             namespace.failed(&error);
         }
     }
+}
+
+/// Whether some have not said yet what they have open. Those that are not heard are in the way of what is to be freed.
+fn waits_for_sessions(namespace: &Namespace) -> Result<bool, Error> {
+    if lock(&namespace.watchers.sessions).all_told() {
+        return Ok(false);
+    }
+    if namespace.counters()?.orphans > 0 {
+        let until = Instant::now() + namespace.config.sweep * 2;
+        lock(&namespace.watchers.sessions).need_untold(until);
+    }
+    Ok(true)
 }
 
 /// Looks at all orphans once.

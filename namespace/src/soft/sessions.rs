@@ -92,6 +92,13 @@ impl Sessions {
         }
     }
 
+    /// Somebody has to know what those have open that have not said so, until then.
+    pub fn need_untold(&mut self, until: Instant) {
+        for live in self.live.values_mut().filter(|live| !live.told) {
+            live.needed = live.needed.max(Some(until));
+        }
+    }
+
     /// Whether it is not heard for its time to live.
     pub fn is_silent(&self, session: SessionId, now: Instant) -> bool {
         self.live.get(&session).is_some_and(|live| self.is_late(live, now))
@@ -201,5 +208,8 @@ mod tests {
         assert_eq!(sessions.renew(SessionId(1), late, false), Some(false));
         assert!(sessions.expired(late, LONGEST).is_empty() && !sessions.is_silent(SessionId(1), late));
         assert_eq!(sessions.expired(late + LONGEST, LONGEST), [SessionId(1)]);
+        sessions.known(SessionId(2), STANDARD, start);
+        sessions.need_untold(late);
+        assert_eq!(sessions.expired(late, LONGEST), [SessionId(2)], "what it has open nobody knows");
     }
 }

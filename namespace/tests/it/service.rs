@@ -123,6 +123,33 @@ async fn open_files_survive_a_restart() {
     cluster.sound().await;
 }
 
+/// After a restart files that were removed wait for those to be heard who may have them open, and not for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removed_files_do_not_wait_for_the_silent() {
+    let mut cluster = Cluster::new(0, |config| {
+        config.session_ttl = Duration::from_millis(500);
+        config.sweep = Duration::from_millis(100);
+    })
+    .await;
+    let (silent, other) = (cluster.client(1).await, cluster.client(2).await);
+    let kept = other.create("kept", Access::Read).await;
+    other.unlink("kept").await;
+    cluster.restart().await;
+    assert_eq!(other.renew(Some(vec![])).await, Ok(false));
+    gone(&other, kept).await;
+    assert_eq!(silent.renew(None).await, Err(Status::SessionGone));
+    // With nothing to be freed it would have lived.
+    let silent = cluster.client(1).await;
+    cluster.restart().await;
+    assert_eq!(other.renew(Some(vec![])).await, Ok(false));
+    until("it is silent", async || {
+        let sessions = cluster.status().await.sessions;
+        sessions.iter().find(|s| s.session == silent.session).filter(|s| s.heard_ms > 700).map(drop)
+    })
+    .await;
+    assert_eq!(silent.renew(None).await, Ok(true));
+}
+
 /// A mount that is not heard any more keeps what it has until somebody needs it, and can go on with it. Then it is over, and
 /// nobody else: who asks for its lock gets it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
