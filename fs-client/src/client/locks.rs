@@ -9,6 +9,8 @@
 //! 4. With the session its locks are gone, and somebody else may hold them: whatever was written through a file that
 //!    held one and had not reached the bricks by then never does, and the file takes no further change
 //!    (`who_lost_a_lock_writes_no_more`).
+//! 5. Before the namespace may give up a session that it does not hear, whoever holds locks here writes no more, and waits: for being told that
+//!    they are held, or lost (`who_may_be_about_to_lose_a_lock_waits`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -16,7 +18,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use wire::id::{Ino, LockGeneration, LockHandle, LockOwner, MapEpoch, SessionId};
 use wire::meta::{FsReply, FsRequest, LockHeld, LockKind, LockMode, LockRange, LockWish, Recall};
@@ -113,7 +115,7 @@ impl Locks {
     }
 
     /// Whether somebody may hold something on a file.
-    fn has(&self, ino: Ino, which: impl Fn(&Taken) -> bool) -> bool {
+    pub(super) fn has(&self, ino: Ino, which: impl Fn(&Taken) -> bool) -> bool {
         locked(&self.taken).get(&ino).is_some_and(|taken| taken.iter().any(which))
     }
 
@@ -315,6 +317,34 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Returns when what locks taken through the file exclude can be relied on: at once, unless the namespace was not heard for so long
+    /// that it may be about to give them to others.
+    pub(crate) async fn until_trusted(&self, file: &File) -> Result<(), Error> {
+        if !self.is_untrusted(file) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let deadline = begun + self.outside.config.deadline;
+        loop {
+            let renewed = self.session.renewed.notified();
+            file.not_lost()?;
+            if !self.is_untrusted(file) {
+                return Ok(());
+            }
+            let what = "the namespace to say that a lock is still held";
+            crate::stuck::waiting_for(|| what.to_owned());
+            if timeout_at(deadline, renewed).await.is_err() {
+                let (what, last) = (what.to_owned(), "it does not answer".to_owned());
+                return Err(Error::Deadline { what, waited_ms: begun.elapsed().as_millis() as u64, last });
+            }
+        }
+    }
+
+    /// Whether the file holds locks that others may be about to get.
+    pub(crate) fn is_untrusted(&self, file: &File) -> bool {
+        self.session.is_in_jeopardy() && self.locks.has(file.ino(), |taken| taken.handle == file.handle)
     }
 
     /// What was written through a file is where others read it.

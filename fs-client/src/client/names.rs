@@ -92,6 +92,9 @@ impl Shared {
         ino: Ino,
         changes: AttrChanges,
     ) -> Result<Attr, Error> {
+        if let Some(file) = &file {
+            self.until_trusted(file).await?;
+        }
         let orders = changes.size.is_some() || changes.mtime.is_some();
         let inode = self.in_use(ino).filter(|inode| orders || locked(&inode.state).late.is_some());
         let Some(inode) = inode else { return self.attr_of(FsRequest::SetAttr { ino, changes }).await };

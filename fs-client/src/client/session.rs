@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use wire::id::{BootId, BrickId, CallSeq, MapEpoch, SessionId};
 use wire::map::ClusterMap;
@@ -47,6 +47,10 @@ struct Numbers {
 pub(crate) struct Session {
     current: Mutex<(SessionId, Duration)>,
     numbers: Mutex<Numbers>,
+    /// How long it lives without being heard, and when the last call was made that kept it alive.
+    trust: Mutex<(Duration, Instant)>,
+    /// It was kept alive, or another one has taken its place.
+    pub(crate) renewed: Notify,
     map: watch::Sender<Arc<ClusterMap>>,
     /// One fetch of the map, and one opening of a session, at a time.
     refreshing: tokio::sync::Mutex<()>,
@@ -54,8 +58,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(grant: SessionGrant) -> Self {
+    /// One that was `asked` for then.
+    pub(crate) fn new((grant, asked): (SessionGrant, Instant)) -> Self {
         Self {
+            trust: Mutex::new((ttl_of(&grant), asked)),
+            renewed: Notify::new(),
             current: Mutex::new((grant.session, Duration::from_millis(u64::from(grant.renew_ms.max(10))))),
             numbers: Mutex::new(Numbers { next: 1, awaited: BTreeSet::new() }),
             map: watch::Sender::new(Arc::new(grant.map)),
@@ -66,6 +73,20 @@ impl Session {
 
     pub(crate) fn id(&self) -> SessionId {
         locked(&self.current).0
+    }
+
+    /// The namespace has answered a call that keeps the session alive and was made then.
+    fn note_heard(&self, asked: Instant) {
+        let mut trust = locked(&self.trust);
+        trust.1 = trust.1.max(asked);
+        drop(trust);
+        self.renewed.notify_waiters();
+    }
+
+    /// Whether the namespace may be about to give the session up: what it holds cannot be relied on any more.
+    pub(crate) fn is_in_jeopardy(&self) -> bool {
+        let (ttl, heard) = *locked(&self.trust);
+        heard.elapsed() >= ttl * 3 / 4
     }
 
     pub(crate) fn renew_every(&self) -> Duration {
@@ -118,8 +139,15 @@ impl Drop for Awaited<'_> {
     }
 }
 
-/// Opens a session; tries until `deadline` unless something has to be mended.
-pub(crate) async fn open_session(shared: &super::Outside, deadline: Instant) -> Result<SessionGrant, Error> {
+fn ttl_of(grant: &SessionGrant) -> Duration {
+    Duration::from_millis(u64::from(grant.ttl_ms))
+}
+
+/// Opens a session; tries until `deadline` unless something has to be mended. Also when it was asked for.
+pub(crate) async fn open_session(
+    shared: &super::Outside,
+    deadline: Instant,
+) -> Result<(SessionGrant, Instant), Error> {
     let config = &shared.config;
     let call = MetaCall {
         session: None,
@@ -140,11 +168,12 @@ pub(crate) async fn open_session(shared: &super::Outside, deadline: Instant) -> 
         };
         add(&shared.metrics.meta_calls, 1);
         let attempt = retry.attempt(config.attempt_timeout);
+        let asked = Instant::now();
         match shared.net.request::<MetaProtocol>(&endpoint, &call, Bytes::new(), attempt).await {
             Ok((MetaReply::Cluster(ClusterReply::Session(grant)), _)) => {
                 add(&shared.metrics.sessions, 1);
                 tracing::info!(session = %grant.session, map = %grant.map.epoch, "opened a session");
-                return Ok(grant);
+                return Ok((grant, asked));
             }
             Ok(_) => return Err(Error::unexpected("the namespace", "a session")),
             Err(error) if error.advice() == Advice::GiveUp => {
@@ -295,12 +324,14 @@ impl Shared {
             return Err(Error::Stopping);
         }
         tracing::warn!(session = %gone, "the session is gone; opening a new one");
-        let grant = open_session(&self.outside, deadline).await?;
-        let session = grant.session;
+        let (grant, asked) = open_session(&self.outside, deadline).await?;
+        let (session, ttl) = (grant.session, ttl_of(&grant));
         self.session.absorb_map(grant.map);
         // Before anything is done in the new one.
         self.lose_locks(session);
+        *locked(&self.session.trust) = (ttl, asked);
         *locked(&self.session.current) = (session, Duration::from_millis(u64::from(grant.renew_ms.max(10))));
+        self.session.renewed.notify_waiters();
         for (ino, access) in self.open_inodes() {
             let number = self.session.take_number();
             let _awaited = Awaited(&self.session, number);
@@ -340,7 +371,8 @@ impl Shared {
             let session = self.session.id();
             let open = tell.then(|| self.open_inodes());
             let map = self.map().epoch;
-            let deadline = Instant::now() + self.session.renew_every().max(Duration::from_millis(500));
+            let asked = Instant::now();
+            let deadline = asked + self.session.renew_every().max(Duration::from_millis(500));
             let call = MetaCall {
                 session: Some(session),
                 seq: CallSeq(0),
@@ -353,6 +385,7 @@ impl Shared {
                         tracing::info!("the namespace answers again");
                     }
                     silent = false;
+                    self.session.note_heard(asked);
                     // Told in this very call: asking again means it was lost on the way.
                     tell = tell_open && !tell;
                     self.learn_members().await;

@@ -132,6 +132,7 @@ impl Shared {
             return Err(FsError::Invalid.into());
         }
         let end = offset.checked_add(len).filter(|end| *end <= MAX_FILE_BYTES).ok_or(FsError::TooLarge)?;
+        self.until_trusted(file).await?;
         file.not_lost()?;
         self.tell_writer(file)?;
         let grows = match mode {

@@ -73,7 +73,7 @@ impl Shared {
         if data.is_empty() {
             return Some(Ok(()));
         }
-        if self.is_stopping() || self.uncommitted_full() {
+        if self.is_stopping() || self.uncommitted_full() || self.is_untrusted(file) {
             return None;
         }
         let _order = file.inode.order.try_read().ok()?;
@@ -87,6 +87,7 @@ impl Shared {
     }
 
     pub(crate) async fn write(self: &Arc<Self>, file: &File, offset: u64, data: &[u8]) -> Result<(), Error> {
+        self.until_trusted(file).await?;
         self.check_write(file, offset, data.len())?;
         if data.is_empty() {
             return Ok(());

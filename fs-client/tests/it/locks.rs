@@ -310,3 +310,40 @@ async fn locks_that_could_not_be_given_up_are_later() {
     until("nothing is left to do", || !client.may_hold(ino, LockKind::Range, LockOwner(1))).await;
     client.shutdown().await.unwrap();
 }
+
+/// When the namespace has not answered for most of the time that a session lives, whoever writes through a file with a lock waits until it is
+/// known whether it is held still; others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_be_about_to_lose_a_lock_waits() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let (held, free) = (made(&client, "held").await, made(&client, "free").await);
+    locked(&client, &held, 1).await;
+    for lost in [false, true] {
+        cluster.namespace.deaf.store(u64::MAX, Ordering::SeqCst);
+        until("the lock is in doubt", || client.try_write_at(&held, 0, b"held").is_none()).await;
+        assert!(client.try_write_at(&free, 0, b"free").expect("it holds no lock").is_ok());
+        let waits = {
+            let (client, held) = (client.clone(), held.clone());
+            tokio::spawn(async move { client.write_at(&held, 0, b"late").await })
+        };
+        until("it is said what it waits for", || {
+            client.stuck().iter().any(|stuck| stuck.waiting_for.contains("still held"))
+        })
+        .await;
+        assert!(!waits.is_finished());
+        if lost {
+            cluster.namespace.expire_sessions();
+        }
+        cluster.namespace.deaf.store(0, Ordering::SeqCst);
+        let written = waits.await.unwrap();
+        match lost {
+            false => written.unwrap(),
+            true => assert!(matches!(written, Err(Error::LockLost)), "{written:?}"),
+        }
+    }
+    assert!(client.try_write_at(&held, 0, b"held").expect("no wait is needed to refuse").is_err());
+    let _ = client.release(held).await;
+    client.release(free).await.unwrap();
+    client.shutdown().await.unwrap();
+}

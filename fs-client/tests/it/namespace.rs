@@ -59,6 +59,8 @@ pub struct FakeNamespace {
     pub lose_replies: AtomicU64,
     /// So many calls are answered with "busy".
     pub busy: AtomicU64,
+    /// So many renewals.
+    pub deaf: AtomicU64,
     /// Asks clients to tell what they have open.
     pub tell_open: AtomicU64,
     /// Looks carried out and not answered.
@@ -446,6 +448,7 @@ impl FakeNamespace {
             inner: Mutex::new(inner),
             lose_replies: AtomicU64::new(0),
             busy: AtomicU64::new(0),
+            deaf: AtomicU64::new(0),
             tell_open: AtomicU64::new(0),
             looks_under_way: AtomicU64::new(0),
             held_looks: tokio::sync::RwLock::default(),
@@ -514,6 +517,7 @@ impl FakeNamespace {
                 let map = self.world.map.borrow().clone();
                 Ok(ClusterReply::Session(SessionGrant { session, ttl_ms: 1000, renew_ms: 50, map }))
             }
+            ClusterRequest::Renew { .. } if take_one(&self.deaf) => Err(Status::Busy),
             ClusterRequest::Renew { open, .. } => {
                 let inner = self.inner.lock().unwrap();
                 call.session.filter(|s| inner.sessions.contains(s)).ok_or(Status::SessionGone)?;
