@@ -9,7 +9,9 @@ use anyhow::Result;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::roles::{brick, listen_address, member, token};
-use crate::{brick_admin, check, logging, member_admin, refusal, salvage, scheduler, status, up, watch};
+use crate::{
+    brick_admin, check, logging, member_admin, refusal, salvage, scheduler, status, stuck, up, watch,
+};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -75,6 +77,12 @@ enum Command {
     Brick(brick::Options),
     /// Show bricks, chains and mounts of a running cluster
     Status(StatusOptions),
+    /// Show who waits for which lock, and who holds it
+    ///
+    /// A lock of a machine that is gone is given up by itself when its time is over; `setfattr -n user.brickyard.lock.break -v GENERATION
+    /// FILE` on a mount breaks one that somebody does not let go. `getfattr --only-values -n user.brickyard.lock FILE` shows all locks on
+    /// a file.
+    Stuck(StuckOptions),
     /// Verify the namespace and all bricks of a running cluster against each other
     ///
     /// Exit code 0: consistent; 1: problems, each listed; 2: it could not be checked; 3: consistent, after
@@ -175,6 +183,13 @@ pub struct StatusOptions {
     pub cluster: ClusterOptions,
 }
 
+/// Options of `brickyard stuck`.
+#[derive(Debug, Clone, Args)]
+pub struct StuckOptions {
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+}
+
 /// Options of `brickyard check`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckOptions {
@@ -219,6 +234,7 @@ pub fn run(args: Vec<OsString>) -> Result<ExitCode> {
             }
         },
         Command::Status(options) => status::run(&options),
+        Command::Stuck(options) => stuck::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Salvage(options) => salvage::run(&options),
         Command::Watch(options) => watch::run(&options),

@@ -14,6 +14,7 @@ mod salvage;
 mod scheduler;
 mod show;
 mod status;
+mod stuck;
 mod times;
 mod up;
 mod watch;

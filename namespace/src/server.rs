@@ -363,7 +363,7 @@ fn may(role: Role, request: &MetaRequest) -> bool {
         MetaRequest::Cluster(C::AddMember { .. }) => matches!(role, Role::Namespace | Role::Admin),
         MetaRequest::Cluster(C::Members) => true,
         MetaRequest::Cluster(C::Authority) => role == Role::Namespace,
-        MetaRequest::Cluster(C::GetMap { .. } | C::Status) => true,
+        MetaRequest::Cluster(C::GetMap { .. } | C::Status | C::LockWaiters) => true,
     }
 }
 
@@ -473,6 +473,7 @@ impl Namespace {
             }
             C::SyncDone { chain, epoch, brick } => self.sync_done(chain, epoch, brick).await,
             C::Status => self.status(),
+            C::LockWaiters => self.lock_waiters().await,
             C::AddBricks(bricks) => self.add_bricks(bricks).await,
             C::MakeToken { hash, role, ttl_s, uses } => self.make_token(hash, role, ttl_s, uses).await,
             C::AddBrick(brick) => self.order(Op::AddBrick(brick)).await,

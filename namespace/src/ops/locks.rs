@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use wire::id::{Ino, LockGeneration, SessionId};
-use wire::meta::{FsReply, LockHeld, LockWish};
+use wire::meta::{ClusterReply, FsReply, LockHeld, LockWaiter, LockWish, Timestamp};
 use wire::status::{FsError, Status};
 
 use crate::config::LOCK_WAIT_MS;
@@ -23,19 +23,26 @@ struct Waiting<'a> {
     namespace: &'a Namespace,
     number: u64,
     changed: Arc<Notify>,
+    /// When it was told to ask again.
+    told: Option<Instant>,
 }
 
 impl<'a> Waiting<'a> {
     fn begin(namespace: &'a Namespace, who: Holder, wish: LockWish) -> Self {
-        let (number, changed) = lock(&namespace.watchers.lock_waits).begin(who, wish);
-        Self { namespace, number, changed }
+        let (number, changed) = lock(&namespace.watchers.lock_waits).begin(who, wish, Instant::now());
+        Self { namespace, number, changed, told: None }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        lock(&self.namespace.watchers.lock_waits).end(self.number);
+        lock(&self.namespace.watchers.lock_waits).end(self.number, self.told);
     }
+}
+
+fn age_ms(then: Timestamp, now: Timestamp) -> u64 {
+    let ms = |t: Timestamp| i128::from(t.secs) * 1000 + i128::from(t.nanos / 1_000_000);
+    u64::try_from(ms(now) - ms(then)).unwrap_or(0)
 }
 
 impl Namespace {
@@ -92,6 +99,22 @@ impl Namespace {
         }
     }
 
+    /// Who waits for locks.
+    pub async fn lock_waiters(&self) -> Result<ClusterReply, Status> {
+        self.log.read_barrier().await?;
+        let (now, present) = (Instant::now(), Timestamp::now());
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let mut waiters = Vec::new();
+        let waits = lock(&self.watchers.lock_waits).all();
+        for (number, (session, _), wish, since) in waits {
+            let by = lock(&self.watchers.lock_waits).in_the_way(number, &self.held(&wish)?);
+            let held_ms = by.map_or(0, |by| age_ms(by.since, present));
+            let waits_ms = ms(now.saturating_duration_since(since));
+            waiters.push(LockWaiter { session, wish, waits_ms, by, held_ms });
+        }
+        Ok(ClusterReply::LockWaiters(waiters))
+    }
+
     /// Waits until a lock could be taken.
     pub async fn await_lock(
         &self,
@@ -104,7 +127,7 @@ impl Namespace {
         let until = Instant::now() + Duration::from_millis(u64::from(wait_ms.min(LOCK_WAIT_MS)));
         let who = (session, wish.owner);
         // First in line, then a look: whatever is given up after the look is heard of.
-        let waiting = Waiting::begin(self, who, wish);
+        let mut waiting = Waiting::begin(self, who, wish);
         loop {
             let held = self.held(&wish)?;
             let other = {
@@ -125,6 +148,7 @@ impl Namespace {
                 () = self.watchers.stopped() => return Err(Status::Busy),
             };
             if !changed {
+                waiting.told = Some(Instant::now());
                 return Ok(FsReply::LockedBy(Some(other)));
             }
         }

@@ -2,46 +2,89 @@
 //!
 //! 1. Those who waited longer come first: who could have a lock only because an earlier one in line does not have
 //!    it yet is not told that it is free (`the_line_is_kept`).
-//! 2. Who waits in a circle is found when the last one of the circle begins to wait (`circles_are_found`).
+//! 2. Who asks again in time is the one who waited all the while, at its old place (`who_asks_again_waits_on`).
+//! 3. Who waits in a circle is found when the last one of the circle begins to wait (`circles_are_found`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use wire::id::{Ino, LockGeneration};
-use wire::meta::{LockHeld, LockKind, LockWish, Timestamp};
+use wire::meta::{LockHeld, LockKind, LockRange, LockWish, Timestamp};
 
 use crate::machine::locks::{Holder, in_the_way};
 
 #[derive(Debug)]
 struct Wait {
+    since: Instant,
     who: Holder,
     wish: LockWish,
     changed: Arc<Notify>,
 }
 
+/// What a wait is known by when it is taken up again.
+type Known = (Holder, Ino, LockKind, LockRange);
+
+fn known(wait: &Wait) -> Known {
+    (wait.who, wait.wish.ino, wait.wish.kind, wait.wish.range)
+}
+
+/// A wait that may be taken up again.
+#[derive(Debug)]
+struct Paused {
+    number: u64,
+    since: Instant,
+    at: Instant,
+}
+
+/// Whoever asks again within this time has waited all the while.
+const AGAIN: Duration = Duration::from_secs(2);
+
 /// See the module's head.
 #[derive(Debug, Default)]
 pub struct LockWaits {
     next: u64,
+    paused: BTreeMap<Known, Paused>,
     /// In the order of their beginning.
     waits: BTreeMap<u64, Wait>,
 }
 
 impl LockWaits {
     /// Somebody begins to wait: its number in line, and what tells it that something has changed.
-    pub fn begin(&mut self, who: Holder, wish: LockWish) -> (u64, Arc<Notify>) {
-        self.next += 1;
+    pub fn begin(&mut self, who: Holder, wish: LockWish, now: Instant) -> (u64, Arc<Notify>) {
         let changed = Arc::new(Notify::new());
-        self.waits.insert(self.next, Wait { who, wish, changed: changed.clone() });
-        (self.next, changed)
+        let mut wait = Wait { since: now, who, wish, changed: changed.clone() };
+        let paused = self.paused.remove(&known(&wait));
+        let again = paused.filter(|p| now.saturating_duration_since(p.at) <= AGAIN);
+        let number = match again {
+            Some(again) => {
+                wait.since = again.since;
+                again.number
+            }
+            None => {
+                self.next += 1;
+                self.next
+            }
+        };
+        self.waits.insert(number, wait);
+        (number, changed)
     }
 
-    /// It waits no more; who is behind it may come first now.
-    pub fn end(&mut self, number: u64) {
-        if let Some(wait) = self.waits.remove(&number) {
-            self.changed(wait.wish.ino);
+    /// It waits no more; who is behind it may come first now. `told` to ask again: its place is kept for it until it does.
+    pub fn end(&mut self, number: u64, told: Option<Instant>) {
+        let Some(wait) = self.waits.remove(&number) else { return };
+        if let Some(at) = told {
+            self.paused.retain(|_, paused| at.saturating_duration_since(paused.at) <= AGAIN);
+            self.paused.insert(known(&wait), Paused { number, since: wait.since, at });
         }
+        self.changed(wait.wish.ino);
+    }
+
+    /// All that wait, longest first: their numbers, who, for what, since when.
+    pub fn all(&self) -> Vec<(u64, Holder, LockWish, Instant)> {
+        self.waits.iter().map(|(number, wait)| (*number, wait.who, wait.wish, wait.since)).collect()
     }
 
     /// Something was given up on a file.
@@ -111,7 +154,7 @@ mod tests {
     use std::convert::Infallible;
 
     use wire::id::{LockHandle, LockOwner, SessionId};
-    use wire::meta::{LockMode, LockRange};
+    use wire::meta::LockMode;
 
     use super::*;
 
@@ -132,17 +175,22 @@ mod tests {
     }
 
     fn held(owner: u64, mode: LockMode) -> LockHeld {
-        as_if_held(&Wait { who: who(owner), wish: wish(1, owner, mode), changed: Arc::default() })
+        as_if_held(&Wait {
+            since: Instant::now(),
+            who: who(owner),
+            wish: wish(1, owner, mode),
+            changed: Arc::default(),
+        })
     }
 
     /// Readers behind a writer that waits do not pass it; readers before it all go at once.
     #[test]
     fn the_line_is_kept() {
         use LockMode::{Exclusive, Shared};
-        let mut waits = LockWaits::default();
-        let mut line = |owner, mode| waits.begin(who(owner), wish(1, owner, mode)).0;
+        let (mut waits, now) = (LockWaits::default(), Instant::now());
+        let mut line = |owner, mode| waits.begin(who(owner), wish(1, owner, mode), now).0;
         let (a, b, writer, c) = (line(1, Shared), line(2, Shared), line(3, Exclusive), line(4, Shared));
-        let other_file = waits.begin(who(5), wish(2, 5, Exclusive)).0;
+        let other_file = waits.begin(who(5), wish(2, 5, Exclusive), now).0;
         let free = |waits: &LockWaits, held: &[LockHeld]| {
             [a, b, writer, c, other_file].map(|number| waits.in_the_way(number, held).is_none())
         };
@@ -153,10 +201,10 @@ mod tests {
         assert_eq!(free(&waits, &[])[..4], [true, true, false, true]);
         // A reader that holds it lets readers in, also behind the writer, which can't have it anyway.
         assert_eq!(free(&waits, &[held(9, Shared)])[..4], [true, true, false, true]);
-        waits.end(a);
-        waits.end(b);
+        waits.end(a, None);
+        waits.end(b, None);
         assert_eq!(free(&waits, &[])[..4], [true, true, true, false]);
-        waits.end(writer);
+        waits.end(writer, None);
         assert!(waits.in_the_way(c, &[]).is_none());
     }
 
@@ -175,8 +223,27 @@ mod tests {
                 assert_eq!(circle, length > 1 && owner + 1 == length, "{owner} of {length}");
                 let flock = LockWish { kind: LockKind::Flock, ..wanted };
                 assert!(!waits.would_wait_for_ever(who(owner), &flock, of).unwrap());
-                waits.begin(who(owner), wanted);
+                waits.begin(who(owner), wanted, Instant::now());
             }
         }
+    }
+
+    /// Who was told to ask again and does is where it was; who comes late, or had what it wanted, is at the end.
+    #[test]
+    fn who_asks_again_waits_on() {
+        let (mut waits, start) = (LockWaits::default(), Instant::now());
+        let wanted = |owner| wish(1, owner, LockMode::Exclusive);
+        let first = waits.begin(who(1), wanted(1), start).0;
+        let second = waits.begin(who(2), wanted(2), start + AGAIN / 2).0;
+        let order = |waits: &LockWaits| waits.all().iter().map(|(_, who, _, _)| who.1.0).collect::<Vec<_>>();
+        waits.end(first, Some(start + AGAIN));
+        assert_eq!(waits.begin(who(1), wanted(1), start + AGAIN * 2).0, first);
+        assert_eq!((order(&waits), waits.all()[0].3), (vec![1, 2], start));
+        waits.end(first, Some(start + AGAIN * 2));
+        waits.begin(who(1), wanted(1), start + AGAIN * 4);
+        assert_eq!((order(&waits), waits.all()[1].3), (vec![2, 1], start + AGAIN * 4));
+        waits.end(second, None);
+        waits.begin(who(2), wanted(2), start + AGAIN * 4);
+        assert_eq!(order(&waits), [1, 2]);
     }
 }

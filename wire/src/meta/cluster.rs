@@ -10,7 +10,7 @@ use crate::id::{BootId, BrickId, ChainEpoch, ChainId, ClusterId, Ino, MapEpoch, 
 use crate::join::TokenHash;
 use crate::map::ClusterMap;
 use crate::mark::MapMark;
-use crate::meta::{Access, Journal, JournalChange, Recall, Timestamp};
+use crate::meta::{Access, Journal, JournalChange, LockWaiter, Recall, Timestamp};
 use crate::net::Endpoint;
 use crate::status::Status;
 
@@ -521,6 +521,8 @@ pub enum ClusterRequest {
     },
     /// Gives up what bricks have of files whose names are lost. -> `Done`
     FreeLost,
+    /// Who waits for locks. -> `LockWaiters`
+    LockWaiters,
 }
 
 /// A member of the namespace.
@@ -611,6 +613,8 @@ pub enum ClusterReply {
         /// Those files. Answered until they have.
         recalls: Vec<Recall>,
     },
+    /// Who waits for locks, longest first.
+    LockWaiters(Vec<LockWaiter>),
 }
 
 /// Certificate and key of the cluster's authority: not to be shown.

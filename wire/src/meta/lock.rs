@@ -100,6 +100,21 @@ pub struct LockPlace {
     pub mount: String,
 }
 
+/// Somebody who waits for a lock, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockWaiter {
+    /// From which mount.
+    pub session: SessionId,
+    /// For what.
+    pub wish: LockWish,
+    /// For how long, in milliseconds, as far as the member that leads knows.
+    pub waits_ms: u64,
+    /// What is in the way: held, or of generation 0 where it is another one's who waits for longer.
+    pub by: Option<LockHeld>,
+    /// How long that is held, in milliseconds, by the clock of whoever leads.
+    pub held_ms: u64,
+}
+
 /// An open file that is to give up its locks, since one of them was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Recall {

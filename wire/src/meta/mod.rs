@@ -28,7 +28,7 @@ pub use fs::{
     Access, AttrChanges, DirEntry, FsReply, FsRequest, LateChanges, NewInode, RenameMode, StatFs,
     WriteReport, XattrMode,
 };
-pub use lock::{LockHeld, LockKind, LockMode, LockPlace, LockRange, LockWish, Recall};
+pub use lock::{LockHeld, LockKind, LockMode, LockPlace, LockRange, LockWaiter, LockWish, Recall};
 pub use name::{MAX_NAME_BYTES, Name, NameError};
 pub use watch::{Change, Changes, Journal, JournalChange, WATCH_NAME, What};
 
