@@ -4,16 +4,20 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use brickyard_tests::kernel::{RangeLock, range_lock, try_range_lock};
-use brickyard_tests::{HostCluster, Shape, seed, wait};
-use rustix::fs::{FlockOperation, flock};
+use brickyard_tests::netns::Host;
+use brickyard_tests::run::NOBODY;
+use brickyard_tests::{HostCluster, Run, Shape, seed, wait};
+use rustix::fs::{FlockOperation, XattrFlags, flock, getxattr, listxattr, setxattr};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
+use crate::hosts_members::leader;
 use crate::locks::{Holder, PROBE, attempt, flock_excludes, ranges_exclude};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -149,12 +153,7 @@ fn a_holder_that_was_cut_off_is_fenced() -> Result<()> {
     ours.write_all_at(&data(5), 0)?;
     ours.sync_all()?;
     healer.heal()?;
-    let is_eio = |result: std::io::Result<()>| {
-        result.is_err_and(|e| e.raw_os_error() == Some(Errno::IO.raw_os_error()))
-    };
-    wait::until_true("the old holder learns of its loss", LIMIT, || {
-        Ok(is_eio(held.write_all_at(b"late", 0)))
-    })?;
+    // Its mount knows how long it was away: nothing is taken in from the first write on.
     for _ in 0..3 {
         ensure!(is_eio(held.write_all_at(&data(6), 0)) && is_eio(held.sync_all()) && is_eio(held.set_len(5)));
     }
@@ -173,5 +172,304 @@ fn a_holder_that_was_cut_off_is_fenced() -> Result<()> {
     let now = std::fs::read(here.join("file"))?;
     ensure!(now[..4] == *b"mine" && now[4..] == data(5)[4..] && now.len() == 300_000);
     cluster.check(true)?;
+    cluster.finish()
+}
+
+const LOCK: &str = "user.brickyard.lock";
+const TOKEN: &str = "user.brickyard.lock.token";
+const BREAK: &str = "user.brickyard.lock.break";
+
+fn attribute(path: &Path, name: &str) -> Result<String> {
+    let mut value = vec![0; 65536];
+    let length =
+        getxattr(path, name, &mut value[..]).with_context(|| format!("{name} of {}", path.display()))?;
+    value.truncate(length);
+    Ok(String::from_utf8(value)?)
+}
+
+/// The generation of the first lock on a file.
+fn generation(path: &Path) -> Result<u64> {
+    let locks = attribute(path, LOCK)?;
+    let first: serde_json::Value = serde_json::from_str(locks.lines().next().context("no lock")?)?;
+    first["generation"].as_u64().context("no generation")
+}
+
+fn is_eio(result: std::io::Result<()>) -> bool {
+    result.is_err_and(|e| e.raw_os_error() == Some(Errno::IO.raw_os_error()))
+}
+
+/// Every machine sees who holds a lock, and its number; who waits for it is shown; its owner or root breaks it, and then nothing more
+/// comes through the file of who held it, while what he wrote before is there.
+#[test]
+fn locks_are_shown_and_broken_by_attributes() -> Result<()> {
+    let (mut cluster, here, there) = two_mounts()?;
+    cluster.allow_log("a lock is lost");
+    let (mine, theirs) = (here.join("file"), there.join("file"));
+    std::fs::write(&mine, "content")?;
+    Run::new("chmod").arg("666").arg(&mine).ok()?;
+    ensure!(attribute(&mine, LOCK)?.is_empty(), "somebody holds a lock");
+    ensure!(getxattr(&mine, TOKEN, &mut [0; 100][..]) == Err(Errno::NODATA));
+    let held = File::options().read(true).write(true).open(&theirs)?;
+    flock(&held, FlockOperation::NonBlockingLockExclusive)?;
+    let told: serde_json::Value = serde_json::from_str(&attribute(&mine, LOCK)?)?;
+    ensure!(told["host"] == "mount1" && told["pid"] == std::process::id() && told["end"].is_null(), "{told}");
+    ensure!(told["kind"] == "flock" && told["mode"] == "exclusive", "{told}");
+    let number = generation(&mine)?;
+    ensure!(attribute(&theirs, TOKEN)? == number.to_string());
+    // Also a child knows it, as scripts ask; and not somebody on another machine.
+    let script = "import os,sys; print(os.getxattr(sys.argv[1], 'user.brickyard.lock.token').decode())";
+    let told = Run::new("python3").args(["-c", script]).arg(&theirs).ok()?.text();
+    ensure!(told == number.to_string(), "{told}");
+    ensure!(getxattr(&mine, TOKEN, &mut [0; 100][..]) == Err(Errno::NODATA));
+    // Nobody copies them, and there are no others.
+    let mut names = vec![0; 1000];
+    let length = listxattr(&mine, &mut names[..])?;
+    ensure!(length == 0, "listed: {:?}", String::from_utf8_lossy(&names[..length]));
+    ensure!(setxattr(&mine, "user.brickyard.other", b"x", XattrFlags::empty()) == Err(Errno::PERM));
+    ensure!(getxattr(&mine, "user.brickyard.other", &mut [0; 100][..]) == Err(Errno::NODATA));
+    // Who waits is shown to the administrator.
+    let mut waits = Command::new(PROBE).arg("flock").arg(&mine).arg("wait").stdout(Stdio::piped()).spawn()?;
+    wait::until_true("it is shown that somebody waits", LIMIT, || {
+        let told = cluster.admin(&["stuck"])?.arg("--json").ok()?;
+        let told: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+        let Some(waiter) = told["lock_waiters"].get(0) else { return Ok(false) };
+        let by = &waiter["by"];
+        ensure!(waiter["path"] == "/file" && waiter["who"]["pid"] == waits.id(), "{told}");
+        ensure!(by["generation"] == number && by["who"]["host"] == "mount1", "{told}");
+        Ok(waiter["waits_ms"].as_u64().is_some_and(|ms| ms > 2500))
+    })?;
+    ensure!(cluster.admin(&["stuck"])?.ok()?.text().contains("exclusive flock"));
+    // By whom, and which.
+    let script = "import os,sys; os.setxattr(sys.argv[1], 'user.brickyard.lock.break', sys.argv[2].encode())";
+    let by_nobody =
+        Run::as_user(NOBODY, "python3").args(["-c", script]).arg(&mine).arg(number.to_string()).run()?;
+    ensure!(by_nobody.success().is_err(), "somebody else's lock was broken by nobody");
+    let order = |path: &Path, what: &str| setxattr(path, BREAK, what.as_bytes(), XattrFlags::empty());
+    ensure!(order(&mine, &(number + 1).to_string()) == Err(Errno::NODATA));
+    ensure!(order(&mine, "all") == Err(Errno::INVAL));
+    held.write_all_at(b"before", 0)?;
+    let begun = Instant::now();
+    order(&mine, &number.to_string())?;
+    let took = begun.elapsed();
+    eprintln!("broken in {took:?}");
+    ensure!(took < Duration::from_secs(2), "broken in {took:?}");
+    let mut line = String::new();
+    std::io::Read::read_to_string(&mut waits.stdout.take().context("no output")?, &mut line)?;
+    ensure!(waits.wait()?.success() && line == "locked\n", "{line:?}");
+    ensure!(is_eio(held.write_all_at(b"late", 0)) && is_eio(held.set_len(1)) && is_eio(held.sync_all()));
+    ensure!(getxattr(&theirs, TOKEN, &mut [0; 100][..]) == Err(Errno::IO), "a number for who lost his lock");
+    ensure!(std::fs::read(&mine)? == b"beforet");
+    drop(held);
+    let again = File::options().read(true).write(true).open(&theirs)?;
+    flock(&again, FlockOperation::NonBlockingLockExclusive)?;
+    ensure!(generation(&mine)? > number);
+    again.write_all_at(b"again", 0)?;
+    again.sync_all()?;
+    drop(again);
+    ensure!(std::fs::read(&mine)? == b"againet");
+    cluster.check(true)?;
+    cluster.finish()
+}
+
+/// A broken lock of a mount that does not answer is given up all the same, soon, and what that mount had under way gets nowhere.
+#[test]
+fn a_lock_of_a_mount_that_stands_still_is_broken() -> Result<()> {
+    let (mut cluster, here, there) = two_mounts()?;
+    cluster.allow_log("");
+    std::fs::write(here.join("file"), "content")?;
+    let held = File::options().read(true).write(true).open(there.join("file"))?;
+    flock(&held, FlockOperation::NonBlockingLockExclusive)?;
+    held.write_all_at(b"gathered", 0)?;
+    cluster.mounts[0].signal(Signal::STOP)?;
+    let number = generation(&here.join("file"))?;
+    let begun = Instant::now();
+    setxattr(here.join("file"), BREAK, number.to_string().as_bytes(), XattrFlags::empty())?;
+    let took = begun.elapsed();
+    eprintln!("broken in {took:?}");
+    ensure!(took < Duration::from_secs(5), "broken in {took:?}");
+    let ours = File::options().read(true).write(true).open(here.join("file"))?;
+    flock(&ours, FlockOperation::NonBlockingLockExclusive)?;
+    ours.write_all_at(b"ours", 0)?;
+    ours.sync_all()?;
+    cluster.mounts[0].signal(Signal::CONT)?;
+    wait::until_true("the old holder learns of its loss", LIMIT, || {
+        Ok(is_eio(held.write_all_at(b"late", 0)))
+    })?;
+    ensure!(is_eio(held.sync_all()) && is_eio(held.set_len(1)));
+    let mut seen = [0; 7];
+    ours.read_exact_at(&mut seen, 0)?;
+    // What was gathered may have arrived before: then, and only then, it is below ours.
+    ensure!(seen == *b"oursent" || seen == *b"oursere", "{:?}", String::from_utf8_lossy(&seen));
+    drop((held, ours));
+    cluster.check(true)?;
+    cluster.finish()
+}
+
+/// A machine that holds a lock, and within which time others have it when the machine is cut off.
+struct Machine {
+    host: Host,
+    mountpoint: PathBuf,
+    limit: Duration,
+}
+
+/// How often the next test does what it does; `./dev locks` asks for a hundred times.
+fn rounds() -> Result<u64> {
+    std::env::var("BRICKYARD_LOCK_ROUNDS").map_or(Ok(2), |text| text.parse().context("BRICKYARD_LOCK_ROUNDS"))
+}
+
+/// Round after round holders die and machines are cut off: whoever waits has the lock in time, and what the old holder writes when it is
+/// back fails, and is not found in the file.
+#[test]
+fn locks_are_handed_over_round_after_round() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 3, replicas: 2 })?;
+    cluster.allow_log("");
+    let here = cluster.mountpoint().to_owned();
+    let mut machines = Vec::new();
+    for (options, seconds) in [("", 13), (",class=ha", 7)] {
+        let mountpoint = cluster.add_mount_with(options)?;
+        let host = cluster.mounts.last().context("no mount")?.host().clone();
+        machines.push(Machine { host, mountpoint, limit: Duration::from_secs(seconds) });
+    }
+    let rounds = rounds()?;
+    let mut longest = [Duration::ZERO; 3];
+    for round in 0..rounds {
+        let took = round_of_locks(&here, &machines, round).with_context(|| format!("round {round}"))?;
+        eprintln!("round {round}: killed {:?}, cut off {:?}, class ha {:?}", took[0], took[1], took[2]);
+        longest.iter_mut().zip(took).for_each(|(longest, took)| *longest = took.max(*longest));
+    }
+    let [killed, cut, ha] = longest;
+    eprintln!("{rounds} rounds; longest: killed {killed:?}, cut off {cut:?}, class ha {ha:?}");
+    cluster.check(true)?;
+    cluster.finish()
+}
+
+fn round_of_locks(here: &Path, machines: &[Machine], round: u64) -> Result<[Duration; 3]> {
+    const BYTES: usize = 200_000;
+    let data = |n: u64| seed::bytes(round * 100 + n, 0, BYTES);
+    let name = |n: usize| format!("round-{round}-{n}");
+    // A process that dies.
+    let path = name(9);
+    std::fs::write(here.join(&path), "content")?;
+    let holder = Holder::start("flock", &machines[0].mountpoint.join(&path), &[])?;
+    let waits =
+        Command::new(PROBE).arg("flock").arg(here.join(&path)).arg("wait").stdout(Stdio::piped()).spawn()?;
+    let wchan = format!("/proc/{}/wchan", waits.id());
+    wait::until_true("it waits for the lock", LIMIT, || {
+        Ok(std::fs::read_to_string(&wchan)?.contains("request_wait_answer"))
+    })?;
+    let begun = Instant::now();
+    drop(holder);
+    let done = waits.wait_with_output()?;
+    let killed = begun.elapsed();
+    ensure!(done.stdout == b"locked\n", "the waiter got {:?}", String::from_utf8_lossy(&done.stdout));
+    ensure!(killed < Duration::from_secs(1), "handed over {killed:?} after the holder was killed");
+    // Machines that are cut off, at the same time.
+    let mut holders = Vec::new();
+    for (n, machine) in machines.iter().enumerate() {
+        std::fs::write(here.join(name(n)), data(1))?;
+        let held = File::options().read(true).write(true).open(machine.mountpoint.join(name(n)))?;
+        flock(&held, FlockOperation::NonBlockingLockExclusive)?;
+        held.write_all_at(&data(2), 0)?;
+        held.sync_all()?;
+        holders.push((machine, held, machine.host.healer()?));
+    }
+    let waiters: Vec<_> = (0..machines.len())
+        .map(|n| {
+            let (path, new) = (here.join(name(n)), data(4));
+            let waiter = std::thread::spawn(move || -> Result<(Instant, File, bool)> {
+                let ours = File::options().read(true).write(true).open(path)?;
+                flock(&ours, FlockOperation::LockExclusive)?;
+                let has = Instant::now();
+                let mut seen = vec![0; BYTES];
+                ours.read_exact_at(&mut seen, 0)?;
+                ours.write_all_at(&new, 0)?;
+                ours.sync_all()?;
+                Ok((has, ours, seen == seed::bytes(round * 100 + 2, 0, BYTES)))
+            });
+            (n, waiter)
+        })
+        .collect();
+    let mut cuts = Vec::new();
+    for (machine, held, _) in &holders {
+        machine.host.cut()?;
+        cuts.push(Instant::now());
+        // Written under the lock, and on its way for ever.
+        held.write_all_at(&data(3), BYTES as u64 / 2)?;
+    }
+    let mut took = [killed, Duration::ZERO, Duration::ZERO];
+    let mut ours = Vec::new();
+    for (n, waiter) in waiters {
+        let (has, file, sound) = waiter.join().map_err(|_| anyhow::anyhow!("a waiter panicked"))??;
+        took[n + 1] = has.saturating_duration_since(cuts[n]);
+        ensure!(sound, "machine {n}: what was synced under the lock is not there, or more than that");
+        ensure!(took[n + 1] < machines[n].limit, "machine {n}: handed over {:?} after the cut", took[n + 1]);
+        ours.push(file);
+    }
+    for (n, ((_, held, healer), ours)) in holders.into_iter().zip(ours).enumerate() {
+        healer.heal()?;
+        // Its mount knows how long it was away: nothing is taken in from the first write on.
+        ensure!(is_eio(held.write_all_at(&data(5), 0)), "machine {n}: a write of the old holder is taken in");
+        ensure!(is_eio(held.sync_all()) && is_eio(held.set_len(5)), "machine {n}");
+        let mut seen = vec![0; BYTES];
+        ours.read_exact_at(&mut seen, 0)?;
+        ensure!(seen == data(4), "machine {n}: the old holder has written over the new one's data");
+        ensure!(ours.metadata()?.len() == BYTES as u64, "machine {n}: the old holder has changed the size");
+        drop((ours, held));
+        // It is there again, without a new mount.
+        let again = File::options().read(true).write(true).open(machines[n].mountpoint.join(name(n)))?;
+        flock(&again, FlockOperation::LockExclusive)?;
+        drop(again);
+    }
+    Ok(took)
+}
+
+/// Nobody loses a lock, or the wait for one, when the namespace's leader dies; and nobody has it twice.
+#[test]
+fn locks_outlast_leaders() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 2, replicas: 2 })?;
+    for number in 0..2 {
+        cluster.add_member(number)?;
+    }
+    for number in 0..2 {
+        cluster.add_brick(number)?;
+    }
+    cluster.start_mount()?;
+    let there = cluster.add_mount()?;
+    let here = cluster.mountpoint().to_owned();
+    for (kind, more) in [("flock", &[][..]), ("range", &["0", "10"][..])] {
+        let (mine, theirs) = (here.join(kind), there.join(kind));
+        std::fs::write(&mine, "content")?;
+        let holder = Holder::start(kind, &theirs, more)?;
+        let number = generation(&mine)?;
+        let waits =
+            Command::new(PROBE).arg(kind).arg(&mine).arg("wait").args(more).stdout(Stdio::piped()).spawn()?;
+        let wchan = format!("/proc/{}/wchan", waits.id());
+        wait::until_true("it waits for the lock", LIMIT, || {
+            Ok(std::fs::read_to_string(&wchan)?.contains("request_wait_answer"))
+        })?;
+        let killed = leader(&mut cluster)?.name().to_owned();
+        leader(&mut cluster)?.kill9()?;
+        // The new leader knows who holds it, and soon who waits.
+        wait::until_true("it is shown that somebody waits", LIMIT, || {
+            let told = cluster.admin(&["stuck"])?.arg("--json").ok()?;
+            let told: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+            let waiters = told["lock_waiters"].as_array().context("no list")?;
+            Ok(waiters.iter().any(|waiter| waiter["by"]["generation"] == number))
+        })?;
+        ensure!(generation(&mine)? == number, "another lock than before");
+        ensure!(attempt(kind, &mine, more)? == "busy", "two hold one lock");
+        let begun = Instant::now();
+        drop(holder);
+        let done = waits.wait_with_output()?;
+        let took = begun.elapsed();
+        ensure!(done.stdout == b"locked\n", "the waiter got {:?}", String::from_utf8_lossy(&done.stdout));
+        eprintln!("{kind}: handed over {took:?} after the holder was killed, under another leader");
+        ensure!(took < Duration::from_secs(1), "handed over after {took:?}");
+        for process in cluster.all().into_iter().filter(|process| process.name() == killed) {
+            process.start()?;
+        }
+    }
+    cluster.check(false)?;
+    cluster.allow_log("");
     cluster.finish()
 }
