@@ -352,7 +352,8 @@ impl Shared {
 
     /// Asks who the members of the namespace are, so that another one is found when this one goes.
     async fn learn_members(&self) {
-        let deadline = Instant::now() + self.outside.config.attempt_timeout;
+        // Renewals come after this.
+        let deadline = Instant::now() + self.renewal_limit();
         match self.cluster_once(ClusterRequest::Members, deadline).await {
             Ok(ClusterReply::Members(members)) => {
                 self.outside.members.learn(members.into_iter().map(|member| member.endpoint));
@@ -362,17 +363,30 @@ impl Shared {
         }
     }
 
+    /// How long a renewal may take.
+    fn renewal_limit(&self) -> Duration {
+        self.session.renew_every().max(Duration::from_millis(500))
+    }
+
     /// Keeps the session alive until the client stops.
     pub(crate) async fn keep_session(self: Arc<Self>) {
         let mut tell = false;
         let mut silent = false;
-        while self.sleep_unless_stopping(if tell { Duration::ZERO } else { self.session.renew_every() }).await
-        {
+        loop {
+            let pause = match (silent, tell) {
+                // Another member may lead by now.
+                (true, _) => self.session.renew_every() / 4,
+                (false, true) => Duration::ZERO,
+                (false, false) => self.session.renew_every(),
+            };
+            if !self.sleep_unless_stopping(pause).await {
+                return;
+            }
             let session = self.session.id();
             let open = tell.then(|| self.open_inodes());
             let map = self.map().epoch;
             let asked = Instant::now();
-            let deadline = asked + self.session.renew_every().max(Duration::from_millis(500));
+            let deadline = asked + self.renewal_limit();
             let call = MetaCall {
                 session: Some(session),
                 seq: CallSeq(0),
