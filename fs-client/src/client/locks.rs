@@ -62,7 +62,7 @@ impl Lock {
 
 /// Somebody may hold locks.
 #[derive(Debug)]
-struct Taken {
+pub(super) struct Taken {
     kind: LockKind,
     owner: LockOwner,
     handle: LockHandle,

@@ -54,8 +54,11 @@ struct Trimmer {
     /// Files that stay: those to be cut, in turn, and those at work, or to be looked at again when they are through.
     files: VecDeque<Ino>,
     at_work: HashMap<Ino, Again>,
-    cutting: JoinSet<(Ino, Result<Rounds, Error>)>,
+    cutting: JoinSet<FileCut>,
 }
+
+/// A file, and what became of its cuts.
+type FileCut = (Ino, Result<Rounds, Error>);
 
 /// Whether a file is to be looked at again when it is through: its cuts were recorded anew meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,10 +230,7 @@ impl Trimmer {
     }
 
     /// Records that files were cut; what could not be done waits for the next sweep.
-    async fn settle_files(
-        &mut self,
-        all: Vec<Result<(Ino, Result<Rounds, Error>), tokio::task::JoinError>>,
-    ) -> Result<(), Error> {
+    async fn settle_files(&mut self, all: Vec<Result<FileCut, tokio::task::JoinError>>) -> Result<(), Error> {
         let mut acks: Vec<CutAck> = Vec::new();
         let mut again = Vec::new();
         for cut in all {

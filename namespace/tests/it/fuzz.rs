@@ -87,6 +87,7 @@ fn of_the_cluster(cluster: &Cluster) -> Vec<ClusterRequest> {
             host: "h".into(),
             mount: "/m".into(),
             sharing: Sharing::Shared,
+            class: SessionClass::Standard,
         },
         ClusterRequest::Renew { map, open: Some(vec![(Ino(2), Access::Read)]) },
         ClusterRequest::GetMap { after: MapEpoch(0), wait_ms: 0 },
