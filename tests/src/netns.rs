@@ -123,21 +123,21 @@ impl Drop for World {
 
 /// See [`Host::healer`].
 #[derive(Debug)]
-pub struct Healer(Child);
+pub struct Errand(Child);
 
-impl Healer {
-    /// Puts the cable back.
-    pub fn heal(mut self) -> Result<()> {
+impl Errand {
+    /// Does it.
+    pub fn go(mut self) -> Result<()> {
         let mut go = self.0.stdin.take().context("no way to tell it")?;
         go.write_all(b"go\n").context("cannot tell it")?;
         drop(go);
         let status = self.0.wait()?;
-        ensure!(status.success(), "cannot reconnect: {status}");
+        ensure!(status.success(), "cannot cut off or reconnect a host: {status}");
         Ok(())
     }
 }
 
-impl Drop for Healer {
+impl Drop for Errand {
     fn drop(&mut self) {
         // Without a word it ends by itself.
         drop(self.0.stdin.take());
@@ -204,11 +204,20 @@ impl Host {
 
     /// Who will put the cable back when told to: for a caller that has files open on a mount that is cut off, since a process that
     /// it starts closes its copies of them first, and that waits.
-    pub fn healer(&self) -> Result<Healer> {
-        let script = format!("read go && ip -n {} link set v{} master br0", self.world, self.number);
+    pub fn healer(&self) -> Result<Errand> {
+        self.errand("master br0")
+    }
+
+    /// The same for pulling it out: where several are cut off one after the other.
+    pub fn cutter(&self) -> Result<Errand> {
+        self.errand("nomaster")
+    }
+
+    fn errand(&self, what: &str) -> Result<Errand> {
+        let script = format!("read go && ip -n {} link set v{} {what}", self.world, self.number);
         let mut child = Command::new("sh");
         child.args(["-c", &script]).stdin(Stdio::piped());
-        Ok(Healer(child.spawn().context("cannot start a shell")?))
+        Ok(Errand(child.spawn().context("cannot start a shell")?))
     }
 
     /// Limits what it can send and receive, in Mbit/s each.

@@ -152,7 +152,7 @@ fn a_holder_that_was_cut_off_is_fenced() -> Result<()> {
     ensure!(seen == data(2), "what was synced under the lock is not there");
     ours.write_all_at(&data(5), 0)?;
     ours.sync_all()?;
-    healer.heal()?;
+    healer.go()?;
     // Its mount knows how long it was away: nothing is taken in from the first write on.
     for _ in 0..3 {
         ensure!(is_eio(held.write_all_at(&data(6), 0)) && is_eio(held.sync_all()) && is_eio(held.set_len(5)));
@@ -364,14 +364,15 @@ fn round_of_locks(here: &Path, machines: &[Machine], round: u64) -> Result<[Dura
     ensure!(done.stdout == b"locked\n", "the waiter got {:?}", String::from_utf8_lossy(&done.stdout));
     ensure!(killed < Duration::from_secs(1), "handed over {killed:?} after the holder was killed");
     // Machines that are cut off, at the same time.
-    let mut holders = Vec::new();
+    let (mut holders, mut cutters) = (Vec::new(), Vec::new());
     for (n, machine) in machines.iter().enumerate() {
         std::fs::write(here.join(name(n)), data(1))?;
         let held = File::options().read(true).write(true).open(machine.mountpoint.join(name(n)))?;
         flock(&held, FlockOperation::NonBlockingLockExclusive)?;
         held.write_all_at(&data(2), 0)?;
         held.sync_all()?;
-        holders.push((machine, held, machine.host.healer()?));
+        holders.push((held, machine.host.healer()?));
+        cutters.push(machine.host.cutter()?);
     }
     let waiters: Vec<_> = (0..machines.len())
         .map(|n| {
@@ -390,8 +391,8 @@ fn round_of_locks(here: &Path, machines: &[Machine], round: u64) -> Result<[Dura
         })
         .collect();
     let mut cuts = Vec::new();
-    for (machine, held, _) in &holders {
-        machine.host.cut()?;
+    for ((held, _), cutter) in holders.iter().zip(cutters) {
+        cutter.go()?;
         cuts.push(Instant::now());
         // Written under the lock, and on its way for ever.
         held.write_all_at(&data(3), BYTES as u64 / 2)?;
@@ -405,8 +406,8 @@ fn round_of_locks(here: &Path, machines: &[Machine], round: u64) -> Result<[Dura
         ensure!(took[n + 1] < machines[n].limit, "machine {n}: handed over {:?} after the cut", took[n + 1]);
         ours.push(file);
     }
-    for (n, ((_, held, healer), ours)) in holders.into_iter().zip(ours).enumerate() {
-        healer.heal()?;
+    for (n, ((held, healer), ours)) in holders.into_iter().zip(ours).enumerate() {
+        healer.go()?;
         // Its mount knows how long it was away: nothing is taken in from the first write on.
         ensure!(is_eio(held.write_all_at(&data(5), 0)), "machine {n}: a write of the old holder is taken in");
         ensure!(is_eio(held.sync_all()) && is_eio(held.set_len(5)), "machine {n}");
