@@ -115,6 +115,8 @@ pub struct Config {
     /// A tick this late means that this process stood still: deadlines are moved by the
     /// lateness instead of declaring everybody dead. Default 1 s.
     pub stall: Duration,
+    /// Longest wait for a brick that comes up to answer at its address. Default 1 s.
+    pub call_back: Duration,
     /// Longest time one trim may take on a brick. Default 5 s.
     pub trim_timeout: Duration,
     /// Longest time a call waits for trims before it is told to try again. Default 10 s.
@@ -189,6 +191,7 @@ impl Config {
             brick_grace: Duration::from_secs(5),
             tick: Duration::from_millis(100),
             stall: Duration::from_secs(1),
+            call_back: Duration::from_secs(1),
             trim_timeout: Duration::from_secs(5),
             trim_wait: Duration::from_secs(10),
             sweep: Duration::from_secs(2),

@@ -147,6 +147,7 @@ pub fn refusal_name(why: Status) -> &'static str {
         Status::SetBack => "set-back",
         Status::OtherDisk => "other-disk",
         Status::OnlyDisk => "only-disk",
+        Status::Unreached => "unreached",
         _ => "refused",
     }
 }
@@ -177,6 +178,10 @@ fn refusal(refused: &RefusedBrick) -> String {
                 "nobody but the one that it is to replace has all data of some chains; bring that one back, or give that data up: empty \
                  the new one and prepare it with --replace {brick} --lose-data"
             ),
+        ),
+        Status::Unreached => (
+            "the brick",
+            "the namespace can't reach it there: check its --listen and firewalls in between".to_owned(),
         ),
         other => ("a process", other.to_string()),
     };

@@ -108,6 +108,12 @@ pub enum Status {
          `brickyard status` says of which ones, and what to do"
     )]
     NamespaceBehind,
+    /// The namespace can't reach a brick at the address that it gives: nobody else would, perhaps.
+    #[error(
+        "the namespace can't reach it at the address that it gives: check --listen, and firewalls in between; it is let in as soon as \
+         it can be reached"
+    )]
+    Unreached,
 }
 
 impl Status {
@@ -121,6 +127,7 @@ impl Status {
             | Status::NoMajority
             | Status::Rival
             | Status::OnlyDisk
+            | Status::Unreached
             | Status::NamespaceBehind => Advice::Retry,
             Status::OldMap(_) | Status::ChainChanged(_) | Status::WrongMember => Advice::RefreshMap,
             Status::SessionGone => Advice::NewSession,

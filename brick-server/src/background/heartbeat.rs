@@ -101,7 +101,11 @@ impl Silence {
                 "is not let in: it was removed from the cluster; its directory can be emptied and joined anew"
             ),
             CallError::Status(
-                status @ (Status::Rival | Status::OtherDisk | Status::SetBack | Status::OnlyDisk),
+                status @ (Status::Rival
+                | Status::OtherDisk
+                | Status::SetBack
+                | Status::OnlyDisk
+                | Status::Unreached),
             ) if !registered => {
                 tracing::warn!(brick = %brick.id, dir = %brick.config.dir.display(), "is not let in: {status}");
             }

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Weak;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
+use wire::brick::{BrickCall, BrickProtocol, BrickRequest};
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId, MapEpoch, SessionId};
 use wire::map::MemberState;
 use wire::meta::{BrickRegistration, BrickReport, ClusterReply, ClusterStatus, SessionStatus};
-use wire::net::Peer;
+use wire::net::{CallError, Peer};
 use wire::status::Status;
 
 use crate::chain::absence::hindrances;
@@ -133,6 +135,9 @@ impl Namespace {
                 return Err(Status::Busy);
             }
         }
+        if !self.reaches(&brick).await {
+            return Err(Status::Unreached);
+        }
         let arrived = lock(&self.watchers.bricks).arrived(id, boot, Instant::now());
         self.watchers.heard.send_modify(|n| *n += 1);
         let registered = match self.evidence(&brick, arrived).await {
@@ -148,6 +153,15 @@ impl Namespace {
         self.watchers.heard.send_modify(|n| *n += 1);
         tracing::info!(brick = %id, boot = %boot, "a brick has come up");
         Ok(self.map_reply())
+    }
+
+    /// Whether a brick answers where it says it does. It would get chains, and who is served by them would wait for it in vain.
+    async fn reaches(&self, brick: &BrickRegistration) -> bool {
+        let call = BrickCall { brick: brick.brick, map: MapEpoch(0), request: BrickRequest::Ping };
+        let deadline = Instant::now() + self.config.call_back;
+        let answer = self.net.request::<BrickProtocol>(&brick.endpoint, &call, Bytes::new(), deadline).await;
+        // Any other answer is one, too; this one is of a process with other bricks.
+        !matches!(answer, Err(CallError::Net(_) | CallError::Status(Status::WrongMember)))
     }
 
     /// Which of its fellows stayed while the brick was away.

@@ -44,9 +44,12 @@ pub struct Refusals {
     by_brick: BTreeMap<BrickId, Vec<Refused>>,
 }
 
-/// Whether this says that a disk is not the one it is taken for: no matter of waiting a little.
+/// Whether this says that a disk is not the one it is taken for, or nobody reaches it: no matter of waiting a little.
 pub fn is_refusal(status: Status) -> bool {
-    matches!(status, Status::Rival | Status::OtherDisk | Status::SetBack | Status::OnlyDisk)
+    matches!(
+        status,
+        Status::Rival | Status::OtherDisk | Status::SetBack | Status::OnlyDisk | Status::Unreached
+    )
 }
 
 impl Refusals {

@@ -317,6 +317,28 @@ pub fn status_tells(cluster: &HostCluster, brick: usize, words: &[&str]) -> Resu
     .with_context(|| format!("{words:?}: {note}"))
 }
 
+/// A brick that others can't reach, since a firewall of its machine lets nobody in, gets no chains: it is told, and let in when
+/// it can be reached.
+#[test]
+fn a_brick_that_nobody_reaches_is_not_let_in() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 2, replicas: 2 })?;
+    cluster.allow_log("reach");
+    cluster.bricks[0].stop()?;
+    let host = cluster.bricks[0].host().clone();
+    let nft = |rules: &str| host.run("nft").arg(rules).limit(LIMIT).ok().map(drop);
+    nft("table ip deaf { chain in { type filter hook input priority 0; tcp dport 7100 drop; } }")?;
+    let ready = cluster.bricks[0].spawn()?;
+    status_tells(&cluster, 0, &["the namespace can't reach it there", "firewalls"])?;
+    ensure!(cluster.bricks[0].log().tail(20).contains("check --listen"), "its log does not say so");
+    // Everything goes on meanwhile.
+    std::fs::write(cluster.mountpoint().join("file"), [7; 100_000])?;
+    ensure!(ready.try_recv().is_err(), "it says that it is ready");
+    nft("delete table ip deaf")?;
+    status_tells(&cluster, 0, &[])?;
+    cluster.wait_whole(LIMIT)?;
+    cluster.finish()
+}
+
 /// A copy of a brick's directory is not let in while the brick lives, and disturbs it in nothing.
 #[test]
 fn a_copy_of_a_brick_is_not_let_in() -> Result<()> {

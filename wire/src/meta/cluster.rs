@@ -290,7 +290,8 @@ pub enum AdoptRefusal {
 pub struct RefusedBrick {
     /// The number it says.
     pub brick: BrickId,
-    /// Why: [`Status::Rival`], [`Status::OtherDisk`], [`Status::SetBack`] or [`Status::OnlyDisk`].
+    /// Why: [`Status::Rival`], [`Status::OtherDisk`], [`Status::SetBack`], [`Status::OnlyDisk`] or
+    /// [`Status::Unreached`].
     pub why: Status,
     /// The machine it is in.
     pub host: String,
