@@ -62,7 +62,7 @@ impl Lock {
 
 /// Somebody may hold locks.
 #[derive(Debug)]
-pub(super) struct Taken {
+struct Taken {
     kind: LockKind,
     owner: LockOwner,
     handle: LockHandle,
@@ -115,7 +115,7 @@ impl Locks {
     }
 
     /// Whether somebody may hold something on a file.
-    pub(super) fn has(&self, ino: Ino, which: impl Fn(&Taken) -> bool) -> bool {
+    fn has(&self, ino: Ino, which: impl Fn(&Taken) -> bool) -> bool {
         locked(&self.taken).get(&ino).is_some_and(|taken| taken.iter().any(which))
     }
 

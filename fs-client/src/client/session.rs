@@ -52,8 +52,9 @@ pub(crate) struct Session {
     /// It was kept alive, or another one has taken its place.
     pub(crate) renewed: Notify,
     map: watch::Sender<Arc<ClusterMap>>,
-    /// One fetch of the map, and one opening of a session, at a time.
-    refreshing: tokio::sync::Mutex<()>,
+    /// One fetch of the map at a time; when the namespace was asked last.
+    refreshing: tokio::sync::Mutex<Option<Instant>>,
+    /// One opening of a session at a time.
     reopening: tokio::sync::Mutex<()>,
 }
 
@@ -289,10 +290,13 @@ impl Shared {
         if self.map().epoch > seen {
             return;
         }
-        let _one = self.session.refreshing.lock().await;
-        if self.map().epoch > seen {
+        let entered = Instant::now();
+        let mut last_asked = self.session.refreshing.lock().await;
+        // One asks for all who wait meanwhile: were there a newer map, it would be here.
+        if self.map().epoch > seen || last_asked.is_some_and(|asked| asked >= entered) {
             return;
         }
+        *last_asked = Some(Instant::now());
         let deadline = Instant::now() + Duration::from_millis(u64::from(MAP_WAIT_MS) * 4);
         // Broken locks are told to the one who always asks, too.
         self.fetch_map(seen, MAP_WAIT_MS, deadline).await;

@@ -326,7 +326,7 @@ fn a_brick_that_nobody_reaches_is_not_let_in() -> Result<()> {
     cluster.bricks[0].stop()?;
     let host = cluster.bricks[0].host().clone();
     let nft = |rules: &str| host.run("nft").arg(rules).limit(LIMIT).ok().map(drop);
-    nft("table ip deaf { chain in { type filter hook input priority 0; tcp dport 7100 drop; } }")?;
+    nft("table ip deaf {\n chain in {\n type filter hook input priority 0; tcp dport 7100 drop;\n }\n }")?;
     let ready = cluster.bricks[0].spawn()?;
     status_tells(&cluster, 0, &["the namespace can't reach it there", "firewalls"])?;
     ensure!(cluster.bricks[0].log().tail(20).contains("check --listen"), "its log does not say so");
