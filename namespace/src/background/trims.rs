@@ -246,9 +246,13 @@ impl Trimmer {
             if self.at_work.remove(&ino) == Some(Again::Yes) {
                 again.push(ino);
             }
-            match rounds? {
-                Rounds::Settled(ack) => acks.extend(ack),
-                Rounds::Later => self.namespace.metrics.trim_failed(),
+            match rounds {
+                Ok(Rounds::Settled(ack)) => acks.extend(ack),
+                Ok(Rounds::Later) => self.namespace.metrics.trim_failed(),
+                // The others are through all the same; this one waits for the next sweep.
+                Err(error) => {
+                    self.namespace.failed(&error);
+                }
             }
         }
         if !acks.is_empty() {
