@@ -1,4 +1,4 @@
-//! `brickyard brick list|drain|remove|rebalance|scrub|settings`: orders about bricks, and how far they
+//! `brickyard brick list|drain|remove|take-back|rebalance|scrub|settings`: orders about bricks, and how far they
 //! are. Who moves where is the namespace's matter; this asks and shows.
 
 use std::collections::BTreeSet;
@@ -41,6 +41,8 @@ pub enum Order {
     Drain(DrainOptions),
     /// Forget a brick that holds nothing any more, or one that will not come back
     Remove(RemoveOptions),
+    /// Let in a brick whose disk was set back to an earlier state, with what it has: where others have more, it is brought up to date
+    TakeBack(TakeBackOptions),
     /// Give every brick its share of the chains, for example after bricks were added
     Rebalance(RebalanceOptions),
     /// Read every block against its checksum now, and put right what is bad
@@ -75,6 +77,16 @@ pub struct RemoveOptions {
     /// Though it is in chains: it must be dead and everything it holds be served by others
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
+}
+
+/// Options of `brickyard brick take-back`.
+#[derive(Debug, Clone, Args)]
+pub struct TakeBackOptions {
+    /// Its number
+    #[arg(value_name = "BRICK")]
+    pub brick: u32,
     #[command(flatten)]
     pub cluster: ClusterOptions,
 }
@@ -141,6 +153,7 @@ pub fn run(order: Order) -> Result<ExitCode> {
             Order::List(cluster) => list(&cluster).await,
             Order::Drain(options) => drain(&options).await,
             Order::Remove(options) => remove(&options).await,
+            Order::TakeBack(options) => take_back(&options).await,
             Order::Rebalance(options) => rebalance(&options).await,
             Order::Scrub(options) => scrub(&options).await,
             Order::Settings(options) => settings(&options).await,
@@ -156,6 +169,19 @@ async fn list(cluster: &ClusterOptions) -> Result<ExitCode> {
         print!("{}", status::bricks_as_text(&found));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn take_back(options: &TakeBackOptions) -> Result<ExitCode> {
+    let admin = Admin::of(&options.cluster)?;
+    let brick = BrickId(options.brick);
+    if admin.status().await?.map.bricks.get(&brick).is_some_and(|info| info.alive) {
+        bail!("brick {brick} is alive: nothing keeps it out");
+    }
+    order(&admin, brick, ClusterRequest::TakeBack(brick)).await?;
+    let text = format!(
+        "brick {brick} is let in with what its disk has when it asks next; what only a later state of it had is lost"
+    );
+    tell(&options.cluster, json!({ "taken_back": true }), &text)
 }
 
 async fn drain(options: &DrainOptions) -> Result<ExitCode> {

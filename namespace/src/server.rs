@@ -356,6 +356,7 @@ fn may(role: Role, request: &MetaRequest) -> bool {
             | C::Configure(_)
             | C::Adopt { .. }
             | C::FreeLost
+            | C::TakeBack(_)
             | C::RemoveMember { .. }
             | C::Lead { .. }
             | C::Journal(_),
@@ -467,6 +468,7 @@ impl Namespace {
             C::Saw { map, .. } => self.tells(*map),
             C::Adopt { without } => self.adopt(&without).await,
             C::FreeLost => self.order(Op::FreeLost).await,
+            C::TakeBack(brick) => self.order(Op::TakeBack(brick)).await,
             C::Heartbeat { brick, boot, map, report } => {
                 let connection = Arc::downgrade(peer);
                 self.heartbeat(brick, boot, map, report, connection).await

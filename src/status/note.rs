@@ -164,7 +164,7 @@ fn refusal(refused: &RefusedBrick) -> String {
             "the disk",
             format!(
                 "it was set back to an earlier state; put the right disk back, or, if that is lost, empty this one and prepare it with \
-                 --replace {brick}"
+                 --replace {brick}; where nobody has more than it: `brickyard brick take-back {brick}`"
             ),
         ),
         Status::OtherDisk => (

@@ -9,6 +9,7 @@ use wire::status::Status;
 
 use crate::chain::tables::{self, Choice};
 use crate::chain::{self, NotSynced, Replaced, growth};
+use crate::machine::reached;
 use crate::machine::trims;
 use crate::machine::txn::{Do, Txn, load};
 use crate::machine::wishes;
@@ -104,6 +105,7 @@ pub fn register(txn: &mut Txn<'_>, brick: &BrickRegistration, stayed: &BTreeSet<
         may_take_the_place(txn, &txn.map, brick)?;
     }
     txn.change_map().bricks.insert(id, info(brick));
+    reached::let_in(txn, id)?;
     if is_other {
         let mut former: BTreeSet<StoreId> = txn.load(keys::FORMER_STORES)?.unwrap_or_default();
         former.insert(before.store);

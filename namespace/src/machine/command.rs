@@ -174,6 +174,8 @@ pub enum Op {
     CutsDone(Vec<CutAck>),
     /// As [`Op::OpenSession`], which is what earlier versions said and stands for the standard class.
     BeginSession(NewSession),
+    /// A brick whose disk was set back is to be let in with what that has.
+    TakeBack(BrickId),
 }
 
 /// All living bricks that owed cuts of a file have nothing to cut any more.

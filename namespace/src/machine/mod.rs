@@ -306,6 +306,7 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
             bricks::lay_out_by(txn, chains);
             Ok(Outcome::Done)
         }
+        Op::TakeBack(brick) => reached::take_back(txn, *brick).map(told),
         Op::Adopt(map) => lineage::adopt(txn, map),
         Op::NoteRecords(told) => reached::note(txn, told).map(|()| Outcome::Done),
         Op::FreeLost => {

@@ -22,7 +22,7 @@ use crate::machine::bricks::may_take_the_place;
 use crate::machine::command::{Op, Outcome};
 use crate::machine::lineage::lost_inodes;
 use crate::machine::locks::recalls;
-use crate::machine::reached::noted;
+use crate::machine::reached::{is_taken_back, noted};
 use crate::machine::sessions::class;
 use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
@@ -117,13 +117,15 @@ impl Namespace {
         let forgot_a_life = known.boot != BootId(0) && !lives.is_empty() && !lives.contains(&known.boot);
         let is_set_back = known.store == brick.store
             && (forgot_a_life || lock(&self.watchers.reached).is_set_back(&noted, id, brick.store, records));
+        let is_taken =
+            is_set_back && is_taken_back(&*self.db, id, brick.store).map_err(|error| self.failed(&error))?;
         {
             let mut bricks = lock(&self.watchers.bricks);
             let lives_elsewhere = known.alive && known.boot != boot && known.endpoint != brick.endpoint;
             if lives_elsewhere && bricks.is_heard(id, known.boot, Instant::now()) {
                 return Err(Status::Rival);
             }
-            if is_set_back {
+            if is_set_back && !is_taken {
                 return Err(Status::SetBack);
             }
             let again = known.alive && known.boot != boot && known.boot != BootId(0);
@@ -137,6 +139,10 @@ impl Namespace {
         }
         if !self.reaches(&brick).await {
             return Err(Status::Unreached);
+        }
+        if is_taken {
+            lock(&self.watchers.reached).forget(id);
+            tracing::warn!(brick = %id, "a disk that was set back is let in with what it has");
         }
         let arrived = lock(&self.watchers.bricks).arrived(id, boot, Instant::now());
         self.watchers.heard.send_modify(|n| *n += 1);

@@ -20,6 +20,11 @@ impl Reached {
         merge(&mut self.told, &Records::from([(brick, (store, records))]));
     }
 
+    /// What a brick has told is over: it was let in with less.
+    pub fn forget(&mut self, brick: BrickId) {
+        self.told.remove(&brick);
+    }
+
     /// Whether a brick with this disk, which says so, lacks what it has told, or what is noted of it.
     pub fn is_set_back(&self, noted: &Records, brick: BrickId, store: StoreId, records: u64) -> bool {
         let known = [self.told.get(&brick), noted.get(&brick)].into_iter().flatten();

@@ -19,6 +19,8 @@ pub const FORMER_STORES: &[u8] = b"Cformer";
 pub const GIVEN_UP: &[u8] = b"Cgivenup";
 /// How far the journals of bricks' disks have come.
 pub const RECORDS: &[u8] = b"Crecords";
+/// Disks that were set back and are to be let in with what they have, by the numbers of their bricks.
+pub const TAKEN_BACK: &[u8] = b"Ctakenback";
 /// Numbers of inodes that states may have given which were lost.
 pub const LOST_INODES: &[u8] = b"Clostinodes";
 /// The session that has the cluster for itself, if there is one.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use namespace::chain::plan::Step;
 use namespace::machine::command::{CutAck, Op, Outcome, TrimAck};
-use namespace::machine::reached::noted;
+use namespace::machine::reached::{is_taken_back, noted};
 use namespace::machine::txn::load;
 use namespace::store::keys;
 use namespace::store::records::Trim;
@@ -354,4 +354,24 @@ fn only_the_right_disk_counts() {
     assert_eq!(note(&[(0, store(0), 9), (1, store(1), 4)]), [(0, 9), (1, 4)]);
     assert_eq!(note(&[(0, store(0), 7), (1, StoreId([77; 16]), 50), (5, store(5), 1)]), [(0, 9), (1, 4)]);
     assert_eq!(note(&[(1, store(1), 5)]), [(0, 9), (1, 5)]);
+}
+
+/// Of the module `reached`, 2.
+#[test]
+fn a_disk_is_taken_back_once() {
+    let mut world = with_bricks(2);
+    let store = registration(0, 1, Endpoint::Memory(1)).store;
+    let taken = |world: &World| is_taken_back(&**world.machine.store(), BrickId(0), store).unwrap();
+    let take = |world: &mut World, brick: u32| world.op(Op::TakeBack(BrickId(brick)));
+    world.op(Op::NoteRecords([(BrickId(0), (store, 9))].into())).unwrap();
+    assert_eq!(take(&mut world, 7), Ok(Outcome::Refused(BrickRefusal::Unknown)));
+    assert_eq!(take(&mut world, 0), Ok(Outcome::Refused(BrickRefusal::Alive)));
+    dead(&mut world, 0, 1);
+    assert!(!taken(&world));
+    assert_eq!(take(&mut world, 0), Ok(Outcome::Done));
+    assert!(taken(&world));
+    assert!(!is_taken_back(&**world.machine.store(), BrickId(0), StoreId([77; 16])).unwrap(), "another disk");
+    register(&mut world, 0, 2, &[]);
+    assert!(!taken(&world) && noted(&**world.machine.store()).unwrap().is_empty(), "it begins anew");
+    world.sound();
 }

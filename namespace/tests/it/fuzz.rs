@@ -137,12 +137,12 @@ async fn mangled_calls_are_answered_or_refused() {
         let net = campaign.pick(&nets);
         let deadline = Instant::now() + Duration::from_millis(200);
         match net.call(&cluster.endpoint(), Service::Namespace, Frame::new(header.clone()), deadline).await {
-            Ok(_) => understood += 1,
+            Ok(_) => (understood, waiting) = (understood + 1, 0),
             // Some calls wait for something to happen.
             Err(NetError::Deadline { .. }) => waiting += 1,
             Err(error) => panic!("{error}: {header:?}"),
         }
-        assert!(waiting < 600, "the service does not answer any more");
+        assert!(waiting < 100, "the service does not answer any more");
     }
     assert!(understood > 0);
     let again = cluster.client(2).await;

@@ -455,6 +455,22 @@ fn a_disk_that_was_set_back_within_a_life_is_not_let_in() -> Result<()> {
         ensure!(std::fs::read(file(number))? == vec![number; 100_000], "file {number} is not what it was");
     }
     cluster.check(true)?;
+    // The right disk is lost. What the old one has is better than nothing: somebody says so.
+    let alive = cluster.admin(&["brick", "take-back", "0"])?.run()?;
+    refused("one that is alive", &alive, &["brick 0 is alive: nothing keeps it out"])?;
+    cluster.bricks[0].stop()?;
+    let mut brick = not_let_in(&mut cluster, "the last one", &old, set_back)?;
+    status_tells(&cluster, 0, &["brick take-back 0"])?;
+    cluster.admin(&["brick", "take-back", "0"])?.ok()?;
+    cluster.wait_whole(LIMIT)?;
+    ensure!(std::fs::read(file(1))? == vec![1; 100_000], "file 1 is not what it was");
+    write(4)?;
+    brick.stop()?;
+    // It is the right disk now.
+    brick.start()?;
+    cluster.wait_whole(LIMIT)?;
+    ensure!(std::fs::read(file(4))? == vec![4; 100_000], "file 4 is not what it was");
+    brick.stop()?;
     cluster.allow_log("");
     cluster.finish()
 }

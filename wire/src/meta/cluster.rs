@@ -524,6 +524,8 @@ pub enum ClusterRequest {
     FreeLost,
     /// Who waits for locks. -> `LockWaiters`
     LockWaiters,
+    /// A brick whose disk was set back is to be let in with what that has, the next time it asks. -> `Done`, or `Refused`
+    TakeBack(BrickId),
 }
 
 /// A member of the namespace.
