@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -28,6 +28,16 @@ fn two_mounts() -> Result<(HostCluster, PathBuf, PathBuf)> {
     let there = cluster.add_mount()?;
     let here = cluster.mountpoint().to_owned();
     Ok((cluster, here, there))
+}
+
+/// Returns once the namespace knows that a process waits for a lock: who only sleeps in a request may not have got there yet.
+fn waits_in_line(cluster: &HostCluster, process: &Child) -> Result<()> {
+    wait::until_true("it waits for the lock", LIMIT, || {
+        let told = cluster.admin(&["stuck"])?.arg("--json").ok()?;
+        let told: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+        let waiters = told["lock_waiters"].as_array().context("no list")?;
+        Ok(waiters.iter().any(|waiter| waiter["who"]["pid"] == process.id()))
+    })
 }
 
 /// Locks exclude, wake, split, join and end between two machines as they do on one.
@@ -59,12 +69,8 @@ fn a_lock_of_a_killed_holder_is_handed_over() -> Result<()> {
                 Command::new(PROBE).arg(kind).arg(path).arg("wait").args(more).stdout(Stdio::piped()).spawn()
             };
             let (mut killed, waits) = (waiter(here.join(kind))?, waiter(here.join(kind))?);
-            for one in [&killed, &waits] {
-                let wchan = format!("/proc/{}/wchan", one.id());
-                wait::until_true("it waits for the lock", LIMIT, || {
-                    Ok(std::fs::read_to_string(&wchan)?.contains("request_wait_answer"))
-                })?;
-            }
+            waits_in_line(&cluster, &killed)?;
+            waits_in_line(&cluster, &waits)?;
             killed.kill()?;
             let begun = Instant::now();
             ensure!(killed.wait()?.signal() == Some(9));
@@ -105,10 +111,7 @@ fn waiting_in_a_circle_is_refused() -> Result<()> {
     let mut lines =
         std::io::BufRead::lines(std::io::BufReader::new(other.stdout.take().context("no output")?));
     ensure!(lines.next().context("it ended")?? == "holds");
-    let wchan = format!("/proc/{}/wchan", other.id());
-    wait::until_true("it waits", LIMIT, || {
-        Ok(std::fs::read_to_string(&wchan)?.contains("request_wait_answer"))
-    })?;
+    waits_in_line(&cluster, &other)?;
     let refused = range_lock(&ours, RangeLock::Write, 5, 5);
     ensure!(
         refused.as_ref().is_err_and(|e| e.raw_os_error() == Some(Errno::DEADLK.raw_os_error())),
@@ -333,7 +336,8 @@ fn locks_are_handed_over_round_after_round() -> Result<()> {
     let rounds = rounds()?;
     let mut longest = [Duration::ZERO; 3];
     for round in 0..rounds {
-        let took = round_of_locks(&here, &machines, round).with_context(|| format!("round {round}"))?;
+        let took =
+            round_of_locks(&cluster, &here, &machines, round).with_context(|| format!("round {round}"))?;
         eprintln!("round {round}: killed {:?}, cut off {:?}, class ha {:?}", took[0], took[1], took[2]);
         longest.iter_mut().zip(took).for_each(|(longest, took)| *longest = took.max(*longest));
     }
@@ -343,7 +347,12 @@ fn locks_are_handed_over_round_after_round() -> Result<()> {
     cluster.finish()
 }
 
-fn round_of_locks(here: &Path, machines: &[Machine], round: u64) -> Result<[Duration; 3]> {
+fn round_of_locks(
+    cluster: &HostCluster,
+    here: &Path,
+    machines: &[Machine],
+    round: u64,
+) -> Result<[Duration; 3]> {
     const BYTES: usize = 200_000;
     let data = |n: u64| seed::bytes(round * 100 + n, 0, BYTES);
     let name = |n: usize| format!("round-{round}-{n}");
@@ -353,10 +362,7 @@ fn round_of_locks(here: &Path, machines: &[Machine], round: u64) -> Result<[Dura
     let holder = Holder::start("flock", &machines[0].mountpoint.join(&path), &[])?;
     let waits =
         Command::new(PROBE).arg("flock").arg(here.join(&path)).arg("wait").stdout(Stdio::piped()).spawn()?;
-    let wchan = format!("/proc/{}/wchan", waits.id());
-    wait::until_true("it waits for the lock", LIMIT, || {
-        Ok(std::fs::read_to_string(&wchan)?.contains("request_wait_answer"))
-    })?;
+    waits_in_line(cluster, &waits)?;
     let begun = Instant::now();
     drop(holder);
     let done = waits.wait_with_output()?;
@@ -444,10 +450,7 @@ fn locks_outlast_leaders() -> Result<()> {
         let number = generation(&mine)?;
         let waits =
             Command::new(PROBE).arg(kind).arg(&mine).arg("wait").args(more).stdout(Stdio::piped()).spawn()?;
-        let wchan = format!("/proc/{}/wchan", waits.id());
-        wait::until_true("it waits for the lock", LIMIT, || {
-            Ok(std::fs::read_to_string(&wchan)?.contains("request_wait_answer"))
-        })?;
+        waits_in_line(&cluster, &waits)?;
         let killed = leader(&mut cluster)?.name().to_owned();
         leader(&mut cluster)?.kill9()?;
         // The new leader knows who holds it, and soon who waits.
