@@ -673,6 +673,7 @@ mod tests {
             held_ms: Vec::new(),
             stuck: Vec::new(),
             apart_ms: Vec::new(),
+            unreached_ms: Vec::new(),
             refused: Vec::new(),
             irreplaceable: Vec::new(),
         };

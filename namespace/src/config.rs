@@ -106,6 +106,8 @@ pub struct Config {
     /// Longest wait for an address to refuse or take a connection, when the connection of a
     /// brick's heartbeats has ended. Default 200 ms.
     pub probe_timeout: Duration,
+    /// How often a brick is asked for a sign of life of which others say that they get none. Default 500 ms.
+    pub ask_every: Duration,
     /// How often it is looked whether members of chains are to be moved. Default 500 ms.
     pub plan_every: Duration,
     /// Bricks have this long to be heard after the service starts. Default 5 s.
@@ -187,6 +189,7 @@ impl Config {
             recall_grace: Duration::from_secs(3),
             brick_dead_after: BrickTiming::default().dead_after,
             probe_timeout: Duration::from_millis(200),
+            ask_every: Duration::from_millis(500),
             plan_every: Duration::from_millis(500),
             brick_grace: Duration::from_secs(5),
             tick: Duration::from_millis(100),

@@ -27,6 +27,7 @@ use crate::soft::apart::Apart;
 use crate::soft::behind::Claims;
 use crate::soft::bricks::Bricks;
 use crate::soft::clock::SteadyClock;
+use crate::soft::doubts::Doubts;
 use crate::soft::lock_waits::LockWaits;
 use crate::soft::opens::Opens;
 use crate::soft::reached::Reached;
@@ -72,6 +73,10 @@ pub struct Watchers {
     pub watches: Mutex<Watches>,
     /// Which bricks can't reach each other.
     pub apart: Mutex<Apart>,
+    /// Which bricks are said not to answer.
+    pub doubts: Mutex<Doubts>,
+    /// One is said not to.
+    pub doubted: Notify,
     /// Who was not let in as a brick.
     pub refusals: Mutex<Refusals>,
     /// Which maps bricks have seen.
@@ -223,6 +228,7 @@ impl Namespace {
         *lock(&self.watchers.sessions) = sessions;
         *lock(&self.watchers.opens) = Opens::default();
         *lock(&self.watchers.apart) = Apart::default();
+        *lock(&self.watchers.doubts) = Doubts::default();
         *lock(&self.watchers.refusals) = Refusals::default();
         *lock(&self.watchers.bricks) = Bricks::new(self.config.brick_dead_after, self.config.brick_grace);
         *lock(&self.watchers.clock) = SteadyClock::new(seen, std::time::Instant::now());

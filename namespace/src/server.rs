@@ -133,6 +133,8 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         recalls: Mutex::default(),
         watches: Mutex::new(Watches::new(WATCHES)),
         apart: Mutex::default(),
+        doubts: Mutex::default(),
+        doubted: Notify::new(),
         refusals: Mutex::default(),
         reached: Mutex::default(),
         claims: Mutex::default(),

@@ -50,6 +50,13 @@ pub fn brick_note(status: &ClusterStatus, brick: &BrickInfo) -> String {
             report.silent_ms / 1000
         ));
     }
+    if let Some(ms) = ms_of(&status.unreached_ms) {
+        notes.push(format!(
+            "can't be reached at {} for {} s, though it is heard: check its firewall",
+            brick.endpoint,
+            ms / 1000
+        ));
+    }
     if report.lost_blocks > 0 {
         notes.push(format!("{} can't be read", counted(report.lost_blocks, "block", "blocks")));
     }

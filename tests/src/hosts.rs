@@ -23,6 +23,9 @@ use crate::netns::{Host, World};
 use crate::run::{Done, Run};
 use crate::{status, wait};
 
+/// Where bricks listen.
+pub const BRICK_PORT: u16 = 7100;
+
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// What only says that the machine was too busy to run us in time: no fault of the product.
@@ -318,7 +321,7 @@ impl HostCluster {
 
     /// What a brick says to join from a host.
     pub fn join_args(&self, host: &Host, token: &str) -> Vec<OsString> {
-        let listen = SocketAddr::new(host.address(), 7100);
+        let listen = SocketAddr::new(host.address(), BRICK_PORT);
         let namespace = self.namespaces();
         words(&format!("--listen {listen} --host {} --join {namespace} --token {token}", host.label()))
     }

@@ -192,6 +192,22 @@ impl Host {
         self.run("nft").args(["delete", "table", "ip", &table]).limit(LIMIT).ok().map(drop)
     }
 
+    /// Lets nothing in to a port of this host, in silence, as a firewall does that was set up by somebody who did not know of it.
+    pub fn close(&self, port: u16) -> Result<()> {
+        let rules = format!(
+            "table ip closed{port} {{
+                chain in {{ type filter hook input priority 0; tcp dport {port} drop; }}
+            }}"
+        );
+        need(&[("nft", "nftables")])?;
+        self.run("nft").arg(rules).limit(LIMIT).ok().map(drop)
+    }
+
+    /// Ends what [`Host::close`] began.
+    pub fn open(&self, port: u16) -> Result<()> {
+        self.run("nft").args(["delete", "table", "ip", &format!("closed{port}")]).limit(LIMIT).ok().map(drop)
+    }
+
     fn table_against(&self, other: &Host) -> String {
         format!("apart{}", other.number)
     }

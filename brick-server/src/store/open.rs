@@ -156,7 +156,8 @@ fn restore<D: Disk, I: Index>(
     each.map_err(|e: IndexError| failed(e))?;
     if let Some((key, position)) = wrong {
         return Err(StoreError::Failed(format!(
-            "the index places a block of chunk {key} at {position}, which {}",
+            "the index places a block of chunk {key} at {position}, which {}: make the brick anew from its copies (`brickyard brick \
+             --replace` in an empty directory), or get the files off with `brickyard salvage`",
             if position < end { "another block has" } else { "is beyond the end of the data files" }
         )));
     }

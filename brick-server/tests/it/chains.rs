@@ -215,7 +215,7 @@ async fn misdirected_calls_are_refused() {
     let outside = cluster.try_change(key(1, 0), cluster.writer(), beyond_end, b"x").await;
     assert_eq!(status(outside), Status::Malformed);
     let trim = BrickRequest::Trim { ino: key(1, 0).ino, chunk_bytes: 4 << 20, size: 0 };
-    assert_eq!(status(cluster.call(0, trim, Bytes::new()).await), Status::Forbidden);
+    assert_eq!(status(cluster.call(0, trim.clone(), Bytes::new()).await), Status::Forbidden);
     let forward = BrickRequest::Forward {
         chain: now,
         key: key(1, 0),
@@ -223,7 +223,19 @@ async fn misdirected_calls_are_refused() {
         base: ChunkVersion(1),
         change,
     };
-    assert_eq!(status(cluster.call(1, forward, Bytes::from_static(b"x")).await), Status::Forbidden);
+    assert_eq!(status(cluster.call(1, forward.clone(), Bytes::from_static(b"x")).await), Status::Forbidden);
+    // Nor through another brick, and no further than through one.
+    let through = async |request: &BrickRequest| {
+        let relay = request.to_be_relayed(BrickId(1)).unwrap();
+        cluster.call(0, relay, Bytes::from_static(b"x")).await
+    };
+    let twice = BrickRequest::Ping.to_be_relayed(BrickId(1)).unwrap();
+    for forbidden in [&forward, &trim, &twice] {
+        assert_eq!(status(through(forbidden).await), Status::Forbidden, "{forbidden:?}");
+    }
+    assert_eq!(through(&BrickRequest::Ping).await.unwrap().0, BrickReply::Done);
+    let garbage = BrickRequest::Relay { to: BrickId(1), request: Bytes::from_static(&[255; 9]) };
+    assert_eq!(status(cluster.call(0, garbage, Bytes::new()).await), Status::Malformed);
     assert_eq!(cluster.read(1, key(1, 0), 0, 9).await, "data");
 }
 

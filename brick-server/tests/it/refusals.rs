@@ -91,7 +91,8 @@ fn a_short_data_file_is_refused() {
     drop(store);
     std::fs::OpenOptions::new().write(true).open(dir.join("data.0")).unwrap().set_len(8192).unwrap();
     let refused = held.open(Limits::default()).unwrap_err();
-    assert!(refused.to_string().contains("beyond the end of the data files"), "{refused}");
+    let refused_as = "beyond the end of the data files: make the brick anew from its copies";
+    assert!(refused.to_string().contains(refused_as), "{refused}");
     // Who prints an error with its causes says nothing twice.
     assert!(std::error::Error::source(&refused).is_none());
 }

@@ -201,7 +201,7 @@ impl Shared {
             biased;
             result = request => result,
             () = self.given_up(brick, life(brick)) => return ended(brick, "the cluster has given the brick up"),
-            () = self.given_up(asked, life(asked)) => return ended(asked, "the cluster has given the brick up"),
+            () = self.given_up(asked, life(asked)), if through.is_some() => return ended(asked, "the cluster has given the brick up"),
             () = self.out_of_reach(map, asked) => return ended(asked, "it can't be reached from here any more"),
         };
         match &result {

@@ -154,13 +154,17 @@ impl Shared {
         let now = Instant::now();
         if is_heard {
             self.loads.heard(brick, now);
-        } else if self.loads.contact(brick, |contact| contact.missed(begun, now)) {
+            return;
+        }
+        if self.loads.contact(brick, |contact| contact.missed(begun, now)) {
             tracing::warn!(
                 %brick, %endpoint, host = info.host,
                 "can't be reached from here, though the cluster hears it: goes through other bricks; look at the network between"
             );
             self.loads.lost_touch.notify_waiters();
         }
+        // Perhaps nobody can: the namespace looks for itself.
+        self.suspect(brick, info.boot).await;
     }
 }
 

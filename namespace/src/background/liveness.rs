@@ -82,7 +82,8 @@ async fn look_for(namespace: &Arc<Namespace>) {
     }
 }
 
-async fn give_up(namespace: &Namespace, brick: BrickId, boot: BootId) {
+/// Has a life of a brick count as over.
+pub(super) async fn give_up(namespace: &Namespace, brick: BrickId, boot: BootId) {
     namespace.metrics.brick_died();
     namespace.note_reached().await;
     lock(&namespace.watchers.bricks).died(brick, Instant::now());

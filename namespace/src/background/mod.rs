@@ -1,6 +1,7 @@
 //! One loop a file. All end when the stop signal says so.
 
 pub mod collect;
+pub mod doubts;
 pub mod journal;
 pub mod liveness;
 pub mod moves;

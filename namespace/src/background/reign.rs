@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use wire::id::Ino;
 
-use crate::background::{Stop, collect, journal, liveness, moves, reclaim, stopped, tokens, trims};
+use crate::background::{Stop, collect, doubts, journal, liveness, moves, reclaim, stopped, tokens, trims};
 use crate::error::Error;
 use crate::log::Leadership;
 use crate::namespace::Namespace;
@@ -41,6 +41,7 @@ pub fn begin(namespace: &Arc<Namespace>, trims: &Trims) -> Result<Reign, Error> 
     let (stop, stopped) = watch::channel(false);
     let mut loops = JoinSet::new();
     loops.spawn(liveness::run(namespace.clone(), stopped.clone()));
+    loops.spawn(doubts::run(namespace.clone(), stopped.clone()));
     loops.spawn(moves::run(namespace.clone(), stopped.clone()));
     loops.spawn(reclaim::run(namespace.clone(), stopped.clone()));
     loops.spawn(collect::run(namespace.clone(), stopped.clone()));

@@ -195,6 +195,16 @@ pub fn would_cut_off(chain: &Chain, head: BrickId, member: BrickId, out: BrickId
     head != member && serves(member) && chain.head() == Some(head) && (out == head || out == member)
 }
 
+/// The brick can't be reached, so others go on with the chain, if any serve it. Returns whether the chain changed.
+pub fn steps_back(chain: &mut Chain, brick: BrickId) -> bool {
+    would_step_back(chain, brick) && begins_to_leave(chain, brick)
+}
+
+/// Whether [`steps_back`] would change the chain.
+pub fn would_step_back(chain: &Chain, brick: BrickId) -> bool {
+    chain.state_of(brick) == Some(MemberState::Serving) && chain.serving().any(|b| b != brick)
+}
+
 /// A member that is leaving knows it, and is to stay: it is brought up to date. Returns whether the chain
 /// changed.
 pub fn fell_behind(chain: &mut Chain, brick: BrickId) -> bool {

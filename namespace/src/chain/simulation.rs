@@ -207,6 +207,7 @@ impl World {
             }
             16 => self.wishes.rebalancing = !self.wishes.rebalancing,
             17 => self.deliver_late(),
+            18 if self.dice.below(4) == 0 => self.step_back(),
             18 => self.cut_off(),
             19..24 => self.sync(false),
             24..28 => {
@@ -223,6 +224,12 @@ impl World {
             let Some(head) = chain.head() else { return false };
             cut_off(chain, head, brick, if of_head { head } else { brick })
         });
+    }
+
+    /// Some brick can't be reached by anybody.
+    fn step_back(&mut self) {
+        let brick = self.any_brick();
+        self.each_chain(|chain| steps_back(chain, brick));
     }
 
     fn check(&self) {

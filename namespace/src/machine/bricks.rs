@@ -214,10 +214,20 @@ pub fn dead(txn: &mut Txn<'_>, brick: BrickId, boot: BootId) -> Do<()> {
 
 /// A head can't reach a living member: one of them begins to leave the chains of that head.
 pub fn cut_off(txn: &mut Txn<'_>, verdict: Verdict) {
+    change_chains(txn, |chain| chain::cut_off(chain, verdict.head, verdict.member, verdict.out));
+}
+
+/// A living brick can't be reached: it begins to leave the chains that others serve.
+pub fn step_back(txn: &mut Txn<'_>, brick: BrickId) {
+    change_chains(txn, |chain| chain::steps_back(chain, brick));
+}
+
+/// Changes chains, and the map if any changed.
+fn change_chains(txn: &mut Txn<'_>, mut change: impl FnMut(&mut Chain) -> bool) {
     let mut after = txn.map.chains.clone();
     let mut changed = false;
     for chain in after.values_mut() {
-        changed |= chain::cut_off(chain, verdict.head, verdict.member, verdict.out);
+        changed |= change(chain);
     }
     if changed {
         txn.change_map().chains = after;

@@ -176,6 +176,8 @@ pub enum Op {
     BeginSession(NewSession),
     /// A brick whose disk was set back is to be let in with what that has.
     TakeBack(BrickId),
+    /// A living brick can't be reached: others go on with the chains that they serve.
+    StepBack(BrickId),
 }
 
 /// All living bricks that owed cuts of a file have nothing to cut any more.

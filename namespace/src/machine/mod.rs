@@ -302,6 +302,10 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
             bricks::cut_off(txn, *verdict);
             Ok(Outcome::Done)
         }
+        Op::StepBack(brick) => {
+            bricks::step_back(txn, *brick);
+            Ok(Outcome::Done)
+        }
         Op::LayOut(chains) => {
             bricks::lay_out_by(txn, chains);
             Ok(Outcome::Done)

@@ -11,7 +11,7 @@ use wire::brick::{BrickCall, BrickProtocol, BrickRequest};
 use wire::id::{BootId, BrickId, ChainEpoch, ChainId, MapEpoch, SessionId};
 use wire::map::MemberState;
 use wire::meta::{BrickRegistration, BrickReport, ClusterReply, ClusterStatus, SessionStatus};
-use wire::net::{CallError, Peer};
+use wire::net::{CallError, Endpoint, Peer, Probed, Protocol};
 use wire::status::Status;
 
 use crate::chain::absence::hindrances;
@@ -137,7 +137,7 @@ impl Namespace {
                 return Err(Status::Busy);
             }
         }
-        if !self.reaches(&brick).await {
+        if !self.reaches(id, &brick.endpoint).await {
             return Err(Status::Unreached);
         }
         if is_taken {
@@ -161,11 +161,18 @@ impl Namespace {
         Ok(self.map_reply())
     }
 
-    /// Whether a brick answers where it says it does. It would get chains, and who is served by them would wait for it in vain.
-    async fn reaches(&self, brick: &BrickRegistration) -> bool {
-        let call = BrickCall { brick: brick.brick, map: MapEpoch(0), request: BrickRequest::Ping };
+    /// Whether a brick answers at an address, and takes new connections there. Were one in chains that does not, who is served by them
+    /// would wait for it in vain.
+    pub(crate) async fn reaches(&self, brick: BrickId, endpoint: &Endpoint) -> bool {
         let deadline = Instant::now() + self.config.call_back;
-        let answer = self.net.request::<BrickProtocol>(&brick.endpoint, &call, Bytes::new(), deadline).await;
+        // What is open already may go through a firewall that lets nothing new in. Datagrams tell nothing before the call.
+        let is_told = matches!(endpoint, Endpoint::Tls(_) | Endpoint::Memory(_));
+        if is_told && self.net.probe(endpoint, self.config.call_back).await != Probed::Listens {
+            return false;
+        }
+        self.net.try_again(endpoint, BrickProtocol::SERVICE);
+        let call = BrickCall { brick, map: MapEpoch(0), request: BrickRequest::Ping };
+        let answer = self.net.request::<BrickProtocol>(endpoint, &call, Bytes::new(), deadline).await;
         // Any other answer is one, too; this one is of a process with other bricks.
         !matches!(answer, Err(CallError::Net(_) | CallError::Status(Status::WrongMember)))
     }
@@ -248,7 +255,10 @@ impl Namespace {
                 self.metrics.brick_died();
                 self.propose(Op::BrickDead { brick, boot }).await?;
             }
-            lock(&self.watchers.bricks).failed(brick, report);
+            // What is told of a directory that is not served is no news of a brick that is served elsewhere.
+            if known || !self.map().bricks.get(&brick).is_some_and(|info| info.alive) {
+                lock(&self.watchers.bricks).failed(brick, report);
+            }
             return Ok(ClusterReply::Heartbeat { map: self.map().epoch, register: false });
         }
         if known {
@@ -291,12 +301,18 @@ impl Namespace {
         }
     }
 
-    /// Somebody was refused by a brick of the map.
+    /// Somebody was refused by a brick of the map, or gets no answer.
     pub fn suspect(&self, brick: BrickId, boot: BootId) -> ClusterReply {
         if self.map().bricks.get(&brick).is_some_and(|b| b.alive && b.boot == boot) {
             self.watchers.suspected.notify_one();
+            self.doubt((brick, boot));
         }
         ClusterReply::Done
+    }
+
+    fn doubt(&self, brick: Life) {
+        lock(&self.watchers.doubts).told(brick, Instant::now());
+        self.watchers.doubted.notify_one();
     }
 
     /// What a brick holds of its chains.
@@ -311,10 +327,15 @@ impl Namespace {
     /// its map does not know yet.
     pub fn unreachable(&self, by: Life, brick: Life) -> ClusterReply {
         let now = Instant::now();
-        let bricks = lock(&self.watchers.bricks);
-        let heard = [by, brick].into_iter().all(|(id, boot)| bricks.is_heard(id, boot, now));
-        if heard && lock(&self.watchers.apart).told(by, brick, now) {
-            tracing::info!(by = %by.0, brick = %brick.0, "a brick says that it can't reach another one");
+        let heard = {
+            let bricks = lock(&self.watchers.bricks);
+            [by, brick].into_iter().all(|(id, boot)| bricks.is_heard(id, boot, now))
+        };
+        if heard {
+            if lock(&self.watchers.apart).told(by, brick, now) {
+                tracing::info!(by = %by.0, brick = %brick.0, "a brick says that it can't reach another one");
+            }
+            self.doubt(brick);
         }
         ClusterReply::Done
     }
@@ -388,6 +409,11 @@ impl Namespace {
             apart_ms: apart
                 .into_iter()
                 .map(|(pair, at)| (pair, ms(now.saturating_duration_since(at))))
+                .collect(),
+            unreached_ms: lock(&self.watchers.doubts)
+                .unreached(now)
+                .into_iter()
+                .map(|((brick, _), at)| (brick, ms(now.saturating_duration_since(at))))
                 .collect(),
             held_ms: map.bricks.values().filter(|b| !b.alive).filter_map(|b| held(&b.id)).collect(),
             refused: lock(&self.watchers.refusals).lately(now),

@@ -5,6 +5,7 @@ pub mod apart;
 pub mod behind;
 pub mod bricks;
 pub mod clock;
+pub mod doubts;
 pub mod lock_waits;
 pub mod opens;
 pub mod reached;

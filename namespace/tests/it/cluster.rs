@@ -34,6 +34,10 @@ pub struct FakeBrick {
     /// The last life the namespace took a beat of.
     pub heard: AtomicU64,
     pub gate: watch::Sender<bool>,
+    /// Whether it can be reached; its beats go out all the same.
+    pub reached: watch::Sender<bool>,
+    /// Whether somebody writes again what was cut.
+    pub refilled: AtomicBool,
     pub cuts: Mutex<Vec<(Ino, u64)>>,
     /// What it lists until it is cut.
     pub chunks: Mutex<BTreeSet<ChunkKey>>,
@@ -49,6 +53,7 @@ impl TypedHandler<BrickProtocol> for FakeBrick {
         _payload: Bytes,
     ) -> BoxFuture<'static, (Result<BrickReply, Status>, Bytes)> {
         Box::pin(async move {
+            self.reached.subscribe().wait_for(|reached| *reached).await.unwrap();
             let (ino, chunk_bytes, size) = match call.request {
                 BrickRequest::Trim { ino, chunk_bytes, size } => (ino, u64::from(chunk_bytes), size),
                 BrickRequest::List { after, max, .. } => return (Ok(self.list(after, max)), Bytes::new()),
@@ -57,9 +62,12 @@ impl TypedHandler<BrickProtocol> for FakeBrick {
             self.gate.subscribe().wait_for(|open| *open).await.unwrap();
             self.cuts.lock().unwrap().push((ino, size));
             let mut chunks = self.chunks.lock().unwrap();
-            let before = chunks.len();
+            let before = chunks.clone();
             chunks.retain(|key| key.ino != ino || key.index * chunk_bytes < size);
-            let cut_chunks = (before - chunks.len()) as u64;
+            let cut_chunks = (before.len() - chunks.len()) as u64;
+            if self.refilled.load(Ordering::SeqCst) {
+                *chunks = before;
+            }
             (Ok(BrickReply::Trimmed { freed_bytes: 0, cut_chunks }), Bytes::new())
         })
     }
@@ -145,6 +153,8 @@ impl Cluster {
             beats: AtomicBool::new(true),
             heard: AtomicU64::new(0),
             gate: watch::Sender::new(true),
+            reached: watch::Sender::new(true),
+            refilled: AtomicBool::new(false),
             cuts: Mutex::new(Vec::new()),
             chunks: Mutex::new(BTreeSet::new()),
             listed: AtomicU64::new(0),

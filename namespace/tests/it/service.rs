@@ -10,8 +10,8 @@ use namespace::verify::verify;
 use namespace::{Config, Error, start};
 use tokio::time::timeout;
 use wire::chunk::ChunkKey;
-use wire::id::{BrickId, ClusterId, Ino, LockHandle, LockOwner, MapEpoch};
-use wire::map::MemberState;
+use wire::id::{BootId, BrickId, ClusterId, Ino, LockHandle, LockOwner, MapEpoch};
+use wire::map::{Chain, ClusterMap, MemberState};
 use wire::meta::*;
 use wire::net::{Authority, Endpoint, MemoryHub, Role};
 use wire::status::{FsError, Status};
@@ -373,6 +373,68 @@ async fn what_was_given_back_is_cut_again() {
         assert_eq!(cluster.bricks[0].chunks.lock().unwrap().is_empty(), !given_up);
         cluster.sound().await;
     }
+}
+
+/// Somebody writes behind the new end all the while: the cut is answered after a few rounds, and what is written then stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_behind_a_cut_does_not_hold_it_up() {
+    let cluster = Cluster::new(2, |_| {}).await;
+    let client = cluster.client(1).await;
+    let file = client.file("f", 10 << 20).await;
+    let chunk = ChunkKey { ino: file, index: 1 };
+    cluster.bricks[0].chunks.lock().unwrap().insert(chunk);
+    cluster.bricks[0].refilled.store(true, Ordering::SeqCst);
+    assert_eq!(timeout(LONG, client.set_size(file, 10)).await.unwrap().unwrap().size, 10);
+    let rounds = cluster.bricks[0].cuts.lock().unwrap().len();
+    assert!((2..=4).contains(&rounds), "{rounds} rounds");
+    assert!(cluster.bricks[0].chunks.lock().unwrap().contains(&chunk));
+    cluster.sound().await;
+}
+
+/// A brick is heard, and nobody can reach it: others go on with its chains, then it is given up, and not let in before it is reached. A
+/// namespace that reaches nobody judges nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_brick_that_nobody_can_reach_is_set_aside() {
+    let quick = |config: &mut Config| config.ask_every = Duration::from_millis(50);
+    let cluster = Cluster::new(3, quick).await;
+    let first = BrickId(0);
+    let suspect = async |brick: BrickId| {
+        let suspect = ClusterRequest::Suspect { brick, boot: BootId(1) };
+        assert_eq!(cluster.ask(suspect).await, Ok(ClusterReply::Done));
+    };
+    let serves =
+        |map: &ClusterMap| map.chains_of(first).any(|c| c.state_of(first) == Some(MemberState::Serving));
+    let unreached = async |number: usize| {
+        until("so many are out of reach", async || {
+            (cluster.status().await.unreached_ms.len() == number).then_some(())
+        })
+        .await;
+    };
+    for brick in &cluster.bricks {
+        brick.reached.send_replace(false);
+    }
+    for brick in 0..3 {
+        suspect(BrickId(brick)).await;
+    }
+    unreached(3).await;
+    assert!(cluster.map().await.chains.values().all(|chain| chain.serving().count() == 2));
+    cluster.bricks[2].reached.send_replace(true);
+    cluster.bricks[1].reached.send_replace(true);
+    let kept_out = async || {
+        let map = cluster.map().await;
+        assert!(map.bricks[&first].alive || !serves(&map));
+        for other in [BrickId(1), BrickId(2)] {
+            let leaves = |chain: &Chain| chain.state_of(other) == Some(MemberState::Leaving);
+            assert!(map.bricks[&other].alive && !map.chains_of(other).any(leaves), "{map:?}");
+        }
+        (!map.bricks[&first].alive).then_some(map)
+    };
+    let map = until("it is given up", kept_out).await;
+    assert!(map.chains.values().all(|chain| chain.head().is_some()), "{map:?}");
+    assert_eq!(cluster.reboot(0, 1).await, Err(Status::Unreached));
+    cluster.bricks[0].reached.send_replace(true);
+    assert!(matches!(cluster.reboot(0, 1).await, Ok(ClusterReply::Map(_))));
+    cluster.sound().await;
 }
 
 /// A brick that is silent is dead; when it is back it first cuts what it owes, then is synced.

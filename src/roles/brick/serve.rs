@@ -12,6 +12,7 @@
 //! 2. The server ends when all are over, and waits for those that may come back as long as it is let (the same).
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,8 @@ use anyhow::{Context, Result, anyhow};
 use brick_server::Pauses;
 use futures_util::future::join_all;
 use tokio::time::Instant;
-use wire::id::BrickId;
+use wire::id::{BootId, BrickId, MapEpoch};
+use wire::meta::{BrickReport, ClusterRequest};
 use wire::net::{Credential, Endpoint, Net};
 use wire::status::Status;
 
@@ -39,6 +41,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// So long it must refuse a disk as another one's before that is believed.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
+/// Wait until it is told again why bricks are not served.
+const TELL_PAUSE: Duration = Duration::from_secs(2);
 /// Wait between two looks whether bricks that are not let in were removed from the cluster.
 const REMOVED_PAUSE: Duration = Duration::from_secs(5);
 /// The same of bricks that are let in, as far as they have heard.
@@ -103,6 +107,7 @@ pub async fn serve(prepared: Prepared, exporter: Exporter, mut ending: Ending) -
     let lived = tokio::select! {
         lived = life => lived,
         never = waiting => never,
+        never = crew.tell_of_unfit(&admin) => match never {},
         () = exporter.serve(|| exporter::bricks(&crew.running, &net)) => Ok(ExitCode::SUCCESS),
         () = ending.asked() => Ok(ExitCode::SUCCESS),
         why = crew.all_over(&admin) => {
@@ -286,6 +291,27 @@ impl Crew {
         added.map_err(|error| (Some(brick), Unfit::new(dir, error.into())))?;
         self.remember(&place);
         Ok(brick)
+    }
+
+    /// Tells the namespace, for `status`, why bricks are not served: they have no life that could say so.
+    async fn tell_of_unfit(&self, admin: &Admin) -> Infallible {
+        loop {
+            let waits = |standing: &Standing| match standing {
+                Standing::Waits(Some(brick), why) => Some((*brick, why.clone())),
+                _ => None,
+            };
+            let unfit: Vec<(BrickId, String)> = self.standings().values().filter_map(waits).collect();
+            for (brick, why) in unfit {
+                let report = BrickReport { failed: Some(why), ..BrickReport::default() };
+                let tell = ClusterRequest::Heartbeat { brick, boot: BootId(0), map: MapEpoch(0), report };
+                if let Err(error) = admin.cluster(tell).await {
+                    tracing::debug!(
+                        %brick, "cannot tell why it is not served: {}", refusal::one_line(&error)
+                    );
+                }
+            }
+            tokio::time::sleep(TELL_PAUSE).await;
+        }
     }
 
     /// Closes bricks that are over, each with a line in the log, while the others go on. Returns when all directories are,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use brickyard_tests::cluster::binary;
-use brickyard_tests::hosts::Process;
+use brickyard_tests::hosts::{BRICK_PORT, Process};
 use brickyard_tests::{HostCluster, Shape, wait};
 
 use crate::bad_input::refused;
@@ -128,20 +128,20 @@ fn a_replacement_is_judged_again_when_it_comes_up() -> Result<()> {
     cluster.finish()
 }
 
-/// One server of five bricks. Directories that can't be read, are not there or are in use are told of and served as soon as they
+/// One server of six bricks. Directories that can't be read, are not there or are in use are told of and served as soon as they
 /// can be; of a newer format one is told once. The others are served meanwhile, and where nothing can be, the server ends.
 #[test]
 fn a_directory_that_cannot_be_served_keeps_no_other_from_it() -> Result<()> {
     let mut cluster = HostCluster::prepare(Shape { bricks: 1, replicas: 1 })?;
     let host = cluster.new_host()?;
-    let dirs: Vec<PathBuf> = (0..5).map(|number| cluster.brick_dir(number)).collect();
+    let dirs: Vec<PathBuf> = (0..6).map(|number| cluster.brick_dir(number)).collect();
     let args = |more: Vec<OsString>| -> Vec<OsString> {
         let each = dirs.iter().flat_map(|dir| ["--dir".into(), dir.clone().into()]);
         [OsString::from("brick")].into_iter().chain(each).chain(more).collect()
     };
     let join = cluster.join_args(&host, &cluster.token("brick", &[])?);
     let mut server = Process::new("server", &host, &binary()?, args(join));
-    ensure!(server.start()?.contains("bricks 0, 1, 2, 3, 4 at"), "other numbers");
+    ensure!(server.start()?.contains("bricks 0, 1, 2, 3, 4, 5 at"), "other numbers");
     server.set_args(args(Vec::new()));
     server.stop()?;
 
@@ -156,9 +156,11 @@ fn a_directory_that_cannot_be_served_keeps_no_other_from_it() -> Result<()> {
     let newer = String::from_utf8(std::fs::read(identity(3, "brick.json"))?)?;
     let newer = newer.replace("\"format\": 2", "\"format\": 4711");
     std::fs::write(identity(3, "brick.json"), newer)?;
+    let part = cluster.workshop().path().join("part");
+    std::fs::rename(identity(5, "data.0"), &part)?;
     let own = ["brick".into(), "--dir".into(), dirs[4].clone().into(), "--listen".into()];
     let other = cluster.new_host()?;
-    let listen = std::net::SocketAddr::new(other.address(), 7100).to_string();
+    let listen = std::net::SocketAddr::new(other.address(), BRICK_PORT).to_string();
     let mut holder =
         Process::new("holder", &other, &binary()?, own.into_iter().chain([listen.into()]).collect());
     holder.start()?;
@@ -176,15 +178,25 @@ fn a_directory_that_cannot_be_served_keeps_no_other_from_it() -> Result<()> {
         ensure!(server.log().tail(20).contains(words), "{words:?} is not told:\n{}", server.log().tail(20));
     }
     ensure!(std::fs::read_dir(&dirs[2])?.count() == 0, "something was made where no disk is mounted");
+    wait::until_true("status says why", LIMIT, || {
+        let status = cluster.status()?;
+        let bricks = status["bricks"].as_array().context("no bricks")?;
+        let note = |id: u32| bricks.iter().find(|b| b["id"] == id).and_then(|b| b["note"].as_str());
+        ensure!(!note(4).is_some_and(|note| note.contains("in use")), "it is served elsewhere: {status}");
+        Ok(note(5).is_some_and(|note| note.contains("data.0 is missing")))
+    })?;
 
     std::fs::write(identity(1, "brick.json"), good)?;
     std::fs::remove_dir(&dirs[2])?;
     std::fs::rename(&away, &dirs[2])?;
+    std::fs::rename(&part, identity(5, "data.0"))?;
     holder.stop()?;
     wait::until_true("the server has its bricks again", LIMIT, || {
         let status = cluster.status()?;
         let bricks = status["bricks"].as_array().context("no bricks")?;
-        Ok([0, 1, 2, 4].iter().all(|brick| bricks.iter().any(|b| b["id"] == *brick && b["state"] == "alive")))
+        Ok([0, 1, 2, 4, 5]
+            .iter()
+            .all(|brick| bricks.iter().any(|b| b["id"] == *brick && b["state"] == "alive")))
     })?;
     let said = server.log().tail(40);
     ensure!(said.matches("holds no brick").count() == 1, "it is told again and again:\n{said}");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use brickyard_tests::disks::{self, Filler, Frozen};
+use brickyard_tests::hosts::BRICK_PORT;
 use brickyard_tests::place::setting;
 use brickyard_tests::stall::Steady;
 use brickyard_tests::{HostCluster, Shape, seed, status, thrash, wait};
@@ -86,6 +87,32 @@ fn a_brick_out_of_reach_is_written_through_another() -> Result<()> {
     })?;
     steady.advance(100, LIMIT)?;
     // A second until it is looked at, three until others are asked, and what calls under way take.
+    ended_within(steady, Duration::from_secs(8))?;
+    cluster.check(true)?;
+    cluster.allow_log("reach");
+    cluster.finish()
+}
+
+/// A brick's firewall lets nobody in any more, while its heartbeats go out: others go on with its chains, `status` says what is wrong, and
+/// it is back when the firewall is mended.
+#[test]
+fn a_brick_that_nobody_can_reach_is_left_and_taken_back() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 4, replicas: 2 })?;
+    let steady = Steady::start(cluster.mountpoint())?;
+    steady.advance(100, LIMIT)?;
+    let one = cluster.bricks[1].host().clone();
+    one.close(BRICK_PORT)?;
+    let note = |status: &Value| status["bricks"][1]["note"].as_str().unwrap_or_default().to_owned();
+    wait::until_true("status says why it is kept out", LIMIT, || {
+        Ok(note(&cluster.status()?).contains("the namespace can't reach it"))
+    })?;
+    steady.advance(300, LIMIT)?;
+    let status = cluster.status()?;
+    ensure!(status["health"] == "degraded", "{status}");
+    one.open(BRICK_PORT)?;
+    cluster.wait_whole(LIMIT)?;
+    steady.advance(100, LIMIT)?;
+    // Two seconds until somebody says that it does not answer, two until it is believed, and what it takes the brick to know it.
     ended_within(steady, Duration::from_secs(8))?;
     cluster.check(true)?;
     cluster.allow_log("reach");

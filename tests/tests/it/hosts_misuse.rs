@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use brickyard_tests::cluster::binary;
 use brickyard_tests::disks;
-use brickyard_tests::hosts::Process;
+use brickyard_tests::hosts::{BRICK_PORT, Process};
 use brickyard_tests::netns::Host;
 use brickyard_tests::{HostCluster, Run, Shape, seed, tree, wait};
 use rustix::process::Signal;
@@ -217,7 +217,7 @@ fn a_replaced_empty_disk_is_not_taken_for_the_old_one() -> Result<()> {
 /// The service of a disk that another one has taken the place of: it says so, and ends for good.
 fn replaced_disk_ends(cluster: &mut HostCluster, dir: &Path) -> Result<()> {
     let host = cluster.new_host()?;
-    let listen = std::net::SocketAddr::new(host.address(), 7100);
+    let listen = std::net::SocketAddr::new(host.address(), BRICK_PORT);
     let done = brick(&host, dir, vec!["--listen".into(), listen.to_string().into()])?.run()?;
     let words = ["is not brick 1 any more", "another disk has taken its place", "salvage", "join anew"];
     refused("a replaced disk", &done, &words)?;
@@ -290,7 +290,7 @@ fn a_damaged_index_is_told_with_what_helps() -> Result<()> {
 /// A brick's directory, started on another host; returns when it says why it is not let in.
 pub fn not_let_in(cluster: &mut HostCluster, name: &str, dir: &Path, why: &str) -> Result<Process> {
     let host = cluster.new_host()?;
-    let listen = std::net::SocketAddr::new(host.address(), 7100);
+    let listen = std::net::SocketAddr::new(host.address(), BRICK_PORT);
     let args = ["brick", "--listen", &listen.to_string(), "--dir"].map(OsString::from);
     let args = args.into_iter().chain([dir.into()]).collect();
     let mut stray = Process::new(name, &host, &binary()?, args);
@@ -325,15 +325,14 @@ fn a_brick_that_nobody_reaches_is_not_let_in() -> Result<()> {
     cluster.allow_log("reach");
     cluster.bricks[0].stop()?;
     let host = cluster.bricks[0].host().clone();
-    let nft = |rules: &str| host.run("nft").arg(rules).limit(LIMIT).ok().map(drop);
-    nft("table ip deaf {\n chain in {\n type filter hook input priority 0; tcp dport 7100 drop;\n }\n }")?;
+    host.close(BRICK_PORT)?;
     let ready = cluster.bricks[0].spawn()?;
     status_tells(&cluster, 0, &["the namespace can't reach it there", "firewalls"])?;
     ensure!(cluster.bricks[0].log().tail(20).contains("check --listen"), "its log does not say so");
     // Everything goes on meanwhile.
     std::fs::write(cluster.mountpoint().join("file"), [7; 100_000])?;
     ensure!(ready.try_recv().is_err(), "it says that it is ready");
-    nft("delete table ip deaf")?;
+    host.open(BRICK_PORT)?;
     status_tells(&cluster, 0, &[])?;
     cluster.wait_whole(LIMIT)?;
     cluster.finish()

@@ -245,6 +245,8 @@ pub struct ClusterStatus {
     pub stuck: Vec<(ChainId, Stuck)>,
     /// Pairs of living bricks that can't reach each other, the lower number first, and since when, in milliseconds.
     pub apart_ms: Vec<([BrickId; 2], u64)>,
+    /// Living bricks that neither this service nor others can reach, and since when, in milliseconds.
+    pub unreached_ms: Vec<(BrickId, u64)>,
     /// Who came under the number of a brick of late and was not let in.
     pub refused: Vec<RefusedBrick>,
     /// Chains of bricks that are not alive for which nobody can be had in the place of that brick, were it given up now.

@@ -53,7 +53,7 @@ pub enum NetError {
     },
     /// A certificate has run out (or a clock is wrong by years).
     #[error("{} certificate has expired or is not valid yet, connecting to {to}; \
-             compare both clocks, then issue a new credential",
+             compare both clocks; if they agree, issue a new credential",
         match whose { Whose::Ours => "this program's", Whose::Theirs => "the peer's" })]
     Expired {
         /// The peer.

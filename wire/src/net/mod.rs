@@ -190,6 +190,12 @@ impl Net {
         serving::serve(self.inner.context.clone(), listen, service, handler, Some(joiner)).await
     }
 
+    /// The next call to a peer connects at once, though an attempt has failed a moment ago: who calls to find out whether it can be
+    /// reached wants no earlier answer.
+    pub fn try_again(&self, to: &Endpoint, service: Service) {
+        self.inner.pool.try_again(to, service);
+    }
+
     /// Lets go of every connection made by [`Net::call`]: each closes when the calls under way
     /// on it have ended, and later calls connect anew.
     pub fn disconnect(&self) {

@@ -119,6 +119,13 @@ impl Pool {
         self.peers().clear();
     }
 
+    /// Forgets failures to connect to a peer.
+    pub(crate) fn try_again(&self, to: &Endpoint, service: Service) {
+        if let Some(entry) = self.peers().get_mut(&(*to, service)) {
+            entry.slots.retain(|slot| !matches!(slot, Slot::Failed { .. }));
+        }
+    }
+
     pub(crate) async fn call(
         &self,
         to: &Endpoint,
