@@ -6,6 +6,7 @@ use wire::id::BrickId;
 use wire::net::NetError;
 use wire::status::{FsError, Status};
 
+use crate::config::SILENT_FOR;
 use crate::store::StoreError;
 use crate::store::dir::DirError;
 
@@ -35,6 +36,15 @@ pub enum Error {
         /// The directory that is not served.
         dir: PathBuf,
     },
+    /// It takes long to open it.
+    #[error(
+        "{dir} is not open after {} s: its disk is slow or does not answer, look at it and at its cable; it is waited for",
+        SILENT_FOR.as_secs(), dir = dir.display()
+    )]
+    Slow {
+        /// Its directory.
+        dir: PathBuf,
+    },
     /// What was acknowledged could not be made durable when stopping.
     #[error("the last commit failed: {0}")]
     Commit(StoreError),
@@ -56,7 +66,11 @@ impl Error {
         match self {
             Error::Dir(error) => dir(error),
             Error::Twice { .. } | Error::Config => true,
-            Error::Net(_) | Error::Thread(_) | Error::Commit(_) | Error::Lingering(_) => false,
+            Error::Net(_)
+            | Error::Slow { .. }
+            | Error::Thread(_)
+            | Error::Commit(_)
+            | Error::Lingering(_) => false,
         }
     }
 }

@@ -26,6 +26,7 @@ mod maps;
 mod memory;
 mod metrics;
 mod namespace;
+mod opening;
 mod ops;
 mod pool;
 mod server;
@@ -54,6 +55,7 @@ use keeper::Keeper;
 pub use keeper::Pauses;
 use metrics::Metrics;
 pub use metrics::Snapshot;
+use opening::{Opening, Openings};
 use server::{Seat, Server};
 use store::dir;
 pub use store::salvage::salvage;
@@ -102,6 +104,8 @@ struct Kept {
     /// One for each keeper.
     stops: BTreeMap<BrickId, watch::Sender<bool>>,
     keepers: JoinSet<Result<(), Error>>,
+    /// Those that were not open in time when the server started.
+    openings: BTreeMap<BrickId, Opening>,
 }
 
 /// Opens a brick and serves it.
@@ -124,18 +128,14 @@ pub async fn start_all(configs: Vec<Config>, net: Net) -> Result<(Running, Vec<(
     }
     let server = Arc::new(Server::new(configs.iter().map(|config| config.brick)));
     // All are opened before anybody is served: where all are refused, nothing has happened.
-    let (mut opened, mut refused) = (Vec::new(), Vec::new());
     let mut taken = BTreeSet::new();
-    for config in configs {
-        let open = match taken.insert(config.brick) {
-            true => keeper::open(&config).await,
-            false => Err(Error::Twice { brick: config.brick, dir: config.dir.clone() }),
-        };
-        match open {
-            Ok(open) => opened.push((config, open)),
-            Err(error) => refused.push((config, error)),
-        }
-    }
+    let (configs, twice): (Vec<Config>, Vec<Config>) =
+        configs.into_iter().partition(|config| taken.insert(config.brick));
+    let Openings { opened, mut refused, slow } = opening::open_all(configs).await;
+    refused.extend(twice.into_iter().map(|config| {
+        let twice = Error::Twice { brick: config.brick, dir: config.dir.clone() };
+        (config, twice)
+    }));
     let mut noted = Vec::new();
     for (config, open) in opened {
         match open.note_life().await {
@@ -158,6 +158,12 @@ pub async fn start_all(configs: Vec<Config>, net: Net) -> Result<(Running, Vec<(
     for (config, life) in noted {
         running.keep(config, life)?;
     }
+    for opening in slow {
+        let config = opening.config.clone();
+        let slow = Error::Slow { dir: config.dir.clone() };
+        lock(&running.kept).openings.insert(config.brick, opening);
+        refused.push((config, slow));
+    }
     for (config, error) in &refused {
         if !matches!(error, Error::Twice { .. }) {
             let report = BrickReport { failed: Some(error.to_string()), ..BrickReport::default() };
@@ -179,7 +185,10 @@ impl Running {
         if lock(&self.kept).stops.contains_key(&config.brick) {
             return Err(Error::Twice { brick: config.brick, dir: config.dir });
         }
-        let life = keeper::open(&config).await?.note_life().await?;
+        let begun =
+            lock(&self.kept).openings.remove(&config.brick).filter(|begun| begun.config.dir == config.dir);
+        let opened = begun.unwrap_or_else(|| Opening::begin(config.clone())).end().await?;
+        let life = opened.note_life().await?;
         self.keep(config, life)
     }
 

@@ -92,7 +92,11 @@ pub async fn serve(prepared: Prepared, exporter: Exporter, mut ending: Ending) -
     let net = prepared.net.clone();
     let admin = Admin::over(net.clone(), prepared.credential.namespaces().to_vec())?;
     let configs = prepared.bricks().map(|(brick, dir)| prepared.config(dir, brick)).collect();
-    let (running, refused) = brick_server::start_all(configs, net.clone()).await?;
+    let (running, refused) = tokio::select! {
+        started = brick_server::start_all(configs, net.clone()) => started?,
+        // A disk that does not answer is waited for.
+        () = ending.asked() => return Ok(ExitCode::SUCCESS),
+    };
     let crew = Crew::new(prepared, running, refused);
     let life = async {
         let_in(&crew.running).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use brickyard_tests::cluster::binary;
+use brickyard_tests::disks::{self, Frozen};
 use brickyard_tests::hosts::{BRICK_PORT, Process};
 use brickyard_tests::{HostCluster, Shape, wait};
 
@@ -208,5 +209,52 @@ fn a_directory_that_cannot_be_served_keeps_no_other_from_it() -> Result<()> {
     let words =
         [&format!("{} has format 4711", dirs[0].display()), "; and ", &format!("{} has", dirs[3].display())];
     refused("directories none of which is any good", &done, &words)?;
+    cluster.finish()
+}
+
+/// A server of two bricks starts while the disk of one of them hangs: the other one is served, it is told why this one is not, and it is
+/// served when its disk answers. Alone, it is waited for.
+#[test]
+fn a_disk_that_hangs_at_the_start_keeps_no_other_from_it() -> Result<()> {
+    let mut cluster = HostCluster::prepare(Shape { bricks: 1, replicas: 1 })?;
+    let host = cluster.new_host()?;
+    let dirs: Vec<PathBuf> = (0..2).map(|number| cluster.brick_dir(number)).collect();
+    for number in 0..2 {
+        disks::give(&cluster, number, 512)?;
+    }
+    let args = |dirs: &[PathBuf], more: Vec<OsString>| -> Vec<OsString> {
+        let each = dirs.iter().flat_map(|dir| ["--dir".into(), dir.clone().into()]);
+        [OsString::from("brick")].into_iter().chain(each).chain(more).collect()
+    };
+    let join = cluster.join_args(&host, &cluster.token("brick", &[])?);
+    let mut server = Process::new("server", &host, &binary()?, args(&dirs, join));
+    server.start()?;
+    server.stop()?;
+    let brick = |cluster: &HostCluster, id: u32| -> Result<serde_json::Value> {
+        let status = cluster.status()?;
+        let bricks = status["bricks"].as_array().context("no bricks")?;
+        bricks.iter().find(|brick| brick["id"] == id).cloned().context("no such brick")
+    };
+    for dirs in [&dirs[..], &dirs[..1]] {
+        server.set_args(args(dirs, Vec::new()));
+        let frozen = Frozen::freeze(&cluster, 0)?;
+        let ready = server.spawn()?;
+        wait::until_true("it is told what is waited for", LIMIT, || {
+            Ok(server.log().tail(20).contains("its disk is slow or does not answer"))
+        })?;
+        if dirs.len() == 2 {
+            wait::until_true("the other one is served", LIMIT, || {
+                Ok(brick(&cluster, 1)?["state"] == "alive")
+            })?;
+            wait::until_true("status says why", LIMIT, || {
+                let note = brick(&cluster, 0)?["note"].as_str().unwrap_or_default().to_owned();
+                Ok(note.contains("its disk is slow or does not answer"))
+            })?;
+        }
+        drop(frozen);
+        wait::until_true("it is served", LIMIT, || Ok(brick(&cluster, 0)?["state"] == "alive"))?;
+        ready.recv_timeout(LIMIT).context("it does not say that it is ready")?;
+        server.stop()?;
+    }
     cluster.finish()
 }
