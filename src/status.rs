@@ -85,9 +85,15 @@ pub fn stuck_of(status: &ClusterStatus, brick: BrickId) -> Vec<(ChainId, Stuck)>
     status.stuck.iter().filter(|(chain, _)| mine(chain)).copied().collect()
 }
 
-/// A chain with as many serving members as the map wants copies.
+/// Members of a chain that serve and can be reached.
+fn copies(status: &ClusterStatus, chain: &Chain) -> usize {
+    let is_reached = |brick: &BrickId| !status.unreached_ms.iter().any(|(unreached, _)| unreached == brick);
+    chain.serving().filter(is_reached).count()
+}
+
+/// A chain with as many of them as the map wants copies.
 fn is_whole(status: &ClusterStatus, chain: &Chain) -> bool {
-    chain.serving().count() >= usize::from(status.map.replicas)
+    copies(status, chain) >= usize::from(status.map.replicas)
 }
 
 /// The first line of a status: how the cluster is.
@@ -97,7 +103,7 @@ fn health(status: &ClusterStatus) -> (&'static str, String) {
         return ("behind", behind_as_text(map.epoch, behind));
     }
     let all = map.chains.len();
-    let unserved = map.chains.values().filter(|c| c.head().is_none()).count();
+    let unserved = map.chains.values().filter(|c| copies(status, c) == 0).count();
     let short = map.chains.values().filter(|c| !is_whole(status, c)).count();
     if all == 0 {
         let up = map.bricks.values().filter(|b| b.alive).count();

@@ -119,6 +119,35 @@ fn a_brick_that_nobody_can_reach_is_left_and_taken_back() -> Result<()> {
     cluster.finish()
 }
 
+/// The same of one that has the only copy of something: it stays, `status` says that data can't be had, and who waits goes on when it can be
+/// reached.
+#[test]
+fn a_brick_that_nobody_can_reach_stays_where_it_is_needed() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 2, replicas: 1 })?;
+    let one = cluster.bricks[1].host().clone();
+    // So long that both bricks have a part of it.
+    let (path, data) = (cluster.mountpoint().join("file"), seed::bytes(1, 0, 40 << 20));
+    std::fs::write(&path, &data)?;
+    one.close(BRICK_PORT)?;
+    let waiting = std::thread::spawn({
+        let (path, data) = (path.clone(), seed::bytes(2, 0, 40 << 20));
+        move || std::fs::write(&path, data).and_then(|()| File::open(&path)?.sync_all())
+    });
+    wait::until_true("status says that data can't be had", LIMIT, || {
+        let status = cluster.status()?;
+        let note = status["bricks"][1]["note"].as_str().unwrap_or_default();
+        ensure!(status["bricks"][1]["state"] == "alive", "{status}");
+        Ok(status["health"] == "unavailable" && note.contains("though it is heard: check its firewall"))
+    })?;
+    one.open(BRICK_PORT)?;
+    waiting.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+    cluster.wait_whole(LIMIT)?;
+    ensure!(std::fs::read(&path)? == seed::bytes(2, 0, 40 << 20), "what was written reads wrong");
+    cluster.check(true)?;
+    cluster.allow_log("reach");
+    cluster.finish()
+}
+
 /// A brick is cut off from the namespace alone, while files are cut and grow again: it serves on for a while and has what the others have
 /// cut, and could give it back to them. What was cut reads as zeros, on every machine, for good.
 #[test]
