@@ -10,7 +10,8 @@ use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::roles::{brick, listen_address, member, token};
 use crate::{
-    brick_admin, check, logging, member_admin, refusal, salvage, scheduler, status, stuck, up, watch,
+    brick_admin, check, logging, member_admin, refusal, salvage, scheduler, session_admin, status, stuck, up,
+    watch,
 };
 
 #[derive(Debug, Parser)]
@@ -83,6 +84,9 @@ enum Command {
     /// FILE` on a mount breaks one that somebody does not let go. `getfattr --only-values -n user.brickyard.lock FILE` shows all locks on
     /// a file.
     Stuck(StuckOptions),
+    /// Show the mounts of a running cluster, and end the session of one that is gone
+    #[command(subcommand)]
+    Session(session_admin::Order),
     /// Verify the namespace and all bricks of a running cluster against each other
     ///
     /// Exit code 0: consistent; 1: problems, each listed; 2: it could not be checked; 3: consistent, after
@@ -235,6 +239,7 @@ pub fn run(args: Vec<OsString>) -> Result<ExitCode> {
         },
         Command::Status(options) => status::run(&options),
         Command::Stuck(options) => stuck::run(&options),
+        Command::Session(order) => session_admin::run(order),
         Command::Check(options) => check::run(&options),
         Command::Salvage(options) => salvage::run(&options),
         Command::Watch(options) => watch::run(&options),

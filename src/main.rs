@@ -12,6 +12,7 @@ mod refusal;
 mod roles;
 mod salvage;
 mod scheduler;
+mod session_admin;
 mod show;
 mod status;
 mod stuck;

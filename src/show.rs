@@ -46,6 +46,16 @@ impl std::fmt::Display for Table {
     }
 }
 
+/// Time since something, in milliseconds: short ones to a tenth of a second.
+pub fn age(ms: u64) -> String {
+    match ms / 1000 {
+        0..10 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        seconds @ 10..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
+}
+
 /// A path on one line: bytes that are no UTF-8 and characters that steer a terminal are written as escapes.
 pub fn path(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());

@@ -9,11 +9,12 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use wire::id::{BootId, BrickId, ChainId, MapEpoch};
 use wire::map::{BrickInfo, Chain, MemberState};
-use wire::meta::{Behind, BrickReport, ClusterStatus, SessionClass, Stuck};
+use wire::meta::{Behind, BrickReport, ClusterStatus, Stuck};
 
 use crate::admin::{self, Admin};
 use crate::cli::StatusOptions;
 use crate::progress::Progress;
+use crate::session_admin::{as_json as sessions_as_json, table};
 use crate::show::{Table, bytes, counted};
 use note::brick_note;
 
@@ -70,13 +71,6 @@ fn sync_of(status: &ClusterStatus, brick: &BrickInfo) -> Option<Progress> {
         done: report.sync_done_bytes.min(total),
         elapsed: Duration::from_millis(report.sync_ms),
     })
-}
-
-fn class_name(class: SessionClass) -> &'static str {
-    match class {
-        SessionClass::Standard => "standard",
-        SessionClass::Ha => "ha",
-    }
 }
 
 /// Chains of a brick that find nobody to take its place, and why.
@@ -277,14 +271,6 @@ fn as_json(status: &ClusterStatus) -> Value {
             })
         })
         .collect();
-    let sessions: Vec<Value> = status
-        .sessions
-        .iter()
-        .map(|s| {
-            let class = class_name(s.class);
-            json!({ "id": s.session.0, "host": s.host, "mount": s.mount, "class": class, "heard_ms": s.heard_ms })
-        })
-        .collect();
     let apart: Vec<Value> =
         status.apart_ms.iter().map(|([a, b], ms)| json!({ "bricks": [a.0, b.0], "since_ms": ms })).collect();
     json!({
@@ -303,7 +289,7 @@ fn as_json(status: &ClusterStatus) -> Value {
         "copies_under_way": map.chains.values().map(|c| c.syncing().count()).sum::<usize>(),
         "bricks": bricks_as_json(status),
         "chains": chains,
-        "sessions": sessions,
+        "sessions": sessions_as_json(&status.sessions),
         "inodes": status.inodes,
         "orphans": status.orphans,
         "trims": status.trims,
@@ -356,17 +342,7 @@ fn as_text(status: &ClusterStatus) -> String {
         text.push_str("\nchains that lack a copy:\n");
         text.push_str(&chains.to_string());
     }
-    let mut sessions = Table::new(&["session", "host", "mounted on", "class", ">heard of"]);
-    for session in &status.sessions {
-        sessions.row([
-            session.session.to_string(),
-            session.host.clone(),
-            session.mount.clone(),
-            class_name(session.class).to_owned(),
-            format!("{} ms ago", session.heard_ms),
-        ]);
-    }
     text.push('\n');
-    text.push_str(&sessions.to_string());
+    text.push_str(&table(&status.sessions).to_string());
     text
 }

@@ -10,7 +10,7 @@ use wire::meta::{ClusterReply, ClusterRequest, LockKind, LockMode, LockRange, Lo
 
 use crate::admin::{self, Admin};
 use crate::cli::StuckOptions;
-use crate::show::Table;
+use crate::show::{Table, age};
 
 /// What is known, with what makes it readable.
 struct Stuck {
@@ -65,15 +65,6 @@ fn lock_name(kind: LockKind, mode: LockMode, range: LockRange) -> String {
     }
 }
 
-fn time(ms: u64) -> String {
-    match ms / 1000 {
-        0..10 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
-        seconds @ 10..120 => format!("{seconds} s"),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds => format!("{} h", seconds / 3600),
-    }
-}
-
 impl Stuck {
     fn path(&self, ino: Ino) -> String {
         self.paths.get(&ino).cloned().unwrap_or_else(|| format!("inode {ino}"))
@@ -102,12 +93,12 @@ fn text(stuck: &Stuck) -> String {
                 [who, String::new(), String::new(), String::new()]
             }
             Some(by) => {
-                let heard = stuck.sessions.get(&by.session).map_or_else(String::new, |s| time(s.heard_ms));
-                [stuck.who(by.session, by.pid), time(*held_ms), by.generation.to_string(), heard]
+                let heard = stuck.sessions.get(&by.session).map_or_else(String::new, |s| age(s.heard_ms));
+                [stuck.who(by.session, by.pid), age(*held_ms), by.generation.to_string(), heard]
             }
         };
         let wanted = lock_name(wish.kind, wish.mode, wish.range);
-        let first = [stuck.path(wish.ino), wanted, time(*waits_ms), stuck.who(*session, wish.pid)];
+        let first = [stuck.path(wish.ino), wanted, age(*waits_ms), stuck.who(*session, wish.pid)];
         table.row(first.into_iter().chain(holder));
     }
     table.to_string()

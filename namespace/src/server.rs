@@ -359,6 +359,7 @@ fn may(role: Role, request: &MetaRequest) -> bool {
             | C::Adopt { .. }
             | C::FreeLost
             | C::TakeBack(_)
+            | C::EndSession(_)
             | C::RemoveMember { .. }
             | C::Lead { .. }
             | C::Journal(_),
@@ -470,6 +471,7 @@ impl Namespace {
             C::Saw { map, .. } => self.tells(*map),
             C::Adopt { without } => self.adopt(&without).await,
             C::FreeLost => self.order(Op::FreeLost).await,
+            C::EndSession(session) => self.end_session(session).await,
             C::TakeBack(brick) => self.order(Op::TakeBack(brick)).await,
             C::Heartbeat { brick, boot, map, report } => {
                 let connection = Arc::downgrade(peer);

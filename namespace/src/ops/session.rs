@@ -95,4 +95,11 @@ impl Namespace {
         self.propose(Op::EndSession { session, clean: true }).await?;
         Ok(ClusterReply::Done)
     }
+
+    /// Ends the session of a mount because somebody says so.
+    pub async fn end_session(&self, session: SessionId) -> Result<ClusterReply, Status> {
+        self.propose(Op::EndSession { session, clean: false }).await?;
+        tracing::warn!(%session, "a session was ended by the administrator");
+        Ok(ClusterReply::Done)
+    }
 }

@@ -17,6 +17,7 @@ use rustix::fs::{FlockOperation, XattrFlags, flock, getxattr, listxattr, setxatt
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+use crate::bad_input::refused;
 use crate::hosts_members::leader;
 use crate::locks::{Holder, PROBE, attempt, flock_excludes, ranges_exclude};
 
@@ -475,5 +476,57 @@ fn locks_outlast_leaders() -> Result<()> {
     }
     cluster.check(false)?;
     cluster.allow_log("");
+    cluster.finish()
+}
+
+/// The machine of a mount is gone for good: its session is ended by word, and what it had is given up at once; not that of one that lives,
+/// unless that is meant, and then it goes on with a new one.
+#[test]
+fn a_session_is_ended_by_word() -> Result<()> {
+    let (mut cluster, here, there) = two_mounts()?;
+    cluster.allow_log("");
+    std::fs::write(here.join("gone"), vec![1; 300_000])?;
+    std::fs::write(here.join("locked"), "content")?;
+    let holder = Holder::start("flock", &there.join("locked"), &[])?;
+    let open = File::open(there.join("gone"))?;
+    std::fs::remove_file(here.join("gone"))?;
+    let kept = |cluster: &HostCluster| -> Result<_> { Ok(cluster.status()?["orphans"].as_u64()) };
+    ensure!(kept(&cluster)? == Some(1), "a removed file that is open is not kept");
+    let numbers = |cluster: &HostCluster| -> Result<Vec<(u64, String)>> {
+        let told = cluster.admin(&["session", "list"])?.arg("--json").ok()?;
+        let told: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+        let all = told["sessions"].as_array().context("no list")?.iter();
+        all.map(|s| {
+            Ok((s["id"].as_u64().context("no id")?, s["mount"].as_str().context("no mount")?.to_owned()))
+        })
+        .collect()
+    };
+    let of = |cluster: &HostCluster| -> Result<u64> {
+        let there = there.display().to_string();
+        numbers(cluster)?
+            .into_iter()
+            .find(|(_, mount)| *mount == there)
+            .map(|(id, _)| id)
+            .context("no session")
+    };
+    let session = of(&cluster)?.to_string();
+    let lives = cluster.admin(&["session", "end", &session])?.run()?;
+    refused("a mount that lives", &lives, &["was heard of", "--force"])?;
+    let unknown = cluster.admin(&["session", "end", "4711"])?.run()?;
+    refused("no session", &unknown, &["there is no session 4711"])?;
+    ensure!(attempt("flock", &here.join("locked"), &[])? == "busy");
+    let said = cluster.admin(&["session", "end", &session])?.arg("--force").ok()?.text();
+    ensure!(said.contains("is ended") && said.contains(&there.display().to_string()), "{said}");
+    ensure!(attempt("flock", &here.join("locked"), &[])? == "locked", "its lock is held still");
+    wait::until_true("the removed file is freed", LIMIT, || Ok(kept(&cluster)? == Some(0)))?;
+    // The mount is there, and goes on.
+    drop((holder, open));
+    wait::until_true("it has a new session", LIMIT, || {
+        let is_taken = std::fs::write(there.join("new"), "new").is_ok();
+        Ok(is_taken && of(&cluster).is_ok_and(|new| new.to_string() != session))
+    })?;
+    std::fs::write(there.join("new"), "newer")?;
+    ensure!(std::fs::read(here.join("new"))? == b"newer");
+    cluster.check(true)?;
     cluster.finish()
 }

@@ -528,6 +528,8 @@ pub enum ClusterRequest {
     LockWaiters,
     /// A brick whose disk was set back is to be let in with what that has, the next time it asks. -> `Done`, or `Refused`
     TakeBack(BrickId),
+    /// Ends the session of a mount, though it is not over by itself. -> `Done`
+    EndSession(SessionId),
 }
 
 /// A member of the namespace.
