@@ -75,6 +75,8 @@ impl ClientConfig {
 /// Knobs of a [`Mount`](crate::Mount).
 #[derive(Debug, Clone)]
 pub struct MountConfig {
+    /// What `/proc/mounts`, `df` and `findmnt` say is mounted. Default `brickyard`.
+    pub source: String,
     /// The directory of the filesystem that is mounted. Default `/`: all of it.
     pub root: PathBuf,
     /// Other users than the mounting one may use it. Default true; needs root.
@@ -106,6 +108,7 @@ impl Default for MountConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
+            source: "brickyard".to_owned(),
             root: PathBuf::from("/"),
             allow_other: true,
             read_only: false,

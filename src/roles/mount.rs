@@ -231,6 +231,7 @@ async fn mount(wanted: &Wanted) -> Result<Mounted> {
     let started = async {
         wait_for_chains(&client, &net, until, wanted.wait).await?;
         let config = MountConfig {
+            source: wanted.source.clone(),
             root: wanted.root.clone(),
             read_only: wanted.read_only,
             no_atime: wanted.no_atime,

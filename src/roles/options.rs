@@ -45,6 +45,8 @@ const FOR_OTHERS_PREFIX: [&str; 4] = ["x-", "X-", "comment=", "context="];
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Wanted {
+    /// What is mounted, as it was given.
+    pub source: String,
     /// Members of the namespace.
     pub namespaces: Vec<SocketAddr>,
     /// The directory of the filesystem that is mounted.
@@ -128,6 +130,7 @@ impl Wanted {
         };
         let (namespaces, root) = source_parts(source)?;
         let mut wanted = Wanted {
+            source: source.clone(),
             namespaces,
             root,
             mountpoint: absolute(mountpoint)?,

@@ -190,7 +190,7 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn options(config: &MountConfig) -> kernel::Options {
+fn options(config: &MountConfig) -> kernel::Options<'_> {
     let root = rustix::process::geteuid().is_root();
     let flags = [
         (!root || config.no_dev, MountFlags::NODEV),
@@ -201,7 +201,7 @@ fn options(config: &MountConfig) -> kernel::Options {
     ];
     let flags =
         flags.into_iter().filter(|(is, _)| *is).fold(MountFlags::empty(), |all, (_, flag)| all | flag);
-    kernel::Options { flags, allow_other: config.allow_other && root }
+    kernel::Options { source: &config.source, flags, allow_other: config.allow_other && root }
 }
 
 /// Mounts and begins to serve; `done` becomes true when serving ends.

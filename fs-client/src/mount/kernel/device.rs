@@ -46,7 +46,9 @@ pub fn watch_position(watch: impl AsFd) -> io::Result<JournalIndex> {
 
 /// What is asked of `mount`.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::mount) struct Options {
+pub(in crate::mount) struct Options<'a> {
+    /// What is mounted, as `/proc/mounts` is to say it.
+    pub(in crate::mount) source: &'a str,
     /// See `mount(8)`.
     pub(in crate::mount) flags: MountFlags,
     /// Other users than the one who mounts may come in.
@@ -62,7 +64,7 @@ impl Device {
     ///
     /// # Errors
     /// What the system says.
-    pub(in crate::mount) fn mount(path: &Path, options: Options) -> io::Result<Device> {
+    pub(in crate::mount) fn mount(path: &Path, options: Options<'_>) -> io::Result<Device> {
         let device = rustix::fs::open(PATH, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         // The mode is a directory's. What a process may do the kernel judges by owner, mode and access list.
@@ -72,7 +74,13 @@ impl Device {
             if options.allow_other { ",allow_other" } else { "" }
         );
         let data = CString::new(data)?;
-        rustix::mount::mount(NAME, c_path(path)?.as_c_str(), "fuse", options.flags, data.as_c_str())?;
+        rustix::mount::mount(
+            options.source,
+            c_path(path)?.as_c_str(),
+            "fuse",
+            options.flags,
+            data.as_c_str(),
+        )?;
         Ok(Device(device))
     }
 
