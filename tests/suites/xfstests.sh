@@ -43,6 +43,10 @@ clean() {
 }
 trap clean EXIT
 trap 'exit 2' INT TERM
+# The tests know filesystems of type fuse, without a subtype.
+mkdir "$work/bin"
+printf '#!/bin/sh\n%s "$@" | sed "s/fuse[.]brickyard/fuse/"\n' "$(command -v df)" >"$work/bin/df" && chmod 755 "$work/bin/df"
+PATH=$work/bin:$PATH
 printf '#!/bin/sh\nexec %s "$@"\n' "$mounter" >"$helper" && chmod 755 "$helper" || die "cannot write $helper"
 
 cat >"$work/config" <<CONFIG

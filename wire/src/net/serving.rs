@@ -6,6 +6,7 @@
 //! given up).
 
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -112,6 +113,16 @@ impl ServingShared {
         }
         self.counters().callers_refused.add(1);
         answer.ok()
+    }
+
+    /// A handshake that failed. Who hangs up in it may only have looked whether somebody listens, as [`Net::probe`](crate::net::Net::probe)
+    /// does.
+    pub(crate) fn fell(&self, from: SocketAddr, error: &io::Error) {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            debug!(%from, service = %self.doorkeeper.service, "a caller hung up in the handshake");
+        } else {
+            self.turned_away(from, &error.to_string());
+        }
     }
 
     /// Counts and logs a caller that failed before its hello.

@@ -117,7 +117,7 @@ impl Acceptor {
         from: SocketAddr,
     ) -> Result<TlsStream<TcpStream>, Unmet> {
         let fallen = |(error, socket): (io::Error, TcpStream)| {
-            shared.turned_away(from, &error.to_string());
+            shared.fell(from, &error);
             Unmet::Spoken(socket)
         };
         let Some((config, joiner)) = self.joiners else {
@@ -127,7 +127,7 @@ impl Acceptor {
         let start = match (&mut hello).await {
             Ok(start) => start,
             Err(error) => {
-                shared.turned_away(from, &error.to_string());
+                shared.fell(from, &error);
                 return Err(hello.take_io().map_or(Unmet::Silent, Unmet::Spoken));
             }
         };
