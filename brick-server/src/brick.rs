@@ -41,6 +41,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::ops::patch::Staging;
+use crate::ops::trim;
 use crate::pool::{Pool, PoolError};
 use crate::store::dir::{DirError, Held, IDENTITY_FILE, identify};
 use crate::store::lives::Lives;
@@ -61,6 +62,7 @@ pub struct Brick {
     pub(crate) gates: Gates,
     pub(crate) writers: Mutex<Writers>,
     pub(crate) copied: Mutex<Copied>,
+    pub(crate) trims: Mutex<trim::Orders>,
     /// When the namespace was told last of a brick that is away.
     suspected: Mutex<Option<Instant>>,
     pub(crate) marks: Mutex<Marks>,
@@ -157,6 +159,7 @@ impl Brick {
             gates: Gates::default(),
             writers: Mutex::default(),
             copied: Mutex::default(),
+            trims: Mutex::default(),
             suspected: Mutex::default(),
             marks: Mutex::default(),
             flights: Flights::default(),

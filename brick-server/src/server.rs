@@ -153,7 +153,9 @@ async fn dispatch(
         R::Level { chain, key, member } => settle::level(brick, map, chain, key, member).await,
         R::Pieces { chain, key, blocks_of } => inspect::pieces(brick, map, chain, key, blocks_of).await,
         R::Drop { chain, key, version } => patch::drop_chunk(brick, map, chain, key, version).await,
-        R::Trim { ino, chunk_bytes, size } => trim::trim(brick, map, ino, chunk_bytes, size).await,
+        R::Trim { ino, chunk_bytes, size, order } => {
+            trim::trim(brick, map, order, ino, chunk_bytes, size).await
+        }
         R::List { chain, after, max } => {
             // What another member counts on must not be freed by an older map.
             if role == Role::Brick {

@@ -1,12 +1,14 @@
 //! What all calls and loops of one member share.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
+use wire::brick::TrimOrder;
 use wire::id::{Ino, SessionId};
 use wire::map::ClusterMap;
 use wire::meta::{Timestamp, Wishes};
@@ -180,9 +182,21 @@ pub struct Namespace {
     pub watchers: Arc<Watchers>,
     /// What was done.
     pub metrics: Arc<Metrics>,
+    /// Number of the last order to trim. Begins with the time, so that it grows over restarts, too.
+    pub trims: AtomicU64,
 }
 
 impl Namespace {
+    /// The next order to trim.
+    pub fn next_trim(&self) -> TrimOrder {
+        let term = match *self.log.leadership().borrow() {
+            Leadership::Leading { term } => term,
+            // Deposed a moment ago: later than nothing.
+            Leadership::Following { .. } => 0,
+        };
+        TrimOrder { term, number: self.trims.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
     /// The newest map.
     pub fn map(&self) -> Arc<ClusterMap> {
         self.watchers.map.borrow().clone()

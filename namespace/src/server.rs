@@ -1,7 +1,8 @@
 //! Starting, dispatching, stopping.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
@@ -165,7 +166,9 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
         }
     };
     let listen = config.listen;
-    let namespace = Arc::new(Namespace { config, net: net.clone(), db, log, raft, watchers, metrics });
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let trims = AtomicU64::new(u64::try_from(since_epoch.as_micros()).unwrap_or_default());
+    let namespace = Arc::new(Namespace { config, net: net.clone(), db, log, raft, watchers, metrics, trims });
     let trims: Trims = Arc::new(tokio::sync::Mutex::new(trims_queue));
     // Who is alone leads from the first moment.
     let leads = *namespace.log.leadership().borrow();

@@ -194,16 +194,25 @@ impl Host {
 
     /// Lets nothing in to a port of this host, in silence, as a firewall does that was set up by somebody who did not know of it.
     pub fn close(&self, port: u16) -> Result<()> {
+        self.drop_what_comes(port, "")
+    }
+
+    /// The same for what comes from one host.
+    pub fn close_to(&self, port: u16, from: &Host) -> Result<()> {
+        self.drop_what_comes(port, &format!("ip saddr {}", from.address()))
+    }
+
+    fn drop_what_comes(&self, port: u16, from: &str) -> Result<()> {
         let rules = format!(
             "table ip closed{port} {{
-                chain in {{ type filter hook input priority 0; tcp dport {port} drop; }}
+                chain in {{ type filter hook input priority 0; {from} tcp dport {port} drop; }}
             }}"
         );
         need(&[("nft", "nftables")])?;
         self.run("nft").arg(rules).limit(LIMIT).ok().map(drop)
     }
 
-    /// Ends what [`Host::close`] began.
+    /// Ends what [`Host::close`] or [`Host::close_to`] began.
     pub fn open(&self, port: u16) -> Result<()> {
         self.run("nft").args(["delete", "table", "ip", &format!("closed{port}")]).limit(LIMIT).ok().map(drop)
     }

@@ -87,6 +87,16 @@ pub struct Extent {
     pub len: u32,
 }
 
+/// Which order to trim comes later. One that its sender has given up may be on its way still, or wait in a brick, when a later one has been
+/// answered and the file is written again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TrimOrder {
+    /// Grows from leader to leader of the namespace.
+    pub term: u64,
+    /// Grows from order to order of one leader.
+    pub number: u64,
+}
+
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BrickRequest {
@@ -168,6 +178,8 @@ pub enum BrickRequest {
         chunk_bytes: u32,
         /// Bytes that stay.
         size: u64,
+        /// An earlier order than one that was heard of this file is not carried out any more: [`Status::Busy`].
+        order: TrimOrder,
     },
     /// Chunks in order of key, of one chain or all. -> `Chunks`
     List {

@@ -5,11 +5,14 @@
 //!    (`a_trim_waits_for_the_comparison`).
 //! 2. A session that was blocked before the trim writes nothing after it
 //!    (`a_trim_comes_with_its_map`).
+//! 3. A trim that its caller has given up does nothing once a later one of the same file has come: when that is answered the file may be
+//!    written again (`an_older_trim_takes_nothing`).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wire::brick::{BrickReply, ChainRef};
+use wire::brick::{BrickReply, ChainRef, TrimOrder};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES};
 use wire::id::{ChunkVersion, Ino, MapEpoch};
 use wire::status::Status;
@@ -24,15 +27,47 @@ use crate::store::{Shrunk, StoreError};
 const COMPARED_WAIT: Duration = Duration::from_secs(2);
 /// Pause between two looks whether it is through.
 const COMPARED_PAUSE: Duration = Duration::from_millis(25);
+/// So long it is remembered which order came last: longer than any can be on its way.
+const ORDERS_KEPT: Duration = Duration::from_secs(120);
+/// Fewer are not looked through for what may be forgotten.
+const FEW_ORDERS: usize = 1024;
+
+/// The last order to trim each file.
+#[derive(Debug, Default)]
+pub struct Orders {
+    last: BTreeMap<Ino, (TrimOrder, Instant)>,
+    look_at: usize,
+}
+
+impl Orders {
+    /// An order has come. Whether no later one had.
+    fn came(&mut self, ino: Ino, order: TrimOrder, now: Instant) -> bool {
+        let is_fresh = |at: Instant| now.saturating_duration_since(at) < ORDERS_KEPT;
+        if self.last.len() >= self.look_at.max(FEW_ORDERS) {
+            self.last.retain(|_, (_, at)| is_fresh(*at));
+            self.look_at = 2 * self.last.len();
+        }
+        if self.last.get(&ino).is_some_and(|(last, at)| *last > order && is_fresh(*at)) {
+            return false;
+        }
+        self.last.insert(ino, (order, now));
+        true
+    }
+
+    fn is_last(&self, ino: Ino, order: TrimOrder) -> bool {
+        self.last.get(&ino).is_none_or(|(last, _)| *last <= order)
+    }
+}
 
 /// Leaves nothing of the file beyond `size` on this brick.
 ///
 /// # Errors
-/// As a status; repeating it does no harm. [`Status::Busy`] while the brick compares its copies,
+/// As a status; repeating it does no harm. [`Status::Busy`] while the brick compares its copies, or if a later order has come;
 /// [`Status::MapBehind`] if the caller's map can't be had.
 pub async fn trim(
     brick: &Brick,
     map: MapEpoch,
+    order: TrimOrder,
     ino: Ino,
     chunk_bytes: u32,
     size: u64,
@@ -40,11 +75,16 @@ pub async fn trim(
     if !(MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&chunk_bytes) {
         return Err(Status::Malformed);
     }
+    if !lock(&brick.trims).came(ino, order, Instant::now()) {
+        return Err(Status::Busy);
+    }
     brick.need_map(map).await?;
     compared(brick).await?;
-    // A call that its caller has given up must not come after a later one: in turn, by file.
-    // No file has a chunk of this number.
+    // One after the other, by file. No file has a chunk of this number.
     let _turn = brick.alone(ChunkKey { ino, index: u64::MAX }).await?;
+    if !lock(&brick.trims).is_last(ino, order) {
+        return Err(Status::Busy);
+    }
     let first = ChunkKey { ino, index: size / u64::from(chunk_bytes) };
     let inside = (size % u64::from(chunk_bytes)) as u32;
     let mut after = copy::before(first);
@@ -128,4 +168,29 @@ pub async fn tell(brick: &Brick, place: &Place, key: ChunkKey, version: ChunkVer
         copy::drop_there(brick, place, key, to, version).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rule 3; and what was long ago is forgotten, so that a clock that was set back keeps nothing from being trimmed for long.
+    #[test]
+    fn the_last_order_counts() {
+        let (mut orders, start) = (Orders::default(), Instant::now());
+        let order = |term, number| TrimOrder { term, number };
+        let (one, other) = (Ino(1), Ino(2));
+        assert!(orders.came(one, order(1, 5), start));
+        assert!(orders.came(one, order(1, 5), start), "the same one again");
+        assert!(!orders.came(one, order(1, 4), start) && orders.came(other, order(1, 4), start));
+        assert!(orders.came(one, order(2, 1), start), "of another leader");
+        assert!(!orders.is_last(one, order(1, 5)) && orders.is_last(one, order(2, 1)));
+        assert!(!orders.came(one, order(1, 9), start + ORDERS_KEPT / 2));
+        assert!(orders.came(one, order(1, 9), start + ORDERS_KEPT));
+        for ino in 0..3 * FEW_ORDERS as u64 {
+            assert!(orders.came(Ino(100 + ino), order(1, 1), start));
+        }
+        assert!(orders.came(one, order(1, 10), start + 3 * ORDERS_KEPT));
+        assert!(orders.last.len() <= 3 * FEW_ORDERS + 3);
+    }
 }

@@ -1,7 +1,7 @@
 //! Chains that work: changes reach all, reads come from any, members come and go.
 
 use bytes::Bytes;
-use wire::brick::{BrickReply, BrickRequest, ChainRef, Change, Extent};
+use wire::brick::{BrickReply, BrickRequest, ChainRef, Change, Extent, TrimOrder};
 use wire::id::{BrickId, CallSeq, ChainEpoch, ChunkVersion, MapEpoch, SessionId};
 use wire::map::MemberState::{LastServing, Offline, Serving, Syncing};
 use wire::net::Role;
@@ -214,7 +214,8 @@ async fn misdirected_calls_are_refused() {
     let beyond_end = Change::Write { offset: u32::MAX };
     let outside = cluster.try_change(key(1, 0), cluster.writer(), beyond_end, b"x").await;
     assert_eq!(status(outside), Status::Malformed);
-    let trim = BrickRequest::Trim { ino: key(1, 0).ino, chunk_bytes: 4 << 20, size: 0 };
+    let trim =
+        BrickRequest::Trim { ino: key(1, 0).ino, chunk_bytes: 4 << 20, size: 0, order: TrimOrder::default() };
     assert_eq!(status(cluster.call(0, trim.clone(), Bytes::new()).await), Status::Forbidden);
     let forward = BrickRequest::Forward {
         chain: now,
@@ -304,7 +305,8 @@ async fn a_trim_waits_for_the_comparison() {
         cluster.crash(brick).await;
     }
     cluster.up(1).await;
-    let trim = BrickRequest::Trim { ino: key(8, 0).ino, chunk_bytes: 4 << 20, size: 0 };
+    let trim =
+        BrickRequest::Trim { ino: key(8, 0).ino, chunk_bytes: 4 << 20, size: 0, order: TrimOrder::default() };
     let net = cluster.net(Role::Namespace);
     let early = cluster.raw(&net, 1, cluster.namespace.map().epoch, trim, Bytes::new()).await;
     assert_eq!(status(early), Status::Busy);
@@ -334,7 +336,8 @@ async fn a_trim_comes_with_its_map() {
     cluster.namespace.change(|map| {
         map.blocked.insert(writer.session, map.epoch);
     });
-    let trim = BrickRequest::Trim { ino: key(8, 0).ino, chunk_bytes: 4 << 20, size: 0 };
+    let trim =
+        BrickRequest::Trim { ino: key(8, 0).ino, chunk_bytes: 4 << 20, size: 0, order: TrimOrder::default() };
     let (net, epoch) = (cluster.net(Role::Namespace), cluster.namespace.map().epoch);
     let head = cluster.head(CHAIN);
     cluster.raw(&net, head, epoch, trim, Bytes::new()).await.unwrap();
@@ -349,4 +352,28 @@ async fn a_trim_comes_with_its_map() {
     let late =
         cluster.raw(&cluster.net(Role::Client), head, before, request, Bytes::from_static(b"late")).await;
     assert_eq!(status(late), Status::SessionGone);
+}
+
+/// A trim that was given up and comes late takes nothing of what was written since a later one was answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_trim_takes_nothing() {
+    let cluster = Cluster::pair().await;
+    cluster.write(key(8, 0), 0, &[1; 30_000]).await;
+    let net = cluster.net(Role::Namespace);
+    let trim = |number| BrickRequest::Trim {
+        ino: key(8, 0).ino,
+        chunk_bytes: 4 << 20,
+        size: 100,
+        order: TrimOrder { term: 1, number },
+    };
+    let epoch = cluster.namespace.map().epoch;
+    for brick in [0, 1] {
+        cluster.raw(&net, brick, epoch, trim(2), Bytes::new()).await.unwrap();
+    }
+    cluster.write(key(8, 0), 20_000, &[2; 1000]).await;
+    for brick in [0, 1] {
+        let late = cluster.raw(&net, brick, epoch, trim(1), Bytes::new()).await;
+        assert_eq!(status(late), Status::Busy);
+        assert_eq!(cluster.read(brick, key(8, 0), 20_000, 1000).await, vec![2; 1000]);
+    }
 }

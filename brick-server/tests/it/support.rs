@@ -10,7 +10,7 @@ use brick_server::{Config, Running};
 use bytes::Bytes;
 use tokio::time::Instant;
 use wire::brick::{
-    BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, ChunkSummary, WriterId,
+    BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, ChunkSummary, TrimOrder, WriterId,
 };
 use wire::chunk::ChunkKey;
 use wire::id::{
@@ -410,7 +410,8 @@ impl Cluster {
     }
 
     pub async fn trim(&self, brick: u32, ino: u64, size: u64) -> u64 {
-        let request = BrickRequest::Trim { ino: Ino(ino), chunk_bytes: 4 << 20, size };
+        let request =
+            BrickRequest::Trim { ino: Ino(ino), chunk_bytes: 4 << 20, size, order: TrimOrder::default() };
         let net = self.net(Role::Namespace);
         match self.raw(&net, brick, MapEpoch(0), request, Bytes::new()).await.unwrap().0 {
             BrickReply::Trimmed { freed_bytes, .. } => freed_bytes,

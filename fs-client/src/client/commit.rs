@@ -298,6 +298,8 @@ impl Shared {
             self.account_held(kept, state.held.cost());
             return Ok(unknown);
         }
+        // Who has the file alone has waited for all that is under way, and cuts it: nothing may be sent behind its back.
+        let Ok(_order) = inode.order.try_read() else { return Ok(true) };
         tracing::info!(inode = %inode.ino, pieces = again.len(),
             "a brick restarted or was replaced before it committed; sending data again");
         let mut state = locked(&inode.state);

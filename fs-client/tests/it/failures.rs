@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use wire::brick::BrickRequest;
 use wire::id::{BrickId, Ino};
 use wire::map::MemberState;
-use wire::meta::{Access, FsRequest, Name, NewInode};
+use wire::meta::{Access, AttrChanges, FsRequest, Name, NewInode};
 use wire::status::{FsError, Status};
 
 use crate::cluster::{Cluster, FakeBrick, Fault, pattern, read_write, until};
@@ -174,6 +174,40 @@ async fn data_lost_by_a_restarted_brick_is_sent_again() {
     assert_eq!(attr.size, 3 << 20);
     assert!(cluster.world.durable_file(file.ino(), &attr.layout, attr.size) == data);
     assert!(client.read_at(&file, 0, 4 << 20).await.unwrap() == data);
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// A file is cut while data of it that restarted bricks have lost is sent again: what was cut stays away.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_again_does_not_come_back_after_a_cut() {
+    let cluster = Cluster::start().await;
+    let client = Arc::new(cluster.client().await);
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let ino = file.ino();
+    let sized = move |size| AttrChanges { size: Some(size), ..AttrChanges::default() };
+    client.write_at(&file, 0, &pattern(1, 300_000)).await.unwrap();
+    client.flush(&file).await.unwrap();
+    let held = cluster.namespace.held_cuts.write().await;
+    let cut = tokio::spawn({
+        let client = client.clone();
+        async move { client.setattr(ino, sized(100)).await }
+    });
+    until("the cut to be asked for", || cluster.namespace.cuts_under_way.load(Ordering::SeqCst) == 1).await;
+    cluster.world.fault(|_, request| is_change(request).then_some(Fault::Slow(Duration::from_millis(200))));
+    let commits = cluster.world.commits.load(Ordering::SeqCst);
+    for brick in 0..3 {
+        cluster.world.restart(BrickId(brick));
+    }
+    until("the loss to be found", || cluster.world.commits.load(Ordering::SeqCst) > commits).await;
+    drop(held);
+    cut.await.unwrap().unwrap();
+    client.setattr(ino, sized(300_000)).await.unwrap();
+    client.fsync(&file).await.unwrap();
+    cluster.world.heal();
+    let read = client.read_at(&file, 0, 300_000).await.unwrap();
+    assert!(read[..100] == pattern(1, 300_000)[..100], "what was not cut is gone");
+    assert!(read[100..].iter().all(|byte| *byte == 0), "what was cut is back");
     client.release(file).await.unwrap();
     client.shutdown().await.unwrap();
 }

@@ -67,6 +67,10 @@ pub struct FakeNamespace {
     pub looks_under_way: AtomicU64,
     /// Answers to looks are kept back while somebody writes here.
     pub held_looks: tokio::sync::RwLock<()>,
+    /// Changes of sizes that have come.
+    pub cuts_under_way: AtomicU64,
+    /// Who has this alone keeps them from being made.
+    pub held_cuts: tokio::sync::RwLock<()>,
     /// Somebody broke a lock.
     recalled: Notify,
     /// Every changing call that was carried out.
@@ -448,6 +452,8 @@ impl FakeNamespace {
             inner: Mutex::new(inner),
             lose_replies: AtomicU64::new(0),
             busy: AtomicU64::new(0),
+            cuts_under_way: AtomicU64::new(0),
+            held_cuts: tokio::sync::RwLock::default(),
             deaf: AtomicU64::new(0),
             tell_open: AtomicU64::new(0),
             looks_under_way: AtomicU64::new(0),
@@ -572,6 +578,10 @@ impl TypedHandler<MetaProtocol> for FakeNamespace {
                 MetaRequest::Fs(request) => {
                     if take_one(&self.busy) {
                         return (Err(Status::Busy), Bytes::new());
+                    }
+                    if matches!(request, FsRequest::SetAttr { changes, .. } if changes.size.is_some()) {
+                        self.cuts_under_way.fetch_add(1, Ordering::SeqCst);
+                        drop(self.held_cuts.read().await);
                     }
                     let answer = self.fs(&call, request);
                     if matches!(request, FsRequest::GetAttr { .. } | FsRequest::Lookup { .. }) {

@@ -13,10 +13,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest};
 use wire::id::{BrickId, Ino};
@@ -31,6 +32,9 @@ use crate::store::records::Trim;
 
 /// Rounds of one file at most: the second one finds what was given back during the first, the third what was during the second.
 const MOST_ROUNDS: u32 = 4;
+
+/// A brick that has not answered for so long may be one that this service can't reach: it is asked for a sign of life.
+const DOUBTED_AFTER: Duration = Duration::from_secs(1);
 
 /// What became of a file's cuts.
 #[derive(Debug)]
@@ -92,13 +96,26 @@ async fn round(
     owed: &BTreeMap<BrickId, u64>,
 ) -> Option<u64> {
     let deadline = Instant::now() + namespace.config.trim_timeout;
+    let order = namespace.next_trim();
     let mut calls = JoinSet::new();
     for (brick, size) in owed {
-        let to = map.bricks.get(brick)?.endpoint;
-        let request = BrickRequest::Trim { ino, chunk_bytes, size: *size };
-        let (call, net) = (BrickCall { brick: *brick, map: map.epoch, request }, namespace.net.clone());
+        let info = map.bricks.get(brick)?;
+        let (to, life) = (info.endpoint, (info.id, info.boot));
+        let request = BrickRequest::Trim { ino, chunk_bytes, size: *size, order };
+        let (call, namespace) = (BrickCall { brick: *brick, map: map.epoch, request }, namespace.clone());
         calls.spawn(async move {
-            match net.request::<BrickProtocol>(&to, &call, Bytes::new(), deadline).await {
+            let answer = namespace.net.request::<BrickProtocol>(&to, &call, Bytes::new(), deadline);
+            let mut answer = std::pin::pin!(answer);
+            let answer = tokio::select! {
+                biased;
+                answer = &mut answer => answer,
+                () = sleep(DOUBTED_AFTER) => {
+                    // A program waits for it, as it does for a brick that it can't reach itself.
+                    namespace.doubt(life);
+                    answer.await
+                }
+            };
+            match answer {
                 Ok((BrickReply::Trimmed { cut_chunks, .. }, _)) => Some(cut_chunks),
                 Ok(_) => None,
                 Err(error) => {

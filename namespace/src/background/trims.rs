@@ -215,7 +215,8 @@ impl Trimmer {
                 let to = info.endpoint;
                 let deadline = Instant::now() + self.namespace.config.trim_timeout;
                 let Job { ack, chunk_bytes } = job;
-                let request = BrickRequest::Trim { ino: ack.ino, chunk_bytes, size: ack.size };
+                let order = self.namespace.next_trim();
+                let request = BrickRequest::Trim { ino: ack.ino, chunk_bytes, size: ack.size, order };
                 let call = BrickCall { brick: *brick, map: map.epoch, request };
                 self.calls.spawn(async move {
                     let reply = net.request::<BrickProtocol>(&to, &call, Bytes::new(), deadline).await;

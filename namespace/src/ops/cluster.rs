@@ -310,7 +310,8 @@ impl Namespace {
         ClusterReply::Done
     }
 
-    fn doubt(&self, brick: Life) {
+    /// A brick may be out of reach: it is asked for a sign of life.
+    pub(crate) fn doubt(&self, brick: Life) {
         lock(&self.watchers.doubts).told(brick, Instant::now());
         self.watchers.doubted.notify_one();
     }

@@ -6,9 +6,11 @@ use wire::status::Status;
 
 use crate::error::Error;
 use crate::machine::looks::look;
-use crate::machine::txn::{Do, Fail};
+use crate::machine::txn::{Do, Fail, load};
 use crate::namespace::{Namespace, lock};
 use crate::ops::room;
+use crate::store::keys;
+use crate::store::records::Trim;
 
 impl Namespace {
     /// A verb that only looks.
@@ -18,10 +20,38 @@ impl Namespace {
         match request {
             FsRequest::StatFs => self.told(self.statfs().map_err(Fail::Store)),
             FsRequest::ReadDir { .. } | FsRequest::ListXattr { .. } => {
-                self.told(self.db.at_moment(|moment| look(moment, request)))
+                let mut reply = self.told(self.db.at_moment(|moment| look(moment, request)))?;
+                if let FsReply::Entries { entries, .. } = &mut reply {
+                    for entry in entries {
+                        if let Some(attr) = &entry.attr
+                            && self.is_being_cut(attr.ino)?
+                        {
+                            entry.attr = None;
+                        }
+                    }
+                }
+                Ok(reply)
             }
-            _ => self.told(look(&*self.db, request)),
+            _ => {
+                let reply = self.told(look(&*self.db, request))?;
+                if let FsReply::Attr(attr) = &reply
+                    && self.is_being_cut(attr.ino)?
+                {
+                    // Who knew the new size would write behind it what is cut a moment later. Not for ever: the size is true.
+                    let waited = self.wait_for_trims(attr.ino).await;
+                    tracing::debug!(ino = %attr.ino, ?waited, "asked for a file that is being cut");
+                }
+                Ok(reply)
+            }
         }
+    }
+
+    /// Whether living bricks owe cuts of a file.
+    fn is_being_cut(&self, ino: Ino) -> Result<bool, Status> {
+        let trim: Option<Trim> = load(&*self.db, &keys::trim(ino)).map_err(|error| self.failed(&error))?;
+        let Some(trim) = trim else { return Ok(false) };
+        let map = self.map();
+        Ok(trim.owed.keys().any(|brick| map.bricks.get(brick).is_some_and(|info| info.alive)))
     }
 
     /// Attributes of an inode.

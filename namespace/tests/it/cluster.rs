@@ -55,7 +55,7 @@ impl TypedHandler<BrickProtocol> for FakeBrick {
         Box::pin(async move {
             self.reached.subscribe().wait_for(|reached| *reached).await.unwrap();
             let (ino, chunk_bytes, size) = match call.request {
-                BrickRequest::Trim { ino, chunk_bytes, size } => (ino, u64::from(chunk_bytes), size),
+                BrickRequest::Trim { ino, chunk_bytes, size, .. } => (ino, u64::from(chunk_bytes), size),
                 BrickRequest::List { after, max, .. } => return (Ok(self.list(after, max)), Bytes::new()),
                 _ => return (Err(Status::Malformed), Bytes::new()),
             };

@@ -149,6 +149,46 @@ fn a_brick_that_nobody_can_reach_stays_where_it_is_needed() -> Result<()> {
     cluster.finish()
 }
 
+/// A brick hears nothing of the namespace alone, to which its heartbeats go: a file is cut all the same, and what is written behind the cut
+/// stays.
+#[test]
+fn a_brick_that_the_namespace_cannot_reach_holds_up_no_cut() -> Result<()> {
+    let mut cluster = HostCluster::start(Shape { bricks: 4, replicas: 2 })?;
+    let there = cluster.add_mount()?;
+    let (brick, namespace) = (cluster.bricks[1].host().clone(), cluster.namespace.host().clone());
+    let file = File::options().read(true).write(true).create(true).open(cluster.mountpoint().join("file"))?;
+    file.write_all_at(&seed::bytes(1, 0, 24 << 20), 0)?;
+    file.sync_all()?;
+    brick.close_to(BRICK_PORT, &namespace)?;
+    let begun = Instant::now();
+    file.set_len(4096)?;
+    let took = begun.elapsed();
+    eprintln!("cut in {took:?}");
+    ensure!(took < Duration::from_secs(15), "cut in {took:?}");
+    let mut model = vec![0; 24 << 20];
+    model[..4096].copy_from_slice(&seed::bytes(1, 0, 4096));
+    for at in (1..24).map(|mib: usize| mib << 20) {
+        let piece = seed::bytes(2, at as u64, 65536);
+        file.write_all_at(&piece, at as u64)?;
+        model[at..at + 65536].copy_from_slice(&piece);
+    }
+    model.truncate((23 << 20) + 65536);
+    file.sync_all()?;
+    let right = || -> Result<()> {
+        for path in [cluster.mountpoint().join("file"), there.join("file")] {
+            ensure!(std::fs::read(&path)? == model, "{} reads wrong", path.display());
+        }
+        Ok(())
+    };
+    right()?;
+    brick.open(BRICK_PORT)?;
+    cluster.wait_whole(LIMIT)?;
+    right()?;
+    cluster.check(true)?;
+    cluster.allow_log("reach");
+    cluster.finish()
+}
+
 /// A brick is cut off from the namespace alone, while files are cut and grow again: it serves on for a while and has what the others have
 /// cut, and could give it back to them. What was cut reads as zeros, on every machine, for good.
 #[test]
