@@ -15,6 +15,7 @@ use wire::meta::{Timestamp, Wishes};
 use wire::net::Net;
 use wire::status::Status;
 
+use crate::background::doubts::on_their_way;
 use crate::chain::plan::{Facts, Space};
 use crate::config::Config;
 use crate::error::Error;
@@ -334,6 +335,8 @@ impl Namespace {
         let limit = Duration::from_millis(wishes.repair_after_ms);
         let missed = bricks.missed(&map).into_iter();
         let lost = missed.filter(|(_, since)| now.saturating_duration_since(*since) >= limit);
+        let on_their_way = on_their_way(self, &map);
+        let informed = bricks.informed(&map).difference(&on_their_way).copied().collect();
         let pairs = lock(&self.watchers.apart).pairs(now);
         let long = pairs.iter().filter(|(_, since)| now.saturating_duration_since(**since) >= limit);
         Ok(Facts {
@@ -341,7 +344,7 @@ impl Namespace {
             sizes: bricks.sizes(&map),
             lost: lost.map(|(brick, _)| brick).collect(),
             owing,
-            informed: bricks.informed(&map),
+            informed,
             estranged: long.map(|(pair, _)| *pair).collect(),
             apart: pairs.into_keys().collect(),
         })

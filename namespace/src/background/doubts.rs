@@ -7,10 +7,11 @@
 //! 2. Where nobody else serves a chain it stays: somebody may reach it.
 //! 3. Who reaches no other brick either is itself out of reach, and judges nobody.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 use wire::id::BrickId;
 use wire::map::{ClusterMap, MemberState};
@@ -96,18 +97,39 @@ async fn reaches_another(
 
 /// Rules 1 and 2.
 async fn step_back(namespace: &Namespace, (brick, boot): Life) {
-    let map = namespace.map();
-    if map.chains.values().any(|chain| would_step_back(chain, brick)) {
+    if namespace.map().chains.values().any(|chain| would_step_back(chain, brick)) {
         warn!(%brick, "a brick that is heard can't be reached at its address: others go on with its chains");
         if let Err(status) = namespace.propose(Op::StepBack(brick)).await {
             warn!(%brick, %status, "could not have others go on with the chains of a brick; trying again");
+            return;
         }
+    }
+    if serves(&namespace.map(), brick) {
         return;
     }
-    let serves =
-        |state| matches!(state, Some(MemberState::Serving | MemberState::Leaving | MemberState::LastServing));
-    if !map.chains_of(brick).any(|chain| serves(chain.state_of(brick))) {
+    // It leaves, and is to know that. It tells with a heartbeat.
+    let deadline = Instant::now() + namespace.config.brick_dead_after;
+    let mut heard = namespace.watchers.heard.subscribe();
+    while !lock(&namespace.watchers.bricks).informed(&namespace.map()).contains(&brick) {
+        match timeout_at(deadline, heard.changed()).await {
+            Ok(Ok(())) => {}
+            _ => return,
+        }
+    }
+    if !serves(&namespace.map(), brick) {
         warn!(%brick, "a brick that can't be reached at its address is kept out until it can");
         give_up(namespace, brick, boot).await;
     }
+}
+
+/// Whether a brick serves a chain and is not about to leave it.
+fn serves(map: &ClusterMap, brick: BrickId) -> bool {
+    let serves = |state| matches!(state, Some(MemberState::Serving | MemberState::LastServing));
+    map.chains_of(brick).any(|chain| serves(chain.state_of(brick)))
+}
+
+/// Bricks out of reach that leave all their chains, and are given up once they know it: nobody is to bring them up to date.
+pub fn on_their_way(namespace: &Namespace, map: &ClusterMap) -> BTreeSet<BrickId> {
+    let unreached = lock(&namespace.watchers.doubts).unreached(Instant::now());
+    unreached.into_iter().map(|((brick, _), _)| brick).filter(|brick| !serves(map, *brick)).collect()
 }

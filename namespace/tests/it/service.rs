@@ -309,7 +309,7 @@ async fn a_new_session_ends_the_earlier_one() {
     assert_eq!(sessions.iter().map(|s| s.host.as_str()).collect::<Vec<_>>(), ["host2", "host1"]);
 }
 
-/// Invariant 3 of the room: a shrink is answered when the bricks have done it; growing and opening
+/// Invariant 3 of the room: a shrink is answered when the bricks have done it; growing, opening and looking
 /// wait for it too; a dead brick is not waited for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_is_answered_when_it_is_done() {
@@ -328,10 +328,15 @@ async fn a_cut_is_answered_when_it_is_done() {
         let client = client.clone();
         tokio::spawn(async move { client.attr(FsRequest::Open { ino: file, access: Access::Write }).await })
     };
-    assert_eq!(client.attr(FsRequest::GetAttr { ino: file }).await.unwrap().size, 10);
-    assert!(!shrink.is_finished() && !grow.is_finished() && !opener.is_finished());
+    let looker = {
+        let client = client.clone();
+        tokio::spawn(async move { client.attr(FsRequest::GetAttr { ino: file }).await })
+    };
+    until("the cut is recorded", async || (cluster.status().await.trims == 1).then_some(())).await;
+    assert!(!shrink.is_finished() && !grow.is_finished() && !opener.is_finished() && !looker.is_finished());
     cluster.bricks[1].gate.send_replace(true);
     assert_eq!(shrink.await.unwrap().unwrap().size, 10);
+    assert_eq!(looker.await.unwrap().unwrap().size, 10);
     assert_eq!(grow.await.unwrap().unwrap().size, 500);
     assert!(opener.await.unwrap().is_ok());
     assert_eq!(cluster.cut_by(file, 10).len(), 2);

@@ -156,7 +156,8 @@ fn a_brick_that_the_namespace_cannot_reach_holds_up_no_cut() -> Result<()> {
     let mut cluster = HostCluster::start(Shape { bricks: 4, replicas: 2 })?;
     let there = cluster.add_mount()?;
     let (brick, namespace) = (cluster.bricks[1].host().clone(), cluster.namespace.host().clone());
-    let file = File::options().read(true).write(true).create(true).open(cluster.mountpoint().join("file"))?;
+    let file =
+        File::options().read(true).write(true).create_new(true).open(cluster.mountpoint().join("file"))?;
     file.write_all_at(&seed::bytes(1, 0, 24 << 20), 0)?;
     file.sync_all()?;
     brick.close_to(BRICK_PORT, &namespace)?;
