@@ -32,6 +32,7 @@ for user in fsgqa fsgqa2 123456-fsgqa; do
 done
 
 work=$(mktemp -d) || die "cannot make a directory"
+chmod 755 "$work"
 mkdir "$work/test" "$work/scratch"
 # mount(8) hands a filesystem with a subtype to a program of its name.
 helper=/sbin/mount.fuse.brickyard

@@ -178,7 +178,7 @@ pub enum BrickRequest {
         chunk_bytes: u32,
         /// Bytes that stay.
         size: u64,
-        /// An earlier order than one that was heard of this file is not carried out any more: [`Status::Busy`].
+        /// An earlier order than one that was heard of this file is not carried out any more, but answered "busy".
         order: TrimOrder,
     },
     /// Chunks in order of key, of one chain or all. -> `Chunks`
