@@ -193,8 +193,12 @@ impl Shared {
         let until = end.div_ceil(chunk_bytes);
         let mut survey = Survey::begin(self, inode.ino, layout, start / chunk_bytes, until).await?;
         {
-            // A hole where there was none before is a change all the same.
             let mut state = locked(&inode.state);
+            // What restarted bricks have lost of it is not among the chunks that exist, and is not to be sent again.
+            let kept = state.held.cost();
+            state.held.cut(start, end);
+            self.account_held(kept, state.held.cost());
+            // A hole where there was none before is a change all the same.
             let now = Timestamp::now();
             state.pending_mtime = Some(now);
             state.outdate_late_mtime();

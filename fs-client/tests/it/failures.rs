@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use brickyard_fs_client::{ClientConfig, Error, OpenOptions};
+use brickyard_fs_client::{ClientConfig, Error, FallocateMode, OpenOptions};
 use rustix::io::Errno;
 use wire::brick::BrickRequest;
 use wire::id::{BrickId, Ino};
@@ -208,6 +208,35 @@ async fn what_is_sent_again_does_not_come_back_after_a_cut() {
     let read = client.read_at(&file, 0, 300_000).await.unwrap();
     assert!(read[..100] == pattern(1, 300_000)[..100], "what was not cut is gone");
     assert!(read[100..].iter().all(|byte| *byte == 0), "what was cut is back");
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// A hole is made where restarted bricks have lost what was there: it is not sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_again_does_not_fill_a_hole() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let data = pattern(1, 300_000);
+    client.write_at(&file, 0, &data).await.unwrap();
+    client.flush(&file).await.unwrap();
+    cluster
+        .world
+        .fault(|_, request| matches!(request, BrickRequest::Commit).then_some(Fault::Refuse(Status::Busy)));
+    for brick in 0..3 {
+        cluster.world.restart(BrickId(brick));
+    }
+    client.fallocate(&file, FallocateMode::PunchHole, 100_000, 100_000).await.unwrap();
+    cluster.world.heal();
+    client.fsync(&file).await.unwrap();
+    assert!(client.metrics().resends > 0, "nothing was to be sent again");
+    let read = client.read_at(&file, 0, 300_000).await.unwrap();
+    assert!(
+        read[..100_000] == data[..100_000] && read[200_000..] == data[200_000..],
+        "what is beside the hole is gone"
+    );
+    assert!(read[100_000..200_000].iter().all(|byte| *byte == 0), "the hole is filled");
     client.release(file).await.unwrap();
     client.shutdown().await.unwrap();
 }
