@@ -193,12 +193,8 @@ impl Shared {
         let until = end.div_ceil(chunk_bytes);
         let mut survey = Survey::begin(self, inode.ino, layout, start / chunk_bytes, until).await?;
         {
-            let mut state = locked(&inode.state);
-            // What restarted bricks have lost of it is not among the chunks that exist, and is not to be sent again.
-            let kept = state.held.cost();
-            state.held.cut(start, end);
-            self.account_held(kept, state.held.cost());
             // A hole where there was none before is a change all the same.
+            let mut state = locked(&inode.state);
             let now = Timestamp::now();
             state.pending_mtime = Some(now);
             state.outdate_late_mtime();
@@ -208,14 +204,27 @@ impl Shared {
             state.listed = true;
         }
         self.note_dirty(inode);
+        // What restarted bricks have lost is in no chunk that exists, and is not to be sent again. Where one exists, what is held is
+        // replaced when the zeros are with the bricks.
+        let forget = |from: u64, to: u64| {
+            let mut state = locked(&inode.state);
+            let kept = state.held.cost();
+            state.held.cut(from.max(start), to.min(end));
+            self.account_held(kept, state.held.cost());
+        };
+        // The first chunk that was not looked at.
+        let mut next = start / chunk_bytes;
         loop {
             let mut chunks = Vec::new();
             while chunks.len() < BATCH
                 && let Some(chunk) = survey.next().await?
             {
+                forget(next * chunk_bytes, chunk.index * chunk_bytes);
+                next = chunk.index + 1;
                 chunks.push(chunk.index);
             }
             if chunks.is_empty() {
+                forget(next.saturating_mul(chunk_bytes), end);
                 return Ok(());
             }
             let generation = {

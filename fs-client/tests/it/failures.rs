@@ -241,6 +241,33 @@ async fn what_is_sent_again_does_not_fill_a_hole() {
     client.shutdown().await.unwrap();
 }
 
+/// A hole that can't be made leaves what fsync has to see to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_that_fails_forgets_nothing() {
+    let cluster = Cluster::start().await;
+    let config = ClientConfig { deadline: Duration::from_secs(3), ..cluster.config() };
+    let client = cluster.client_with(config).await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let data = pattern(1, 300_000);
+    client.write_at(&file, 0, &data).await.unwrap();
+    client.flush(&file).await.unwrap();
+    cluster.world.fault(|_, request| {
+        let commits = matches!(request, BrickRequest::Commit);
+        let lists = matches!(request, BrickRequest::ListFile { .. } | BrickRequest::Extents { .. });
+        (commits || lists).then_some(Fault::Refuse(Status::Busy))
+    });
+    assert!(client.fallocate(&file, FallocateMode::PunchHole, 100_000, 100_000).await.is_err());
+    for brick in 0..3 {
+        cluster.world.restart(BrickId(brick));
+    }
+    cluster.world.heal();
+    client.fsync(&file).await.unwrap();
+    let layout = cluster.namespace.attr_of(file.ino()).layout;
+    assert!(cluster.world.durable_file(file.ino(), &layout, 300_000) == data, "fsync said yes");
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
 /// A closed file's unstable data is sent again by itself when the map tells of a restart, and
 /// not if the file was deleted meanwhile.
 #[tokio::test(flavor = "multi_thread")]
