@@ -273,6 +273,7 @@ impl Running {
 
     async fn end(self, patience: Duration, crash: bool) -> Result<(), Error> {
         for brick in self.server.open() {
+            brick.reach.rest();
             if crash {
                 brick.store.fail("crashed on purpose".to_owned());
             } else if brick.config.farewell {

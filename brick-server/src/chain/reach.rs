@@ -7,10 +7,12 @@
 //! 2. Nobody is out of reach who was not asked, and a refusal at once is no longer a silence than a wait: a brick that
 //!    restarts refuses for a moment (`silence_has_to_last`).
 //! 3. Another life of a brick is asked anew: it is elsewhere (`another_life_is_asked_anew`).
+//! 4. A brick that is stopping doubts nobody: where a whole cluster stops, all of its bricks refuse each other
+//!    (`who_stops_judges_nobody`).
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -36,6 +38,8 @@ pub struct Reach {
     doubted: Mutex<BTreeMap<BrickId, Doubt>>,
     /// How many are out of reach: most of the time none, and no lock is needed to know.
     out: AtomicUsize,
+    /// This brick is stopping.
+    rests: AtomicBool,
     /// Somebody is doubted.
     pub wake: Notify,
 }
@@ -43,8 +47,19 @@ pub struct Reach {
 impl Reach {
     /// A call to a brick failed or takes long.
     pub fn doubt(&self, brick: BrickId) {
-        lock(&self.doubted).entry(brick).or_default();
-        self.wake.notify_one();
+        let mut doubted = lock(&self.doubted);
+        if !self.rests.load(Ordering::SeqCst) {
+            doubted.entry(brick).or_default();
+            self.wake.notify_one();
+        }
+    }
+
+    /// This brick is stopping: rule 4.
+    pub fn rest(&self) {
+        self.rests.store(true, Ordering::SeqCst);
+        let mut doubted = lock(&self.doubted);
+        doubted.clear();
+        self.count(&doubted);
     }
 
     /// Who is to be asked for a sign of life.
@@ -62,6 +77,9 @@ impl Reach {
     /// Asked at `asked`, a life of it gave none until now. Whether it is out of reach.
     pub fn silent(&self, brick: BrickId, boot: BootId, asked: Instant, now: Instant) -> bool {
         let mut doubted = lock(&self.doubted);
+        if self.rests.load(Ordering::SeqCst) {
+            return false;
+        }
         let doubt = doubted.entry(brick).or_default();
         let since = match doubt.owes {
             Some((of, since)) if of == boot => since,
@@ -118,6 +136,17 @@ mod tests {
         assert!(!reach.is_out(A) && reach.doubted().is_empty());
         let later = start + SILENCE;
         assert!(!reach.silent(A, BOOT, later, later), "it starts anew");
+    }
+
+    #[test]
+    fn who_stops_judges_nobody() {
+        let (reach, start) = (Reach::default(), Instant::now());
+        assert!(reach.silent(A, BOOT, start, start + SILENCE));
+        reach.rest();
+        assert!(!reach.is_out(A), "what it said before is over");
+        reach.doubt(A);
+        assert!(reach.doubted().is_empty());
+        assert!(!reach.silent(A, BOOT, start, start + SILENCE), "a ping on its way");
     }
 
     #[test]

@@ -76,6 +76,9 @@ pub(crate) struct State {
     pub(crate) pending_mtime: Option<Timestamp>,
     /// Grows with each write.
     pub(crate) writes: u64,
+    /// The least size that the file was to be cut to by calls that failed without a clear answer: the cut may come yet, and would
+    /// take what is written behind it.
+    pub(crate) cut_in_doubt: Option<u64>,
     /// What was acknowledged and not reported.
     pub(crate) unreported: Option<WriteReport>,
     pub(crate) unreported_since: Option<Instant>,
@@ -161,6 +164,7 @@ impl OpenInode {
                 pending_end: None,
                 pending_mtime: None,
                 writes: 0,
+                cut_in_doubt: None,
                 unreported: None,
                 unreported_since: None,
                 late: None,

@@ -208,7 +208,13 @@ impl Shared {
         Ok(self.handle(inode, options))
     }
 
-    async fn tell_open(&self, inode: &OpenInode, told: &mut Told, access: Access) -> Result<(), Error> {
+    /// Says that it is open here, whether that is known or not. Waits for cuts of the file.
+    pub(crate) async fn tell_open(
+        &self,
+        inode: &OpenInode,
+        told: &mut Told,
+        access: Access,
+    ) -> Result<(), Error> {
         match self.fs(FsRequest::Open { ino: inode.ino, access }).await? {
             FsReply::Attr(attr) => {
                 if attr.kind == FileKind::File && !attr.layout.is_valid() {

@@ -134,6 +134,7 @@ impl Shared {
         let end = offset.checked_add(len).filter(|end| *end <= MAX_FILE_BYTES).ok_or(FsError::TooLarge)?;
         self.until_trusted(file).await?;
         file.not_lost()?;
+        self.until_cut(&file.inode).await?;
         self.tell_writer(file)?;
         let grows = match mode {
             FallocateMode::Allocate { keep_size } => {

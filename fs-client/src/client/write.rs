@@ -77,10 +77,12 @@ impl Shared {
             return None;
         }
         let _order = file.inode.order.try_read().ok()?;
-        if locked(&file.inode.state).dirty_bytes() + data.len() as u64
-            > self.outside.config.file_window_bytes as u64
         {
-            return None;
+            let state = locked(&file.inode.state);
+            let dirty = state.dirty_bytes() + data.len() as u64;
+            if dirty > self.outside.config.file_window_bytes as u64 || state.cut_in_doubt.is_some() {
+                return None;
+            }
         }
         let room = self.window.try_acquire_many(data.len() as u32).ok()?;
         Some(self.put(file, offset, data, room).map(|_| ()))
@@ -95,6 +97,7 @@ impl Shared {
         if self.is_stopping() {
             return Err(Error::Stopping);
         }
+        self.until_cut(&file.inode).await?;
         if file.options.append && data.len() as u64 > PIECE_BYTES {
             // One run, though it is taken in parts: nobody else may append in between.
             let _order = file.inode.order.write().await;

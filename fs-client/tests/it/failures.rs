@@ -212,6 +212,44 @@ async fn what_is_sent_again_does_not_come_back_after_a_cut() {
     client.shutdown().await.unwrap();
 }
 
+/// A truncation ends in an error, and nobody knows whether it comes yet: what is written behind it waits until that is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_behind_a_cut_in_doubt() {
+    let cluster = Cluster::start().await;
+    let config = ClientConfig { deadline: Duration::from_secs(2), ..cluster.config() };
+    let client = Arc::new(cluster.client_with(config).await);
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let ino = file.ino();
+    client.write_at(&file, 0, &pattern(1, 300_000)).await.unwrap();
+    client.fsync(&file).await.unwrap();
+
+    let held = cluster.namespace.held_cuts.write().await;
+    let size = AttrChanges { size: Some(100), ..AttrChanges::default() };
+    assert_eq!(client.setattr(ino, size).await.unwrap_err().errno(), Errno::IO);
+    assert!(client.try_write_at(&file, 200_000, b"new").is_none(), "taken without a look");
+    assert_eq!(client.write_at(&file, 200_000, b"new").await.unwrap_err().errno(), Errno::IO);
+    let (client2, file2) = (client.clone(), file.clone());
+    let write = tokio::spawn(async move { client2.write_at(&file2, 200_000, b"new").await });
+    // Another machine's stands for the one that was given up.
+    let other = cluster.client().await;
+    let cut = tokio::spawn(async move { other.setattr(ino, size).await.map(|_| other) });
+    until("the cut to be asked for", || cluster.namespace.cuts_under_way.load(Ordering::SeqCst) >= 2).await;
+    drop(held);
+    let other = cut.await.unwrap().unwrap();
+    write.await.unwrap().unwrap();
+
+    client.fsync(&file).await.unwrap();
+    assert!(client.try_write_at(&file, 0, b"first").is_some(), "doubted for ever");
+    client.fsync(&file).await.unwrap();
+    let read = client.read_at(&file, 0, 300_000).await.unwrap();
+    assert_eq!(read.len(), 200_003);
+    assert!(read[..5] == *b"first" && read[5..100] == pattern(1, 300_000)[5..100]);
+    assert!(read[100..200_000].iter().all(|byte| *byte == 0) && read[200_000..] == *b"new");
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+    other.shutdown().await.unwrap();
+}
+
 /// A hole is made where restarted bricks have lost what was there: it is not sent again.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_again_does_not_fill_a_hole() {

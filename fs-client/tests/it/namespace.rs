@@ -69,7 +69,7 @@ pub struct FakeNamespace {
     pub held_looks: tokio::sync::RwLock<()>,
     /// Changes of sizes that have come.
     pub cuts_under_way: AtomicU64,
-    /// Who has this alone keeps them from being made.
+    /// Who has this alone keeps them from being made, and files from being opened for writing.
     pub held_cuts: tokio::sync::RwLock<()>,
     /// Somebody broke a lock.
     recalled: Notify,
@@ -581,6 +581,9 @@ impl TypedHandler<MetaProtocol> for FakeNamespace {
                     }
                     if matches!(request, FsRequest::SetAttr { changes, .. } if changes.size.is_some()) {
                         self.cuts_under_way.fetch_add(1, Ordering::SeqCst);
+                        drop(self.held_cuts.read().await);
+                    }
+                    if matches!(request, FsRequest::Open { access: Access::Write, .. }) {
                         drop(self.held_cuts.read().await);
                     }
                     let answer = self.fs(&call, request);
