@@ -12,9 +12,6 @@ use crate::admin::{self, Admin};
 use crate::cli::ClusterOptions;
 use crate::show::{self, Table};
 
-/// A mount says every few seconds that it is there: one that was heard so lately lives.
-const LIVES_MS: u64 = 12_000;
-
 /// What can be asked.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Order {
@@ -67,7 +64,7 @@ async fn end(EndOptions { session, force, cluster }: EndOptions) -> Result<Strin
     };
     let mount = format!("session {session}, {} mounted on {}", known.host, known.mount);
     ensure!(
-        force || known.heard_ms >= LIVES_MS,
+        force || !known.lives,
         "{mount}, was heard of {} ago: unmount it there, or add --force if its programs may get errors",
         show::age(known.heard_ms)
     );
@@ -111,6 +108,7 @@ pub fn as_json(sessions: &[SessionStatus]) -> Vec<Value> {
             "mount": s.mount,
             "class": class_name(s.class),
             "heard_ms": s.heard_ms,
+            "lives": s.lives,
         })
     };
     sessions.iter().map(one).collect()

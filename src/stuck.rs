@@ -169,6 +169,7 @@ mod tests {
             since,
             class: SessionClass::Standard,
             heard_ms: 300,
+            lives: true,
         };
         let before = LockHeld { generation: LockGeneration(0), ..by };
         let waiter =

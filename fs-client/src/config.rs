@@ -85,6 +85,8 @@ pub struct MountConfig {
     pub read_only: bool,
     /// Reading a file does not change when it was last read. Default false.
     pub no_atime: bool,
+    /// The same of directories alone. Default false.
+    pub no_dir_atime: bool,
     /// Set-user-ID programs on the mount have no effect. Default false.
     pub no_suid: bool,
     /// Device files on the mount are not devices. Default false.
@@ -113,6 +115,7 @@ impl Default for MountConfig {
             allow_other: true,
             read_only: false,
             no_atime: false,
+            no_dir_atime: false,
             no_suid: false,
             no_dev: false,
             no_exec: false,

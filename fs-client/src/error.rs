@@ -102,6 +102,12 @@ pub enum MountProblem {
     /// A live mount is there.
     #[error("Brickyard is already mounted here; unmount it first with umount")]
     AlreadyMounted,
+    /// Nothing of ours is mounted there.
+    #[error("no Brickyard is mounted here that could be mounted anew; leave 'remount' out to mount it")]
+    NotMounted,
+    /// Files there are open for writing.
+    #[error("files are open for writing here; close them, and try again")]
+    Busy,
     /// Something is mounted there that does not answer.
     #[error("what is mounted here does not answer ({0}); unmount it first with umount -l")]
     DeadForeign(String),

@@ -74,6 +74,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     };
     let background = wanted.background;
     let done = match (wanted.foreground, background) {
+        _ if wanted.remount => change(&wanted),
         (true, _) | (_, true) => stay(wanted),
         (false, false) => go(&wanted, args),
     };
@@ -94,6 +95,28 @@ fn refused(error: &anyhow::Error) -> ExitCode {
     refusal::say(error);
     // What mount(8) calls a failed mount.
     ExitCode::from(32)
+}
+
+/// What the kernel is to be told of a mount. What it serves is another matter.
+fn mount_config(wanted: &Wanted) -> MountConfig {
+    MountConfig {
+        source: wanted.source.clone(),
+        root: wanted.root.clone(),
+        read_only: wanted.read_only,
+        no_atime: wanted.no_atime,
+        no_dir_atime: wanted.no_dir_atime,
+        no_suid: wanted.no_suid,
+        no_dev: wanted.no_dev,
+        no_exec: wanted.no_exec,
+        allow_other: wanted.allow_other,
+        ..MountConfig::default()
+    }
+}
+
+/// Changes what is mounted already.
+fn change(wanted: &Wanted) -> Result<ExitCode> {
+    Mount::change(&wanted.mountpoint, &mount_config(wanted))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Starts the program again in the background and waits until it is ready.
@@ -230,18 +253,7 @@ async fn mount(wanted: &Wanted) -> Result<Mounted> {
     };
     let started = async {
         wait_for_chains(&client, &net, until, wanted.wait).await?;
-        let config = MountConfig {
-            source: wanted.source.clone(),
-            root: wanted.root.clone(),
-            read_only: wanted.read_only,
-            no_atime: wanted.no_atime,
-            no_suid: wanted.no_suid,
-            no_dev: wanted.no_dev,
-            no_exec: wanted.no_exec,
-            allow_other: wanted.allow_other,
-            ..MountConfig::default()
-        };
-        Ok(Mount::start(client.clone(), &wanted.mountpoint, config).await?)
+        Ok(Mount::start(client.clone(), &wanted.mountpoint, mount_config(wanted)).await?)
     }
     .await;
     match started {

@@ -21,7 +21,8 @@ pub const USAGE: &str = "usage: mount.brickyard ADDR[,ADDR...]:/[DIR] MNT [-f] [
   -o token=TOKEN    join token, the first time; token=@FILE reads it from a file
   -o cred=FILE      the mount's credential; made with the token if it does not exist
                     [default: /var/lib/brickyard/client-CLUSTER.cred]
-  -o ro             read-only; also: rw, noatime, nosuid, nodev, noexec, allow_other, noallow_other
+  -o ro             read-only; also: rw, noatime, nodiratime, nosuid, nodev, noexec, allow_other, noallow_other
+  -o remount        change what is mounted there to these: ro, rw, noatime, nodiratime, nosuid, nodev, noexec; all else stays
   -o log=FILE       log file in the background [default: /var/log/brickyard/MNT.log]
   -o loglevel=LEVEL error, warn, info, debug, trace or a filter [default: info]
   -o wait=SECONDS   how long to wait for the cluster: that it answers, and has bricks for files [default: 60]
@@ -41,6 +42,9 @@ const FOR_OTHERS: [&str; 14] = [
     "suid", "dev", "exec",
 ];
 const FOR_OTHERS_PREFIX: [&str; 4] = ["x-", "X-", "comment=", "context="];
+
+/// What the list of mounts says of one of ours, and `mount -o remount` gives back.
+const OF_A_MOUNT: [&str; 4] = ["user_id", "group_id", "default_permissions", "max_read"];
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -65,6 +69,10 @@ pub struct Wanted {
     pub read_only: bool,
     /// See [`USAGE`].
     pub no_atime: bool,
+    /// See [`USAGE`].
+    pub no_dir_atime: bool,
+    /// See [`USAGE`].
+    pub remount: bool,
     /// See [`USAGE`].
     pub no_suid: bool,
     /// See [`USAGE`].
@@ -140,6 +148,8 @@ impl Wanted {
             credential: None,
             read_only: false,
             no_atime: false,
+            no_dir_atime: false,
+            remount: false,
             no_suid: false,
             no_dev: false,
             no_exec: false,
@@ -151,9 +161,14 @@ impl Wanted {
             metrics: None,
             host: None,
         };
-        for option in options.iter().flat_map(|list| list.split(',')).filter(|option| !option.is_empty()) {
+        let options = || options.iter().flat_map(|list| list.split(',')).filter(|option| !option.is_empty());
+        let is_remount = options().any(|option| option == "remount");
+        for option in options() {
             if !wanted.take(option)? && !sloppy {
                 let name = option.split_once('=').map_or(option, |(name, _)| name);
+                if is_remount && OF_A_MOUNT.contains(&name) {
+                    continue;
+                }
                 bail!("unknown mount option {name:?}; {HELP}");
             }
         }
@@ -202,6 +217,9 @@ impl Wanted {
             "rw" => self.read_only = false,
             "noatime" => self.no_atime = true,
             "atime" | "relatime" => self.no_atime = false,
+            "nodiratime" => self.no_dir_atime = true,
+            "diratime" => self.no_dir_atime = false,
+            "remount" => self.remount = true,
             "nosuid" => self.no_suid = true,
             "nodev" => self.no_dev = true,
             "noexec" => self.no_exec = true,
@@ -272,8 +290,14 @@ mod tests {
         assert_eq!(wanted.root, Path::new("/"));
         assert_eq!(parse("10.0.0.1:/home/ann /mnt").unwrap().root, Path::new("/home/ann"));
         assert!(parse("10.0.0.1:/ /mnt -s -o frobnicate").is_ok(), "sloppy");
+        let wanted =
+            parse("10.0.0.1:/ /mnt -o rw,nodiratime,user_id=0,default_permissions,allow_other,remount")
+                .unwrap();
+        assert!(wanted.remount && wanted.no_dir_atime && !wanted.no_atime);
         for (line, word) in [
             ("10.0.0.1:/ /mnt -o frobnicate", "frobnicate"),
+            ("10.0.0.1:/ /mnt -o remount,frobnicate", "frobnicate"),
+            ("10.0.0.1:/ /mnt -o user_id=0", "user_id"),
             ("10.0.0.1:/ /mnt -o ro=1", "ro"),
             ("10.0.0.1:/ /mnt -o token", "token"),
             ("10.0.0.1:/ /mnt -o wait=soon", "wait"),

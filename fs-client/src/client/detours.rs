@@ -35,8 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const PROBE_AFTER: Duration = Duration::from_secs(1);
 /// How long a probe may take.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
-/// A brick that answers nothing, not even probes, for so long is out of reach. Longer than the cluster takes to give up one that nobody
-/// can reach.
+/// A brick that answers nothing, not even probes, for so long is out of reach. Longer than the cluster takes to give up one that it does
+/// not hear; one that is heard and that nobody reaches is set aside some two seconds later.
 const DETOUR_AFTER: Duration = Duration::from_secs(3);
 
 /// What is heard of a brick.

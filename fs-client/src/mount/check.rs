@@ -76,6 +76,19 @@ fn absolute(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// Where a filesystem of ours is mounted that is to be changed.
+///
+/// # Errors
+/// [`MountProblem::NotMounted`], among others.
+pub(crate) fn find(wanted: &Path) -> Result<PathBuf, Error> {
+    let failed = |problem| Error::MountPoint { path: wanted.to_owned(), problem };
+    let path = absolute(wanted).map_err(|error| failed(MountProblem::System(error.to_string())))?;
+    match mounted_at(&path) {
+        Some(listed) if listed.fs_type == FS_TYPE => Ok(path),
+        _ => Err(failed(MountProblem::NotMounted)),
+    }
+}
+
 /// Checks a mount point and takes away what a crash left there; returns its absolute path.
 pub(crate) fn prepare(wanted: &Path, allow_non_empty: bool) -> Result<PathBuf, Error> {
     let failed = |problem| Error::MountPoint { path: wanted.to_owned(), problem };

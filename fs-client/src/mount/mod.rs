@@ -93,6 +93,23 @@ impl Mount {
         check::prepare(mountpoint, config.allow_non_empty).map(drop)
     }
 
+    /// Has the kernel treat what is mounted at `mountpoint`, by whatever process, as `config` says: what it is read-only and
+    /// whether there are devices, for example. What concerns the process that serves it stays. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::MountPoint`]: nothing of ours is mounted there, or the system says no, as to `read_only` while a file
+    /// is open for writing.
+    pub fn change(mountpoint: &Path, config: &MountConfig) -> Result<(), Error> {
+        let path = check::find(mountpoint)?;
+        rustix::mount::mount_remount(&path, options(config).flags, c"").map_err(|error| {
+            let problem = match error {
+                rustix::io::Errno::BUSY => MountProblem::Busy,
+                error => MountProblem::System(error.to_string()),
+            };
+            Error::MountPoint { path, problem }
+        })
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.place.path
@@ -197,6 +214,7 @@ fn options(config: &MountConfig) -> kernel::Options<'_> {
         (!root || config.no_suid, MountFlags::NOSUID),
         (config.no_exec, MountFlags::NOEXEC),
         (config.no_atime, MountFlags::NOATIME),
+        (config.no_dir_atime, MountFlags::NODIRATIME),
         (config.read_only, MountFlags::RDONLY),
     ];
     let flags =

@@ -67,8 +67,15 @@ async fn round(namespace: &Arc<Namespace>) -> bool {
     }
     let unreached = lock(&namespace.watchers.doubts).unreached(Instant::now());
     if !unreached.is_empty() && !namespace.is_behind() && reaches_another(namespace, &map, &unreached).await {
+        let mut steps = JoinSet::new();
         for (life, _) in unreached {
-            step_back(namespace, life).await;
+            let namespace = namespace.clone();
+            steps.spawn(async move { step_back(&namespace, life).await });
+        }
+        while let Some(done) = steps.join_next().await {
+            if let Err(error) = done {
+                warn!(%error, "the chains of a brick out of reach were not seen to; trying again");
+            }
         }
     }
     true

@@ -28,6 +28,7 @@ use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
 use crate::soft::apart::Life;
 use crate::soft::refusals::is_refusal;
+use crate::soft::sessions::Heard;
 use crate::store::keys;
 use crate::store::records::Session;
 
@@ -378,7 +379,7 @@ impl Namespace {
         let counters = self.counters()?;
         let heard = lock(&self.watchers.sessions).heard(Instant::now());
         let mut sessions = Vec::with_capacity(heard.len());
-        for (session, ago) in heard {
+        for Heard { session, ago, lives } in heard {
             let Some(record) = load::<Session>(&*self.db, &keys::session(session))? else { continue };
             sessions.push(SessionStatus {
                 session,
@@ -387,6 +388,7 @@ impl Namespace {
                 since: record.since,
                 class: class(&*self.db, session)?,
                 heard_ms: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX),
+                lives,
             });
         }
         sessions.sort_by_key(|s| s.session);

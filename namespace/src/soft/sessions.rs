@@ -37,6 +37,17 @@ impl Ttls {
     }
 }
 
+/// When a session was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// Which.
+    pub session: SessionId,
+    /// Time since then.
+    pub ago: Duration,
+    /// Whether that was within its time to live.
+    pub lives: bool,
+}
+
 /// Sessions that live.
 #[derive(Debug, Default)]
 pub struct Sessions {
@@ -130,9 +141,14 @@ impl Sessions {
         }
     }
 
-    /// All with the time since they were heard.
-    pub fn heard(&self, now: Instant) -> Vec<(SessionId, Duration)> {
-        self.live.iter().map(|(s, live)| (*s, now.saturating_duration_since(live.heard))).collect()
+    /// All, and when they were heard.
+    pub fn heard(&self, now: Instant) -> Vec<Heard> {
+        let one = |(session, live): (&SessionId, &Live)| Heard {
+            session: *session,
+            ago: now.saturating_duration_since(live.heard),
+            lives: !self.is_late(live, now),
+        };
+        self.live.iter().map(one).collect()
     }
 }
 
@@ -162,6 +178,10 @@ mod tests {
         }
         assert_eq!(sessions.renew(SessionId(2), later, false), Some(false));
         assert!(sessions.expired(later, LONGEST).is_empty());
+        let mut heard = sessions.heard(start + TTL);
+        heard.sort_by_key(|heard| heard.session);
+        let ago = |heard: &Heard| (heard.ago.as_secs(), heard.lives);
+        assert_eq!(heard.iter().map(ago).collect::<Vec<_>>(), [(12, false), (2, true)]);
         sessions.began(SessionId(3), SessionClass::Ha, later);
         sessions.need(SessionId(3), soon(start));
         assert_eq!(sessions.expired(start + TTL, LONGEST), [SessionId(1)]);

@@ -115,9 +115,28 @@ fn mount_goes_to_the_background_and_umount_ends_it() -> Result<()> {
         run.arg(cluster.mountpoint()).args(["-o", &options]).ok()?;
         ensure!(mounts_below(cluster.mountpoint()).len() == 1, "not mounted when the command came back");
         std::fs::write(cluster.mountpoint().join("file"), "content")?;
+        let remount = |options: &str| {
+            let run = cluster.client().run(&helper).arg(format!("{}:/", cluster.namespace_address()));
+            run.arg(cluster.mountpoint()).args(["-o", &format!("remount,{options}")])
+        };
+        let write = || std::fs::write(cluster.mountpoint().join("file"), "content");
+        {
+            let _written = std::fs::File::options().append(true).open(cluster.mountpoint().join("file"))?;
+            refused(
+                "a file open for writing",
+                &remount("ro").run()?,
+                &["open for writing here; close them"],
+            )?;
+        }
+        remount("ro,nodiratime").ok()?;
+        let denied = write().err().context("a read-only mount was written to")?;
+        ensure!(denied.kind() == std::io::ErrorKind::ReadOnlyFilesystem, "{denied}");
+        remount("rw,noatime").ok()?;
+        write()?;
         let sessions = cluster.status()?["sessions"].as_array().context("no sessions")?.len();
         ensure!(sessions == 1, "{sessions} sessions");
         Run::new("umount").arg(cluster.mountpoint()).ok()?;
+        refused("nothing mounted", &remount("ro").run()?, &["no Brickyard is mounted here"])?;
         // The session ends with the process, cleanly.
         wait::until_true("the process in the background ends", LIMIT, || {
             Ok(cluster.status()?["sessions"].as_array().is_some_and(Vec::is_empty))

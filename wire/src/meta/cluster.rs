@@ -218,6 +218,8 @@ pub struct SessionStatus {
     pub class: SessionClass,
     /// Time since it was last heard of, in milliseconds.
     pub heard_ms: u64,
+    /// Whether it was heard of lately enough, for its class, to keep what it has.
+    pub lives: bool,
 }
 
 /// Everything `brickyard status` shows.

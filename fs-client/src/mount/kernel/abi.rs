@@ -102,6 +102,8 @@ pub(super) mod init {
     pub const MAX_PAGES: u64 = 1 << 22;
     /// There are more than 32 flags.
     pub const INIT_EXT: u64 = 1 << 30;
+    /// What is open past the kernel's pages may be mapped into memory and shared all the same.
+    pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
 }
 
 /// How the kernel is to treat an open file.

@@ -47,7 +47,8 @@ impl Wanted {
             | init::PARALLEL_DIROPS
             | init::POSIX_ACL
             | init::MAX_PAGES
-            | init::INIT_EXT;
+            | init::INIT_EXT
+            | init::DIRECT_IO_ALLOW_MMAP;
         let drops = if self.drops_pages { init::AUTO_INVAL_DATA } else { 0 };
         let locks = if self.asks_for_locks { init::POSIX_LOCKS | init::FLOCK_LOCKS } else { 0 };
         always | drops | locks
