@@ -23,6 +23,7 @@ use crate::background::heal::Pending;
 use crate::background::progress::Progress;
 use crate::background::scrub::Scrubber;
 use crate::chain::copied::Copied;
+use crate::chain::firsts::Firsts;
 use crate::chain::flights::Flights;
 use crate::chain::gates::{Gates, Passage};
 use crate::chain::lost::Lost;
@@ -70,6 +71,7 @@ pub struct Brick {
     /// By which epoch of the map the head of a chain had nothing left of blocked sessions.
     pub(crate) cleared: Mutex<BTreeMap<ChainId, MapEpoch>>,
     pub(crate) lost: Mutex<Lost>,
+    pub(crate) firsts: Mutex<Firsts>,
     pub(crate) syncs: Syncs,
     pub(crate) reach: Reach,
     /// Of copying in the background.
@@ -165,6 +167,7 @@ impl Brick {
             flights: Flights::default(),
             cleared: Mutex::default(),
             lost: Mutex::default(),
+            firsts: Mutex::new(Firsts::new(Instant::now())),
             syncs: Syncs::default(),
             reach: Reach::default(),
             copying: Pace::new(parts.config.copy_bytes_per_second),

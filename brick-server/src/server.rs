@@ -133,8 +133,8 @@ async fn dispatch(
         R::ReadLeft { chain, key, offset, len } => {
             return read::read_left(brick, map, chain, key, Extent { offset, len }).await;
         }
-        R::Change { chain, key, writer, answered_below, change } => {
-            let call = change::Call { chain, key, writer, answered_below, change };
+        R::Change { chain, key, writer, answered_below, change, again } => {
+            let call = change::Call { chain, key, writer, answered_below, change, again };
             change::change(brick, map, call, payload).await
         }
         R::Commit => {

@@ -31,6 +31,7 @@ impl Error {
             | Error::Corrupt { .. }
             | Error::Protocol { .. }
             | Error::LockLost
+            | Error::SessionOver
             | Error::Stopping => Errno::IO,
         }
     }

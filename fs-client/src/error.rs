@@ -71,6 +71,9 @@ pub enum Error {
     /// any more.
     #[error("a lock was lost while the namespace could not be reached; open the file and take it again")]
     LockLost,
+    /// The session in which something was to be told is over: it is looked at anew in the next one.
+    #[error("the session with the namespace is over")]
+    SessionOver,
     /// Too many symbolic links on the way.
     #[error("too many levels of symbolic links")]
     Loop,

@@ -39,7 +39,7 @@ use crate::soft::sessions::Sessions;
 use crate::soft::watches::Watches;
 use crate::store::db::Db;
 use crate::store::maps::decode_map;
-use crate::store::records::{Counters, Trim};
+use crate::store::records::Counters;
 use crate::store::{Read, keys};
 
 /// What changes with every batch, whoever proposed it.
@@ -360,12 +360,7 @@ impl Namespace {
         let mut trimmed = self.watchers.trimmed.subscribe();
         loop {
             trimmed.borrow_and_update();
-            let trim: Option<Trim> =
-                load(&*self.db, &keys::trim(ino)).map_err(|error| self.failed(&error))?;
-            let Some(trim) = trim else { return Ok(()) };
-            let map = self.map();
-            let alive = |b| map.bricks.get(b).is_some_and(|info| info.alive);
-            if !trim.owed.keys().any(alive) {
+            if !self.is_being_cut(ino)? {
                 return Ok(());
             }
             match timeout_at(deadline, trimmed.changed()).await {

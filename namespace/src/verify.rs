@@ -288,6 +288,13 @@ fn sessions(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Node>) -
         });
         Ok(())
     })?;
+    each(state, b"Q", |key, _| {
+        let ino = Ino(keys::first(key).unwrap_or_default());
+        let is_written = state.any(&keys::writers(ino))?;
+        report
+            .must(is_written, || format!("a cut of inode {ino} is kept, and nobody has it open for writing"));
+        Ok(())
+    })?;
     for tag in [b"A", b"U"] {
         each(state, tag, |key, _| {
             let session = SessionId(keys::first(key).unwrap_or_default());

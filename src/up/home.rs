@@ -44,8 +44,8 @@ const KIND: Kind = Kind {
     format: 1,
     mend: "put its backup back (without one, 'brickyard salvage --help' tells what the bricks give back)",
 };
-/// All that an interrupted first start leaves.
-const FRESH: [&str; 2] = ["lock", "cluster.json.new"];
+/// All that an interrupted first start leaves, and where disks for bricks may be mounted before.
+const FRESH: [&str; 3] = ["lock", "cluster.json.new", "bricks"];
 
 /// How far a cluster's creation has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -125,6 +125,8 @@ pub enum BrickRequest {
         answered_below: CallSeq,
         /// What.
         change: Change,
+        /// It was acknowledged before and made this version, by bricks that have restarted since: it is only done where they have lost it.
+        again: Option<ChunkVersion>,
     },
     /// Makes everything this brick has acknowledged durable. -> `Committed`
     Commit,

@@ -15,6 +15,7 @@
 //! | all have it | failed | taken over whole from a member |
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use wire::brick::{BrickReply, BrickRequest, ChainRef, Change, WriterId};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MAX_IO_BYTES};
 use wire::id::{BootId, BrickId, CallSeq, ChunkVersion, MapEpoch};
@@ -105,6 +106,8 @@ pub struct Call {
     pub answered_below: CallSeq,
     /// What.
     pub change: Change,
+    /// The version it made when it was acknowledged before.
+    pub again: Option<ChunkVersion>,
 }
 
 /// See the module's head.
@@ -165,6 +168,12 @@ async fn carry_out(brick: &Brick, place: &Place, call: Call, payload: Bytes) -> 
         let members = level_all(brick, place, key).await?;
         return Ok(finish(brick, &call, header.version, delta_of(&header), members, 0));
     }
+    let survived = |was| lock(&brick.firsts).survived(key, was, base);
+    if call.again.is_some_and(survived) {
+        // Others may have written over it since.
+        let members = level_all(brick, place, key).await?;
+        return Ok(finish(brick, &call, base, 0, members, 0));
+    }
     if let Change::Punch { offset, len } = change
         && (len == 0 || header.is_none_or(|h| offset >= h.len))
     {
@@ -211,6 +220,7 @@ async fn carry_out(brick: &Brick, place: &Place, call: Call, payload: Bytes) -> 
         Ok(prepared) => prepared,
         Err(status) => return take_over(brick, place, &call, header.as_ref(), &acks, status).await,
     };
+    lock(&brick.firsts).note(key, base, Instant::now());
     let publish = move |store: &dyn ChunkStore| store.publish(prepared, chain.id, Some(writer));
     let header = match brick.disk_in(chain, Some(writer.session), publish).await {
         Ok(header) => header,

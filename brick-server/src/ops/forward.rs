@@ -1,6 +1,7 @@
 //! A member takes over a change from its head.
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use wire::brick::{BrickReply, ChainRef, Change, WriterId};
 use wire::chunk::ChunkKey;
 use wire::id::{ChunkVersion, MapEpoch};
@@ -59,6 +60,7 @@ pub async fn forward(
     if serving {
         brick.mark(key, chain, ChunkVersion(base.0 + 1));
     }
+    lock(&brick.firsts).note(key, base, Instant::now());
     let publish = move |store: &dyn ChunkStore| store.publish(prepared, chain.id, Some(writer));
     let header = brick.disk_in(chain, Some(writer.session), publish).await?;
     brick.metrics.forwards.add(1);

@@ -123,6 +123,7 @@ impl Client {
                     writer,
                     answered_below: writer.seq,
                     change: Change::Write { offset: cell.1 },
+                    again: None,
                 };
                 match self.call(head, request, payload.clone()).await {
                     Ok((BrickReply::Changed { members, .. }, _)) => {

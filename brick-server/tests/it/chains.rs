@@ -206,6 +206,7 @@ async fn misdirected_calls_are_refused() {
         writer: cluster.writer(),
         answered_below: CallSeq(0),
         change,
+        again: None,
     };
     let member = cluster.call(1, request, Bytes::from_static(b"x")).await;
     assert_eq!(status(member), Status::WrongMember);
@@ -348,6 +349,7 @@ async fn a_trim_comes_with_its_map() {
         writer,
         answered_below: CallSeq(0),
         change,
+        again: None,
     };
     let late =
         cluster.raw(&cluster.net(Role::Client), head, before, request, Bytes::from_static(b"late")).await;

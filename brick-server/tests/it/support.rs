@@ -346,6 +346,7 @@ impl Cluster {
             writer,
             answered_below: CallSeq(0),
             change,
+            again: None,
         };
         let sent = self.call(self.head(CHAIN), request, Bytes::copy_from_slice(data)).await;
         sent.map(|(reply, _)| reply)

@@ -19,7 +19,7 @@ use wire::brick::{
 };
 use wire::chunk::ChunkKey;
 use wire::durability::Holders;
-use wire::id::{BootId, BrickId, CallSeq, Ino, SessionId};
+use wire::id::{BootId, BrickId, CallSeq, ChunkVersion, Ino, SessionId};
 use wire::layout::{FileLayout, Piece};
 use wire::map::{Chain, ClusterMap, MemberState};
 use wire::net::typed::CallError;
@@ -162,6 +162,8 @@ impl Drop for Counted {
 /// What a change came to.
 #[derive(Debug)]
 pub(crate) struct Changed {
+    /// The version that it made.
+    pub(crate) version: ChunkVersion,
     pub(crate) holders: Holders,
     pub(crate) allocated_delta_bytes: i64,
 }
@@ -344,13 +346,14 @@ impl Shared {
         }
     }
 
-    /// Changes bytes of one chunk through the head of its chain; `begun`: in which session.
+    /// Changes bytes of one chunk through the head of its chain; `begun`: in which session; `again`: the version it made when it was acknowledged
+    /// before.
     pub(crate) async fn change(
         &self,
         (inode, begun): (&OpenInode, SessionId),
         layout: &FileLayout,
         offset: u64,
-        content: &Content,
+        (content, again): (&Content, Option<ChunkVersion>),
         deadline: Instant,
     ) -> Result<Changed, Error> {
         let chunk_bytes = u64::from(layout.chunk_bytes.max(1));
@@ -379,13 +382,15 @@ impl Shared {
                     writer: WriterId { session, seq: CallSeq(number.seq) },
                     answered_below: number.answered_below(),
                     change,
+                    again,
                 };
                 let attempt = retry.attempt(self.outside.config.attempt_timeout);
                 let error = match self.brick_once(&map, head, request, payload.clone(), attempt).await {
-                    Ok((BrickReply::Changed { allocated_delta_bytes, members, .. }, _))
+                    Ok((BrickReply::Changed { version, allocated_delta_bytes, members }, _))
                         if !members.is_empty() =>
                     {
-                        return Ok(Changed { holders: Holders::of(chain, &members), allocated_delta_bytes });
+                        let holders = Holders::of(chain, &members);
+                        return Ok(Changed { version, holders, allocated_delta_bytes });
                     }
                     Ok(_) => return Err(Error::unexpected(format!("brick {head}"), "who has the change")),
                     Err(error) => error,

@@ -4,10 +4,12 @@
 //! 1. fsync returns success only when every brick in sync of every chain that has data of the
 //!    file has committed it (`data_lost_by_a_restarted_brick_is_sent_again`), and none of them can
 //!    have lost it again meanwhile (see [`wire::durability`]).
-//! 2. Data is kept until then, within twice
+//! 2. Data is kept until then, and until the namespace was told of it and said that nobody has cut the file meanwhile
+//!    (`what_others_cut_meanwhile_is_written_again`), within twice
 //!    [`ClientConfig::uncommitted_bytes`](crate::ClientConfig).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,11 +18,11 @@ use tokio::time::Instant;
 use wire::durability::{Holders, Verdict};
 use wire::id::{BootId, BrickId};
 use wire::map::ClusterMap;
-use wire::meta::FsRequest;
+use wire::meta::{Attr, FsReply, FsRequest};
 use wire::status::FsError;
 
 use super::held::Held;
-use super::inode::{Flight, OpenInode};
+use super::inode::{Again, Flight, OpenInode, State};
 use super::open::File;
 use super::retry::Retry;
 use super::{Client, Shared};
@@ -55,6 +57,28 @@ fn judge(map: &ClusterMap, held: &Held, outcomes: &Outcomes) -> Verdict {
     })
 }
 
+/// Bricks that serve a part of a file or are about to.
+fn bricks_of(map: &ClusterMap, attr: &Attr) -> BTreeSet<BrickId> {
+    let chunks = attr.size.div_ceil(u64::from(attr.layout.chunk_bytes.max(1)));
+    // After one round over the table every chain has come up.
+    let round = map.tables.get(&attr.layout.table).map_or(0, |table| table.len() as u64);
+    let chains = (0..chunks.min(round)).filter_map(|index| map.chains.get(&attr.layout.chain(map, index)?));
+    chains.flat_map(|chain| chain.serving().chain(chain.syncing()).chain(chain.leaving())).collect()
+}
+
+/// Whether none of those who serve its chain by the map can have a held change any more.
+fn is_lost(map: &ClusterMap, held: &Held) -> bool {
+    if held.durable {
+        return false;
+    }
+    let Some(chain) = map.chains.get(&held.holders.chain) else { return false };
+    let has = |brick: BrickId| {
+        let boot = map.bricks.get(&brick).map(|info| info.boot);
+        held.holders.members.iter().any(|holder| holder.brick == brick && Some(holder.boot) == boot)
+    };
+    chain.serving().next().is_some() && !chain.serving().any(has)
+}
+
 impl Client {
     /// Makes what was written to the file before durable, size included, whoever wrote it here.
     ///
@@ -67,7 +91,12 @@ impl Client {
         shared
             .operations
             .run("fsync", file.ino(), async {
+                let others = locked(&file.inode.state).others_wrote_lately();
                 let synced = shared.sync_inode(&file.inode).await;
+                let synced = match synced {
+                    Ok(()) if others => shared.commit_of_others(&file.inode).await,
+                    synced => synced,
+                };
                 shared.take_failure(file)?;
                 file.not_lost()?;
                 synced
@@ -111,7 +140,51 @@ impl Shared {
         let deadline = Instant::now() + self.outside.config.deadline;
         let targets = [(inode.clone(), generation)];
         let (committed, reported) = tokio::join!(self.commit(&targets, deadline), self.report(inode));
-        committed.and(reported)
+        committed.and(self.commit_again(&targets, deadline, reported).await)
+    }
+
+    /// Has what others wrote to the file lately made durable, as far as bricks have it: whoever has read it may rely on that.
+    async fn commit_of_others(self: &Arc<Self>, inode: &Arc<OpenInode>) -> Result<(), Error> {
+        let deadline = Instant::now() + self.outside.config.deadline;
+        let mut retry = Retry::until(&self.outside.metrics, deadline);
+        loop {
+            let map = self.map();
+            let bricks = bricks_of(&map, &locked(&inode.state).attr);
+            let outcomes = self.commit_bricks(bricks, deadline).await;
+            let Some((brick, error)) =
+                outcomes.into_iter().find_map(|(brick, outcome)| Some((brick, outcome.err()?)))
+            else {
+                return Ok(());
+            };
+            retry.pause("the bricks to commit", format!("brick {brick}: {error}")).await?;
+            self.refresh_map(map.epoch).await;
+        }
+    }
+
+    /// What was written again while it was reported is committed again.
+    async fn commit_again(
+        self: &Arc<Self>,
+        targets: &[(Arc<OpenInode>, u64)],
+        deadline: Instant,
+        reported: Result<bool, Error>,
+    ) -> Result<(), Error> {
+        if reported? { self.commit(targets, deadline).await } else { Ok(()) }
+    }
+
+    /// Reports of several files; whether something had to be written again. The first failure, the rest is told all the same.
+    async fn report_all(
+        self: &Arc<Self>,
+        inodes: impl Iterator<Item = &Arc<OpenInode>>,
+    ) -> Result<bool, Error> {
+        let mut result = Ok(false);
+        for inode in inodes {
+            let again = self.report(inode).await;
+            result = match (result, again) {
+                (Ok(one), Ok(other)) => Ok(one | other),
+                (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            };
+        }
+        result
     }
 
     /// Flush, commit and report of all that is dirty.
@@ -123,11 +196,9 @@ impl Shared {
             targets.push((inode, generation));
         }
         let deadline = Instant::now() + self.outside.config.deadline;
-        let mut result = self.commit(&targets, deadline).await;
-        for (inode, _) in &targets {
-            result = result.and(self.report(inode).await);
-        }
-        result
+        let committed = self.commit(&targets, deadline).await;
+        let reported = self.report_all(targets.iter().map(|(inode, _)| inode)).await;
+        committed.and(self.commit_again(&targets, deadline, reported).await)
     }
 
     /// Commit and report of the files of which the bricks have everything, where others wait in vain.
@@ -140,15 +211,9 @@ impl Shared {
             }
         }
         let deadline = Instant::now() + self.outside.config.deadline;
-        let reports = async {
-            let mut result = Ok(());
-            for (inode, _) in &targets {
-                result = result.and(self.report(inode).await);
-            }
-            result
-        };
+        let reports = self.report_all(targets.iter().map(|(inode, _)| inode));
         let (committed, reported) = tokio::join!(self.commit(&targets, deadline), reports);
-        committed.and(reported)
+        committed.and(self.commit_again(&targets, deadline, reported).await)
     }
 
     /// How much is left to be done until everything is durable: a number that falls with every step, bytes that have to
@@ -156,7 +221,7 @@ impl Shared {
     pub(crate) fn left_to_write(&self) -> u64 {
         let left = |inode: &Arc<OpenInode>| {
             let state = locked(&inode.state);
-            let held: u64 = state.held.iter().map(|(_, held)| held.content.len()).sum();
+            let held: u64 = state.held.undurable().map(|(_, held)| held.content.len()).sum();
             2 * state.dirty_bytes() + held + u64::from(state.is_untold())
         };
         self.dirty_inodes().iter().map(left).sum()
@@ -167,7 +232,7 @@ impl Shared {
         let (mut bytes, mut files) = (0, 0);
         for inode in self.dirty_inodes() {
             let state = locked(&inode.state);
-            let held: u64 = state.held.iter().map(|(_, held)| held.content.len()).sum();
+            let held: u64 = state.held.undurable().map(|(_, held)| held.content.len()).sum();
             bytes += state.dirty_bytes() + held;
             files += usize::from(!state.is_clean());
         }
@@ -216,7 +281,7 @@ impl Shared {
         let mut bricks = BTreeSet::new();
         for (inode, generation) in targets {
             let state = locked(&inode.state);
-            for (_, held) in state.held.iter().filter(|(_, h)| h.generation <= *generation) {
+            for (_, held) in state.held.undurable().filter(|(_, h)| h.generation <= *generation) {
                 bricks.extend(held.holders.members.iter().map(|holder| holder.brick));
             }
         }
@@ -275,7 +340,7 @@ impl Shared {
             let kept = state.held.cost();
             let mut done = Vec::new();
             // Younger generations that this commit covers are let go of, too.
-            for (offset, held) in state.held.iter().filter(|(_, held)| held.stamp <= stamp) {
+            for (offset, held) in state.held.undurable().filter(|(_, held)| held.stamp <= stamp) {
                 match judge(map, held, outcomes) {
                     Verdict::Durable => done.push(offset),
                     Verdict::Again if held.generation <= generation => again.push(offset),
@@ -283,55 +348,104 @@ impl Shared {
                     Verdict::Again | Verdict::Unknown => {}
                 }
             }
+            let reported = state.reported;
             for offset in done {
-                state.held.remove(offset);
+                state.held.secured(offset, reported);
             }
             self.account_held(kept, state.held.cost());
         }
         if again.is_empty() {
             return Ok(unknown);
         }
-        if self.is_gone(inode).await {
-            let mut state = locked(&inode.state);
-            let kept = state.held.cost();
-            state.held.cut(0, u64::MAX);
-            self.account_held(kept, state.held.cost());
-            return Ok(unknown);
-        }
+        self.forget_gone(inode).await;
         // Who has the file alone has waited for all that is under way, and cuts it: nothing may be sent behind its back.
         let Ok(_order) = inode.order.try_read() else { return Ok(true) };
-        tracing::info!(inode = %inode.ino, pieces = again.len(),
+        Ok(self.launch_again(inode, &again, stamp) | unknown)
+    }
+
+    /// Sends again what is held at these offsets and was acknowledged by `stamp`; whether some of it can't be sent now. Nobody has the
+    /// inode's order alone.
+    fn launch_again(self: &Arc<Self>, inode: &Arc<OpenInode>, offsets: &[u64], stamp: u64) -> bool {
+        tracing::info!(inode = %inode.ino, pieces = offsets.len(),
             "a brick restarted or was replaced before it committed; sending data again");
         let mut state = locked(&inode.state);
         let kept = state.held.cost();
-        for offset in again {
-            let Some(held) = state.held.remove(offset) else { continue };
+        let mut left = false;
+        for offset in offsets {
+            let Some(held) = state.held.remove(*offset) else { continue };
             let end = offset + held.content.len();
             // A newer change of the same bytes is under way: when it is acknowledged it cuts
             // this one, and the next round sees to the rest.
-            if state.in_flight(offset, end) || held.stamp > stamp {
-                state.held.insert(offset, held);
-                unknown = true;
+            if state.in_flight(*offset, end) || held.stamp > stamp {
+                state.held.insert(*offset, held);
+                left = true;
                 continue;
             }
             add(&self.outside.metrics.resends, 1);
+            let again = Some(Again { version: held.version, told: held.is_told(state.reported) });
             let Held { content, generation, .. } = held;
-            self.launch(inode, &mut state, offset, Flight { content, generation, window: 0, again: true });
+            let flight = Flight { content, generation, window: 0, again };
+            self.launch(inode, &mut state, *offset, flight);
         }
         self.account_held(kept, state.held.cost());
-        Ok(unknown)
+        left
     }
 
-    /// Whether the inode was deleted for good: its data must not be made anew.
-    async fn is_gone(&self, inode: &OpenInode) -> bool {
-        let open = {
-            let state = locked(&inode.state);
-            state.readers + state.writers > 0
-        };
-        if open {
+    /// Whether some of a range is held that no brick can have any more.
+    pub(crate) fn has_lost(&self, state: &State, range: &Range<u64>) -> bool {
+        !state.held.is_empty() && {
+            let map = self.map();
+            state.held.within(range).any(|(_, held)| is_lost(&map, held))
+        }
+    }
+
+    /// Sends again what of a range no brick can have any more, so that nobody here misses it. Whether there was any: what bricks said
+    /// of the range does not count then.
+    pub(crate) async fn send_lost_again(
+        self: &Arc<Self>,
+        inode: &Arc<OpenInode>,
+        range: &Range<u64>,
+    ) -> bool {
+        if !self.has_lost(&locked(&inode.state), range) {
             return false;
         }
-        matches!(self.fs(FsRequest::GetAttr { ino: inode.ino }).await, Err(error) if error.is_gone())
+        self.forget_gone(inode).await;
+        let order = inode.order.read().await;
+        let changed = inode.changed.notified();
+        let map = self.map();
+        let lost: Vec<u64> = {
+            let state = locked(&inode.state);
+            state.held.within(range).filter(|(_, held)| is_lost(&map, held)).map(|(at, _)| at).collect()
+        };
+        if !lost.is_empty() && self.launch_again(inode, &lost, u64::MAX) {
+            // What is newer and on its way comes first.
+            drop(order);
+            changed.await;
+        }
+        true
+    }
+
+    /// Forgets what must not be made anew: of an inode that was deleted for good, and behind an end that others have cut the file to after
+    /// they were told what was written there.
+    async fn forget_gone(self: &Arc<Self>, inode: &Arc<OpenInode>) {
+        let answer = self.fs(FsRequest::GetAttr { ino: inode.ino }).await;
+        let mut state = locked(&inode.state);
+        let (kept, reported) = (state.held.cost(), state.reported);
+        match answer {
+            Ok(FsReply::Attr(attr)) => {
+                for (offset, held) in state.held.behind(attr.size) {
+                    if !held.is_told(reported) {
+                        state.held.insert(offset, held);
+                    }
+                }
+            }
+            Err(error) if error.is_gone() && state.readers + state.writers == 0 => {
+                state.held.cut(0, u64::MAX)
+            }
+            // Nothing is known then: what is sent again is never lost.
+            Ok(_) | Err(_) => {}
+        }
+        self.account_held(kept, state.held.cost());
     }
 
     /// Commits in the background: when asked to, and what is old.
@@ -358,8 +472,22 @@ impl Shared {
                 continue;
             }
             let deadline = Instant::now() + self.outside.config.deadline;
+            // What is durable is kept until it is reported: where others wait for that room, it is reported at once.
+            let is_tight = self.outside.metrics.uncommitted_bytes_now.load(Ordering::Relaxed)
+                > self.outside.config.uncommitted_bytes as u64;
+            let reports = async {
+                let told = targets.iter().map(|(inode, _)| inode).filter(|_| is_tight);
+                self.report_all(told).await
+            };
             // One round; what is in doubt or was sent again is old enough for the next one.
-            match self.commit_round(&targets, deadline).await {
+            let (round, reported) = tokio::join!(self.commit_round(&targets, deadline), reports);
+            if let Err(error) = reported
+                && !error.is_gone()
+            {
+                self.complain(&mut complained, &error.to_string());
+                continue;
+            }
+            match round {
                 Ok(Round::Nothing | Round::Settled) => complained = false,
                 Ok(Round::InDoubt(doubt)) => self.complain(&mut complained, &doubt.why),
                 Err(error) => self.complain(&mut complained, &error.to_string()),
@@ -396,7 +524,7 @@ impl Shared {
             let in_doubt = self
                 .dirty_inodes()
                 .iter()
-                .any(|inode| locked(&inode.state).held.iter().any(|(_, held)| changed(&held.holders)));
+                .any(|inode| locked(&inode.state).held.undurable().any(|(_, held)| changed(&held.holders)));
             if in_doubt {
                 self.commit_wanted.notify_one();
             }

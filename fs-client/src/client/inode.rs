@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::chunk::BLOCK_BYTES;
-use wire::id::{Ino, SessionId};
+use wire::id::{ChunkVersion, Ino, SessionId};
 use wire::layout::FileLayout;
 use wire::meta::{Access, Attr, AttrChanges, FileKind, SetTime, Timestamp, WriteReport};
 
@@ -22,8 +22,17 @@ pub(crate) struct Flight {
     pub(crate) generation: u64,
     /// Bytes of the window it occupies.
     pub(crate) window: usize,
-    /// It was acknowledged before, by a brick that lost it.
-    pub(crate) again: bool,
+    /// It was acknowledged before, by bricks that may have lost it.
+    pub(crate) again: Option<Again>,
+}
+
+/// What was acknowledged before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Again {
+    /// The version that it made.
+    pub(crate) version: ChunkVersion,
+    /// The namespace was told of it.
+    pub(crate) told: bool,
 }
 
 /// An error of writing behind, until every handle knows it.
@@ -32,6 +41,17 @@ pub(crate) struct Failure {
     pub(crate) error: Error,
     /// Some handle was told.
     pub(crate) told: bool,
+}
+
+/// Somebody has cut a file while it was written here: what is held behind that and was not reported has to be written again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BeenCut {
+    /// What lies behind this may be gone.
+    pub(crate) size: u64,
+    /// What was acknowledged later was written later.
+    pub(crate) stamp: u64,
+    /// It may have been cut since the session ended in which it was written: the cut may still be under way.
+    pub(crate) session_over: bool,
 }
 
 /// Attributes changed here and not told yet: they go with the report of the writes before them.
@@ -76,12 +96,19 @@ pub(crate) struct State {
     pub(crate) pending_mtime: Option<Timestamp>,
     /// Grows with each write.
     pub(crate) writes: u64,
-    /// The least size that the file was to be cut to by calls that failed without a clear answer: the cut may come yet, and would
-    /// take what is written behind it.
-    pub(crate) cut_in_doubt: Option<u64>,
+    /// A cut asked for here failed without a clear answer: it may come yet, and nothing written meanwhile counts as knowing of it.
+    pub(crate) cut_in_doubt: bool,
+    /// Somebody has cut the file while it was written here.
+    pub(crate) been_cut: Option<BeenCut>,
+    /// Everything acknowledged up to this stamp was reported.
+    pub(crate) reported: u64,
+    /// `mtime` as the namespace said when it was told last what was written here.
+    pub(crate) own_mtime: Option<Timestamp>,
     /// What was acknowledged and not reported.
     pub(crate) unreported: Option<WriteReport>,
     pub(crate) unreported_since: Option<Instant>,
+    /// The namespace is being told: that counts as untold until it answers.
+    pub(crate) telling: bool,
     pub(crate) late: Option<Late>,
     /// Grows when bytes read earlier may be outdated.
     pub(crate) version: u64,
@@ -164,9 +191,13 @@ impl OpenInode {
                 pending_end: None,
                 pending_mtime: None,
                 writes: 0,
-                cut_in_doubt: None,
+                cut_in_doubt: false,
+                been_cut: None,
+                reported: 0,
+                own_mtime: None,
                 unreported: None,
                 unreported_since: None,
+                telling: false,
                 late: None,
                 version: 0,
                 readers: 0,
@@ -262,7 +293,7 @@ impl State {
 
     /// Whether the namespace is to be told something.
     pub(crate) fn is_untold(&self) -> bool {
-        self.unreported.is_some() || self.late.is_some()
+        self.unreported.is_some() || self.telling || self.been_cut.is_some() || self.late.is_some()
     }
 
     /// Whether a change of attributes may wait for the report of the writes before it: there are such writes, and
@@ -331,17 +362,34 @@ impl State {
         }
     }
 
+    /// Whether somebody else wrote to the file, not so long ago that it is durable by itself.
+    pub(crate) fn others_wrote_lately(&self) -> bool {
+        /// Clients commit what is some seconds old; clocks differ.
+        const LATELY_S: i64 = 60;
+        let age = Timestamp::now().secs.saturating_sub(self.attr.mtime.secs);
+        self.own_mtime != Some(self.attr.mtime) && age < LATELY_S
+    }
+
+    /// The session is over in which things were written that the namespace was not told: it has cut them, perhaps. `stamp`: of the last
+    /// acknowledgement.
+    pub(crate) fn session_over(&mut self, stamp: u64) {
+        let reported = self.reported;
+        if self.unreported.is_some()
+            || self.telling
+            || self.held.iter().any(|(_, held)| !held.is_told(reported))
+        {
+            self.been_cut = Some(BeenCut { size: 0, stamp, session_over: true });
+        }
+    }
+
+    /// The `ctime` that changes are made by which begin now.
+    pub(crate) fn known(&self) -> Timestamp {
+        if self.cut_in_doubt { Timestamp { secs: i64::MIN, nanos: 0 } } else { self.attr.ctime }
+    }
+
     /// Adds to what is to be reported.
-    pub(crate) fn add_report(&mut self, end: u64, mtime: Timestamp, allocated_delta_bytes: i64) {
-        let new = WriteReport { end, mtime, allocated_delta_bytes };
-        self.unreported = Some(match self.unreported {
-            None => new,
-            Some(old) => WriteReport {
-                end: old.end.max(new.end),
-                mtime: old.mtime.max(new.mtime),
-                allocated_delta_bytes: old.allocated_delta_bytes.saturating_add(new.allocated_delta_bytes),
-            },
-        });
+    pub(crate) fn add_report(&mut self, new: WriteReport) {
+        self.unreported = Some(self.unreported.map_or(new, |old| old.and(new)));
         if self.unreported_since.is_none() {
             self.unreported_since = Some(Instant::now());
         }

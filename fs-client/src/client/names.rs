@@ -13,11 +13,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wire::id::{DirCookie, Ino};
 use wire::meta::{
-    ACL_ACCESS, Access, Attr, AttrChanges, DirEntry, FileKind, FsReply, FsRequest, Name, NewInode,
-    RenameMode, SetTime, StatFs, XattrMode,
+    ACL_ACCESS, Attr, AttrChanges, DirEntry, FileKind, FsReply, FsRequest, Name, NewInode, RenameMode,
+    SetTime, StatFs, XattrMode,
 };
 
-use super::inode::{OpenInode, State};
+use super::inode::OpenInode;
 use super::open::File;
 use super::table::User;
 use super::{Client, Shared};
@@ -117,45 +117,21 @@ impl Shared {
         file.map_or(Ok(()), File::not_lost)?;
         let done = self.report_and_set(inode, changes).await;
         let mut state = locked(&inode.state);
-        match (changes.size, &done) {
-            (Some(size), Ok(_)) => self.forget_behind(&mut state, size),
-            // Neither done nor refused.
-            (Some(size), Err(error)) if !matches!(error, Error::Fs(_)) => {
-                state.cut_in_doubt = Some(state.cut_in_doubt.map_or(size, |known| known.min(size)));
-            }
-            _ => {}
+        if changes.size.is_some() && matches!(&done, Err(error) if !matches!(error, Error::Fs(_))) {
+            state.cut_in_doubt = true;
         }
         done?;
+        if let Some(size) = changes.size {
+            state.cut_in_doubt = false;
+            let kept = state.held.cost();
+            state.held.cut(size, u64::MAX);
+            self.account_held(kept, state.held.cost());
+            state.version += 1;
+        }
         // Nothing was written meanwhile: all there is to know is in the answer.
         let writes = state.writes;
         state.settle_pending(writes);
         Ok(state.view())
-    }
-
-    /// What was sent is not to be sent again, as far as it lies behind a size that the file was cut to.
-    fn forget_behind(&self, state: &mut State, size: u64) {
-        let kept = state.held.cost();
-        state.held.cut(size, u64::MAX);
-        self.account_held(kept, state.held.cost());
-        state.version += 1;
-    }
-
-    /// Returns when no cut is in doubt: it was made, or never will be. What is written from now on stays.
-    pub(crate) async fn until_cut(&self, inode: &OpenInode) -> Result<(), Error> {
-        if locked(&inode.state).cut_in_doubt.is_none() {
-            return Ok(());
-        }
-        let _alone = inode.order.write().await;
-        let Some(size) = locked(&inode.state).cut_in_doubt else { return Ok(()) };
-        crate::stuck::waiting_for(|| "the bricks to cut the file as it was asked for before".to_owned());
-        // The namespace lets nobody open a file for writing that is being cut.
-        self.tell_open(inode, &mut *inode.gate.lock().await, Access::Write).await?;
-        let mut state = locked(&inode.state);
-        state.cut_in_doubt = None;
-        if state.attr.size <= size {
-            self.forget_behind(&mut state, size);
-        }
-        Ok(())
     }
 
     /// The same; if writes before it are to be reported still, it is told together with them, when they are made

@@ -16,13 +16,15 @@ use wire::meta::{
 };
 use wire::status::FsError;
 
-use super::inode::{OpenInode, State, Told, joined};
+use super::held::Held;
+use super::inode::{BeenCut, Flight, OpenInode, State, Told, joined};
 use super::readahead::Readahead;
 use super::table::{Creation, User};
 use super::{Client, Shared};
 use crate::config::Sharing;
 use crate::error::Error;
 use crate::locked;
+use crate::metrics::add;
 
 /// When a write is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -208,13 +210,7 @@ impl Shared {
         Ok(self.handle(inode, options))
     }
 
-    /// Says that it is open here, whether that is known or not. Waits for cuts of the file.
-    pub(crate) async fn tell_open(
-        &self,
-        inode: &OpenInode,
-        told: &mut Told,
-        access: Access,
-    ) -> Result<(), Error> {
+    async fn tell_open(&self, inode: &OpenInode, told: &mut Told, access: Access) -> Result<(), Error> {
         match self.fs(FsRequest::Open { ino: inode.ino, access }).await? {
             FsReply::Attr(attr) => {
                 if attr.kind == FileKind::File && !attr.layout.is_valid() {
@@ -314,7 +310,7 @@ impl Shared {
     async fn flush(self: &Arc<Self>, file: &File) -> Result<(), Error> {
         self.flush_inode(&file.inode).await;
         let reported = match self.outside.config.sharing {
-            Sharing::Shared => self.report(&file.inode).await,
+            Sharing::Shared => self.report(&file.inode).await.map(drop),
             Sharing::Sole => Ok(()),
         };
         self.tell_closer(file)?;
@@ -335,16 +331,28 @@ impl Shared {
     }
 
     /// Tells the namespace what has no handle any more.
-    pub(crate) async fn tell_closed(&self, inode: &OpenInode) -> Result<(), Error> {
+    pub(crate) async fn tell_closed(self: &Arc<Self>, inode: &Arc<OpenInode>) -> Result<(), Error> {
+        loop {
+            match self.tell_closed_once(inode).await? {
+                Answer::BeenCut => self.write_again(inode, Order::Shared).await?,
+                Answer::Nothing | Answer::Attr(_) => return Ok(()),
+            }
+        }
+    }
+
+    async fn tell_closed_once(&self, inode: &OpenInode) -> Result<Answer, Error> {
         let mut told = inode.gate.lock().await;
         let (readers, writers) = {
             let state = locked(&inode.state);
             (state.readers, state.writers)
         };
-        let mut result = Ok(());
+        let mut result = Ok(Answer::Nothing);
         if told.write && writers == 0 {
             self.table.note_close(inode.ino);
-            result = self.tell(inode, &mut told, Occasion::Close).await.map(drop);
+            result = self.tell(inode, &mut told, Occasion::Close).await;
+            if matches!(result, Ok(Answer::BeenCut)) {
+                return result;
+            }
         }
         if told.read && readers == 0 {
             self.table.note_close(inode.ino);
@@ -359,40 +367,120 @@ impl Shared {
         result
     }
 
-    /// Tells the namespace what was written and acknowledged, and attributes changed since.
-    pub(crate) async fn report(&self, inode: &OpenInode) -> Result<(), Error> {
-        if !locked(&inode.state).is_untold() {
-            return Ok(());
+    /// Tells the namespace what was written and acknowledged, and attributes changed since. Whether some of it had to be written again: it
+    /// is not durable then, though it was.
+    pub(crate) async fn report(self: &Arc<Self>, inode: &Arc<OpenInode>) -> Result<bool, Error> {
+        let mut again = false;
+        while locked(&inode.state).is_untold() {
+            let answer = self.tell(inode, &mut *inode.gate.lock().await, Occasion::Report).await?;
+            if !matches!(answer, Answer::BeenCut) {
+                break;
+            }
+            self.write_again(inode, Order::Shared).await?;
+            again = true;
         }
-        let mut told = inode.gate.lock().await;
-        self.tell(inode, &mut told, Occasion::Report).await.map(drop)
+        Ok(again)
     }
 
-    /// The same, and changes attributes then, in one call.
+    /// The same by who has the inode's order alone, and changes attributes then, in one call.
     pub(crate) async fn report_and_set(
-        &self,
-        inode: &OpenInode,
+        self: &Arc<Self>,
+        inode: &Arc<OpenInode>,
         changes: &AttrChanges,
     ) -> Result<Attr, Error> {
-        let mut told = inode.gate.lock().await;
-        let attr = self.tell(inode, &mut told, Occasion::Set(changes)).await?;
-        attr.ok_or_else(|| Error::unexpected("the namespace", "attributes"))
+        loop {
+            match self.tell(inode, &mut *inode.gate.lock().await, Occasion::Set(changes)).await? {
+                Answer::Attr(attr) => return Ok(attr),
+                Answer::BeenCut => self.write_again(inode, Order::Alone).await?,
+                Answer::Nothing => return Err(Error::unexpected("the namespace", "attributes")),
+            }
+        }
     }
 
-    /// The same with the gate held; what the namespace answers, if it was told anything.
+    /// Writes again what others may have cut while it was written and before it was reported. Returns when the bricks have it, or it
+    /// failed.
+    ///
+    /// # Errors
+    /// If the namespace does not say that nothing is being cut any more.
+    async fn write_again(self: &Arc<Self>, inode: &Arc<OpenInode>, order: Order) -> Result<(), Error> {
+        let _order = match order {
+            Order::Shared => Some(inode.order.read().await),
+            Order::Alone => None,
+        };
+        if locked(&inode.state).been_cut.is_some_and(|cut| cut.session_over) {
+            // It lets nobody open a file for writing before.
+            let mut told = inode.gate.lock().await;
+            self.tell_open(inode, &mut told, Access::Write).await?;
+        }
+        loop {
+            let changed = inode.changed.notified();
+            if !self.launch_cut(inode) {
+                break;
+            }
+            changed.await;
+        }
+        self.flush_inode(inode).await;
+        Ok(())
+    }
+
+    /// Sends what was cut; whether some of it can't be sent yet, since something newer is on its way there.
+    fn launch_cut(self: &Arc<Self>, inode: &Arc<OpenInode>) -> bool {
+        let mut state = locked(&inode.state);
+        let Some(cut) = state.been_cut.take() else { return false };
+        let BeenCut { size, stamp, .. } = cut;
+        let (kept, reported) = (state.held.cost(), state.reported);
+        let mut left = false;
+        for (offset, held) in state.held.behind(size) {
+            let is_newer = held.stamp > stamp;
+            let in_the_way = state.in_flight(offset, offset + held.content.len());
+            if held.is_told(reported) {
+                // Reported before the cut: it was cut rightly.
+            } else if is_newer || in_the_way {
+                left |= !is_newer;
+                state.held.insert(offset, held);
+            } else {
+                add(&self.outside.metrics.resends, 1);
+                let Held { content, generation, .. } = held;
+                self.launch(
+                    inode,
+                    &mut state,
+                    offset,
+                    Flight { content, generation, window: 0, again: None },
+                );
+            }
+        }
+        if left {
+            state.been_cut = Some(cut);
+        }
+        self.account_held(kept, state.held.cost());
+        left
+    }
+
+    /// Tells with the gate held.
     async fn tell(
         &self,
         inode: &OpenInode,
         told: &mut Told,
         occasion: Occasion<'_>,
-    ) -> Result<Option<Attr>, Error> {
+    ) -> Result<Answer, Error> {
         let closes = told.write && matches!(occasion, Occasion::Close);
         let ino = inode.ino;
-        let (mut untold, late, writes, begun) = {
+        let (mut untold, late, writes, begun, upto) = {
             let mut state = locked(&inode.state);
+            if state.been_cut.is_some() {
+                return Ok(Answer::BeenCut);
+            }
             state.unreported_since = None;
+            state.telling = true;
             let begun = inode.era(self.session.id());
-            (Untold { inode, report: state.unreported.take() }, state.late, state.writes, begun)
+            let mut report = state.unreported.take();
+            if let Some(report) = report.as_mut().filter(|_| !state.is_written()) {
+                // The last ones are yet to come: they have the same time, and are to be noticed elsewhere.
+                report.mtime = report.mtime.before();
+            }
+            // What is acknowledged is in the report, or was in an earlier one.
+            let upto = self.stamps.load(Ordering::SeqCst);
+            (Untold { inode, report }, state.late, state.writes, begun, upto)
         };
         let then = match (late, &occasion) {
             (None, Occasion::Set(changes)) => Some(LateChanges { changes: **changes, at: Timestamp::now() }),
@@ -405,43 +493,73 @@ impl Shared {
         let request = match (untold.report, then) {
             (None, Some(then)) if !closes => FsRequest::SetAttr { ino, changes: then.changes },
             (None, None) if closes => FsRequest::Close { ino, access: Access::Write },
-            (None, None) => return Ok(None),
+            (None, None) => return Ok(Answer::Nothing),
             (report, then) => {
                 let report = report.unwrap_or(WriteReport::NOTHING);
                 FsRequest::ReportWrite { ino, report, then, closes }
             }
         };
         let deadline = Instant::now() + self.outside.config.deadline;
-        let answer = self.fs_while(request, deadline, || inode.not_forsaken(begun)).await;
+        let session = self.session.id();
+        let may = || {
+            inode.not_forsaken(begun)?;
+            // What was written in a session that is over may have been cut with it.
+            if self.session.id() == session { Ok(()) } else { Err(Error::SessionOver) }
+        };
+        let answer = self.fs_while(request, deadline, may).await;
         self.table.note_report();
         let mut state = locked(&inode.state);
         // What was changed meanwhile is told the next time.
         let tells_all = |state: &State| state.late.map(|late| late.number) == late.map(|late| late.number);
+        let reported = |state: &mut State| {
+            state.reported = upto;
+            let kept = state.held.cost();
+            state.held.reported(upto);
+            self.account_held(kept, state.held.cost());
+        };
         match answer {
+            Ok(FsReply::BeenCut { attr, size }) => {
+                tracing::info!(inode = %ino, size, "the file was cut meanwhile: writing again what is behind that");
+                state.absorb(&attr);
+                state.cut_in_doubt = false;
+                let stamp = self.stamps.load(Ordering::SeqCst);
+                state.been_cut = Some(BeenCut { size, stamp, session_over: false });
+                // What lies before it was written and is reported the next time; what lies behind it when it is written again.
+                untold.report =
+                    untold.report.take().into_iter().chain(state.unreported.take()).reduce(WriteReport::and);
+                if let Some(report) = &mut untold.report {
+                    *report = WriteReport { end: report.end.min(size), knew: attr.ctime, ..*report };
+                }
+                Ok(Answer::BeenCut)
+            }
             Ok(reply) => {
                 untold.report = None;
+                reported(&mut state);
                 if tells_all(&state) {
                     state.late = None;
                 }
-                let attr = match reply {
+                let answer = match reply {
                     FsReply::Attr(attr) => {
                         state.absorb(&attr);
-                        Some(attr)
+                        state.own_mtime = Some(attr.mtime);
+                        Answer::Attr(attr)
                     }
-                    _ => None,
+                    _ => Answer::Nothing,
                 };
                 state.settle_pending(writes);
                 told.write &= !closes;
-                Ok(attr)
+                Ok(answer)
             }
             // An inode that is gone has no size to be told.
             Err(error) if error.is_gone() => {
                 untold.report = None;
+                reported(&mut state);
                 state.late = None;
                 told.write &= !closes;
                 state.settle_pending(writes);
                 Err(error)
             }
+            Err(Error::SessionOver) => Ok(Answer::BeenCut),
             // What was written under a lost lock has no say in the file any more.
             Err(Error::LockLost) => {
                 untold.report = None;
@@ -457,6 +575,23 @@ impl Shared {
             }
         }
     }
+}
+
+/// What the namespace answers.
+enum Answer {
+    /// Nothing of use, or there was nothing to tell.
+    Nothing,
+    Attr(Attr),
+    /// Nothing was done: others have cut the file.
+    BeenCut,
+}
+
+/// How the caller has the inode's order.
+#[derive(Clone, Copy)]
+enum Order {
+    /// Not yet: it is to be shared.
+    Shared,
+    Alone,
 }
 
 /// Why the namespace is told.
@@ -508,7 +643,7 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// A report on its way; it goes back to the inode unless it was told.
+/// A report on its way, one at a time; it goes back to the inode unless it was told.
 struct Untold<'a> {
     inode: &'a OpenInode,
     report: Option<WriteReport>,
@@ -516,9 +651,10 @@ struct Untold<'a> {
 
 impl Drop for Untold<'_> {
     fn drop(&mut self) {
+        let mut state = locked(&self.inode.state);
+        state.telling = false;
         if let Some(report) = self.report.take() {
-            let mut state = locked(&self.inode.state);
-            state.add_report(report.end, report.mtime, report.allocated_delta_bytes);
+            state.add_report(report);
         }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! 1. A read sees every write that returned before it began
 //!    (`random_operations_equal_a_plain_buffer`): what is gathered and in flight is noted before
-//!    the bricks are asked, and laid over their answer.
+//!    the bricks are asked, and laid over their answer. What bricks have lost by a restart is sent again first
+//!    (`what_restarted_bricks_have_lost_is_read`).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -171,7 +172,14 @@ impl Shared {
         if !file.options.read || file.options.direct {
             return None;
         }
-        let plan = plan(&locked(&file.inode.state), offset, len);
+        let plan = {
+            let state = locked(&file.inode.state);
+            let plan = plan(&state, offset, len);
+            if self.has_lost(&state, &(plan.start..plan.end)) {
+                return None;
+            }
+            plan
+        };
         let mut parts = Vec::new();
         for (at, piece) in plan.pieces() {
             let number = at / PIECE_BYTES;
@@ -207,6 +215,24 @@ impl Shared {
             // It may have grown elsewhere.
             self.get_attr(file.ino()).await?;
         }
+        loop {
+            let bytes = self.read_once(file, offset, len, knowledge).await?;
+            let range = offset..offset + bytes.len() as u64;
+            if !self.send_lost_again(&file.inode, &range).await {
+                self.count_read(&bytes);
+                return Ok(bytes);
+            }
+        }
+    }
+
+    /// What memory and the bricks have.
+    async fn read_once(
+        self: &Arc<Self>,
+        file: &Arc<File>,
+        offset: u64,
+        len: u64,
+        knowledge: Knowledge,
+    ) -> Result<Bytes, Error> {
         let plan = plan(&locked(&file.inode.state), offset, len);
         let age = match knowledge {
             Knowledge::Fresh => WATCHED_AGE,
@@ -234,9 +260,7 @@ impl Shared {
                 parts
             }
         };
-        let bytes = plan.assemble(&parts);
-        self.count_read(&bytes);
-        Ok(bytes)
+        Ok(plan.assemble(&parts))
     }
 
     async fn one_piece(

@@ -6,6 +6,7 @@
 //!    out and looked at under one lock.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -333,8 +334,11 @@ impl Shared {
         self.session.absorb_map(grant.map);
         // Before anything is done in the new one.
         self.lose_locks(session);
+        self.doubt_untold();
         *locked(&self.session.trust) = (ttl, asked);
         *locked(&self.session.current) = (session, Duration::from_millis(u64::from(grant.renew_ms.max(10))));
+        // Once more: what was acknowledged in between.
+        self.doubt_untold();
         self.session.renewed.notify_waiters();
         for (ino, access) in self.open_inodes() {
             let number = self.session.take_number();
@@ -352,6 +356,13 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// What the namespace was not told in a session that is over may have been cut with it.
+    fn doubt_untold(&self) {
+        for inode in self.dirty_inodes() {
+            locked(&inode.state).session_over(self.stamps.load(Ordering::SeqCst));
+        }
     }
 
     /// Asks who the members of the namespace are, so that another one is found when this one goes.

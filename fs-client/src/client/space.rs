@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wire::brick::Extent;
 use wire::chunk::MAX_FILE_BYTES;
-use wire::meta::{FsReply, FsRequest, Timestamp};
+use wire::meta::{FsReply, FsRequest, Timestamp, WriteReport};
 use wire::status::FsError;
 
 use super::held::Content;
@@ -134,7 +134,6 @@ impl Shared {
         let end = offset.checked_add(len).filter(|end| *end <= MAX_FILE_BYTES).ok_or(FsError::TooLarge)?;
         self.until_trusted(file).await?;
         file.not_lost()?;
-        self.until_cut(&file.inode).await?;
         self.tell_writer(file)?;
         let grows = match mode {
             FallocateMode::Allocate { keep_size } => {
@@ -171,11 +170,12 @@ impl Shared {
             state.pending_mtime = Some(now);
             state.outdate_late_mtime();
             state.writes += 1;
-            state.add_report(end, now, 0);
+            let knew = state.known();
+            state.add_report(WriteReport { end, mtime: now, allocated_delta_bytes: 0, knew });
             state.listed = true;
         }
         self.note_dirty(inode);
-        self.report(inode).await
+        self.report(inode).await.map(drop)
     }
 
     /// Makes a hole, as far as the file goes: in the chunks that exist, however long the range is.
@@ -201,7 +201,7 @@ impl Shared {
             state.outdate_late_mtime();
             state.writes += 1;
             state.version += 1;
-            state.add_report(0, now, 0);
+            state.add_report(WriteReport { mtime: now, ..WriteReport::NOTHING });
             state.listed = true;
         }
         self.note_dirty(inode);
@@ -236,7 +236,7 @@ impl Shared {
                     let from = start.max(index * chunk_bytes);
                     let to = end.min((index + 1).saturating_mul(chunk_bytes));
                     let content = Content::Zeros(to - from);
-                    let flight = Flight { content, generation, window: 0, again: false };
+                    let flight = Flight { content, generation, window: 0, again: None };
                     self.launch(inode, &mut state, from, flight);
                 }
                 state.generation += 1;
@@ -248,6 +248,21 @@ impl Shared {
     }
 
     async fn seek(self: &Arc<Self>, file: &Arc<File>, offset: u64, sought: Sought) -> Result<u64, Error> {
+        loop {
+            let found = self.seek_once(file, offset, sought).await;
+            if !self.send_lost_again(&file.inode, &(offset..u64::MAX)).await {
+                return found;
+            }
+        }
+    }
+
+    /// By what memory and the bricks have.
+    async fn seek_once(
+        self: &Arc<Self>,
+        file: &Arc<File>,
+        offset: u64,
+        sought: Sought,
+    ) -> Result<u64, Error> {
         let inode = &file.inode;
         self.flush_inode(inode).await;
         let size = self.get_attr(inode.ino).await?.size;

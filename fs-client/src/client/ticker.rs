@@ -51,7 +51,8 @@ impl Shared {
         if (report || (unclosed && told)) && inode.gate.try_lock().is_ok() {
             let (shared, inode) = (self.clone(), inode.clone());
             self.runtime.spawn(async move {
-                let result = if report { shared.report(&inode).await } else { shared.tell_closed(&inode).await };
+                let result =
+                    if report { shared.report(&inode).await.map(drop) } else { shared.tell_closed(&inode).await };
                 if let Err(error) = result
                     && !error.is_gone()
                 {

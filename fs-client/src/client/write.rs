@@ -18,12 +18,13 @@ use std::sync::atomic::Ordering;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use wire::chunk::MAX_FILE_BYTES;
-use wire::meta::Timestamp;
+use wire::id::SessionId;
+use wire::meta::{Timestamp, WriteReport};
 use wire::status::FsError;
 
 use super::gather::{PIECE_BYTES, Taken};
 use super::held::{Content, Held};
-use super::inode::{Flight, OpenInode, State};
+use super::inode::{BeenCut, Flight, OpenInode, State};
 use super::open::{File, SyncMode};
 use super::{Client, Shared};
 use crate::error::Error;
@@ -77,12 +78,10 @@ impl Shared {
             return None;
         }
         let _order = file.inode.order.try_read().ok()?;
+        if locked(&file.inode.state).dirty_bytes() + data.len() as u64
+            > self.outside.config.file_window_bytes as u64
         {
-            let state = locked(&file.inode.state);
-            let dirty = state.dirty_bytes() + data.len() as u64;
-            if dirty > self.outside.config.file_window_bytes as u64 || state.cut_in_doubt.is_some() {
-                return None;
-            }
+            return None;
         }
         let room = self.window.try_acquire_many(data.len() as u32).ok()?;
         Some(self.put(file, offset, data, room).map(|_| ()))
@@ -97,7 +96,6 @@ impl Shared {
         if self.is_stopping() {
             return Err(Error::Stopping);
         }
-        self.until_cut(&file.inode).await?;
         if file.options.append && data.len() as u64 > PIECE_BYTES {
             // One run, though it is taken in parts: nobody else may append in between.
             let _order = file.inode.order.write().await;
@@ -239,7 +237,7 @@ impl Shared {
                 inode,
                 state,
                 offset,
-                Flight { content: Content::Data(bytes), generation, window, again: false },
+                Flight { content: Content::Data(bytes), generation, window, again: None },
             );
         }
     }
@@ -253,11 +251,11 @@ impl Shared {
         flight: Flight,
     ) {
         debug_assert!(!state.in_flight(offset, offset + flight.content.len()));
-        let content = flight.content.clone();
+        let (content, again) = (flight.content.clone(), flight.again);
         state.flying_bytes += flight.window as u64;
         state.flights.insert(offset, flight);
         let (shared, inode, layout) = (self.clone(), inode.clone(), state.attr.layout);
-        let begun = inode.era(self.session.id());
+        let (begun, knew) = (inode.era(self.session.id()), state.known());
         self.runtime.spawn(async move {
             let work = async {
                 let metrics = &shared.outside.metrics;
@@ -267,9 +265,17 @@ impl Shared {
                 // Without a slot before the deadline the change fails there at once.
                 let _slot = timeout_at(deadline, shared.flight_slots.acquire()).await;
                 add(&metrics.flights_now, 1);
-                let result = shared.change((&inode, begun), &layout, offset, &content, deadline).await;
+                let result = shared
+                    .change(
+                        (&inode, begun),
+                        &layout,
+                        offset,
+                        (&content, again.map(|again| again.version)),
+                        deadline,
+                    )
+                    .await;
                 subtract(&metrics.flights_now, 1);
-                shared.landed(&inode, offset, result);
+                shared.landed(&inode, offset, (begun, knew), result);
             };
             shared.operations.run("write-behind", inode.ino, work).await;
         });
@@ -280,6 +286,7 @@ impl Shared {
         self: &Arc<Self>,
         inode: &Arc<OpenInode>,
         offset: u64,
+        (begun, knew): (SessionId, Timestamp),
         result: Result<super::bricks::Changed, Error>,
     ) {
         let mut state = locked(&inode.state);
@@ -292,20 +299,37 @@ impl Shared {
         let kept = state.held.cost();
         match result {
             Ok(changed) => {
-                // What is sent again was reported when it was acknowledged first.
-                if !again {
+                let end = match &content {
+                    Content::Data(bytes) => offset + bytes.len() as u64,
+                    Content::Zeros(_) => 0,
+                };
+                let report = if again.is_some() {
+                    // It was reported when it was acknowledged first. Who has read it since it was lost is to read it anew.
+                    WriteReport { mtime: state.attr.mtime, ..WriteReport::NOTHING }
+                } else {
                     let mtime = state.pending_mtime.unwrap_or_else(Timestamp::now);
-                    let end = match &content {
-                        Content::Data(bytes) => offset + bytes.len() as u64,
-                        Content::Zeros(_) => 0,
-                    };
-                    state.add_report(end, mtime, changed.allocated_delta_bytes);
-                }
+                    WriteReport { end, mtime, allocated_delta_bytes: changed.allocated_delta_bytes, knew }
+                };
+                state.add_report(report);
                 let stamp = self.stamps.fetch_add(1, Ordering::SeqCst) + 1;
                 let since = Instant::now();
-                state
-                    .held
-                    .insert(offset, Held { content, generation, stamp, holders: changed.holders, since });
+                state.held.insert(
+                    offset,
+                    Held {
+                        content,
+                        generation,
+                        stamp,
+                        version: changed.version,
+                        holders: changed.holders,
+                        since,
+                        told: again.is_some_and(|again| again.told),
+                        durable: false,
+                    },
+                );
+                if begun < self.session.id() {
+                    // The namespace may have had it cut when it gave up that session.
+                    state.been_cut = Some(BeenCut { size: 0, stamp, session_over: true });
+                }
             }
             Err(error) => {
                 tracing::error!(inode = %inode.ino, offset, bytes = content.len(), %error,

@@ -212,42 +212,137 @@ async fn what_is_sent_again_does_not_come_back_after_a_cut() {
     client.shutdown().await.unwrap();
 }
 
-/// A truncation ends in an error, and nobody knows whether it comes yet: what is written behind it waits until that is known.
+/// The size is being told to the namespace when fsync is called: it returns when that is done, and not before.
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_written_behind_a_cut_in_doubt() {
+async fn fsync_waits_for_a_report_under_way() {
+    let cluster = Cluster::start().await;
+    let client = Arc::new(cluster.client().await);
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let held = cluster.namespace.held_cuts.write().await;
+    client.write_at(&file, 0, &pattern(1, 300_000)).await.unwrap();
+    // Nobody asked for it: it is told when it is old enough.
+    until("a report", || cluster.namespace.reports_under_way.load(Ordering::SeqCst) > 0).await;
+    let (syncing, synced) = (client.clone(), file.clone());
+    let mut sync = tokio::spawn(async move { syncing.fsync(&synced).await });
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut sync).await;
+    assert!(early.is_err(), "durable, and the namespace knows of nothing: {early:?}");
+    drop(held);
+    sync.await.unwrap().unwrap();
+    assert_eq!(cluster.namespace.size_of(file.ino()), 300_000);
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// All bricks have restarted, and what they had in memory is not sent again yet: whoever wrote it reads it all the same, and
+/// finds it when looking for data.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_restarted_bricks_have_lost_is_read() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
+    let old = pattern(1, 300_000);
+    client.write_at(&file, 0, &old).await.unwrap();
+    client.fsync(&file).await.unwrap();
+    let mut new = pattern(2, 300_000);
+    client.write_at(&file, 0, &new).await.unwrap();
+    client.write_at(&file, 170 * 4096, &new).await.unwrap();
+    client.flush(&file).await.unwrap();
+    // Commits tell nothing: what was lost is not found by them.
+    cluster
+        .world
+        .fault(|_, request| matches!(request, BrickRequest::Commit).then_some(Fault::Refuse(Status::Busy)));
+    for brick in 0..3 {
+        cluster.world.restart(BrickId(brick));
+    }
+    let newest = cluster.world.map.borrow().epoch;
+    until("the map to be known", || client.map().epoch >= newest).await;
+    assert_eq!(client.seek_data(&file, 400_000).await.unwrap(), 170 * 4096);
+    let read = client.read_at(&file, 0, 300_000).await.unwrap();
+    assert!(read == new, "older bytes, or none");
+    // Newer ones are not hidden by what is sent again.
+    client.write_at(&file, 1000, b"newest").await.unwrap();
+    new[1000..1006].copy_from_slice(b"newest");
+    assert!(client.read_at(&file, 0, 300_000).await.unwrap() == new);
+    cluster.world.heal();
+    client.fsync(&file).await.unwrap();
+    let layout = client.getattr(file.ino()).await.unwrap().layout;
+    assert!(cluster.world.durable_file(file.ino(), &layout, 300_000) == new);
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+}
+
+/// Another machine cuts the file while this one writes behind the cut, knowing nothing of it: what fsync acknowledges is there. What was
+/// told before stays cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_cut_meanwhile_is_written_again() {
+    let cluster = Cluster::start().await;
+    // Nothing is told before it is asked for.
+    let config = ClientConfig { flush_age: Duration::from_secs(3600), ..cluster.config() };
+    let client = cluster.client_with(config).await;
+    let other = cluster.client().await;
+    let file = client.create_path(b"f", 0o600, OpenOptions { direct: true, ..read_write() }).await.unwrap();
+    let ino = file.ino();
+    let mut model = pattern(1, 300_000);
+    client.write_at(&file, 0, &model).await.unwrap();
+    client.fsync(&file).await.unwrap();
+    client.write_at(&file, 400_000, &pattern(2, 1000)).await.unwrap();
+    client.flush(&file).await.unwrap();
+    let pieces = [(50, 3), (250_000, 4), (500_000, 5)];
+    for (at, seed) in pieces {
+        client.write_at(&file, at, &pattern(seed, 1000)).await.unwrap();
+    }
+    other.setattr(ino, AttrChanges { size: Some(100), ..AttrChanges::default() }).await.unwrap();
+    client.write_at(&file, 600_000, &pattern(6, 1000)).await.unwrap();
+    client.fsync(&file).await.unwrap();
+
+    model.truncate(100);
+    for (at, seed) in pieces.into_iter().chain([(600_000, 6)]) {
+        model.resize(model.len().max(at as usize + 1000), 0);
+        model[at as usize..at as usize + 1000].copy_from_slice(&pattern(seed, 1000));
+    }
+    assert_eq!(cluster.namespace.size_of(ino), 601_000);
+    let layout = other.getattr(ino).await.unwrap().layout;
+    assert!(cluster.world.durable_file(ino, &layout, 601_000) == model, "acknowledged by fsync, and gone");
+    assert!(client.read_at(&file, 0, 700_000).await.unwrap() == model);
+    // It knows now, and is not told again.
+    let reports = cluster.namespace.reports_under_way.load(Ordering::SeqCst);
+    client.write_at(&file, 700_000, &pattern(7, 1000)).await.unwrap();
+    client.fsync(&file).await.unwrap();
+    assert_eq!(cluster.namespace.reports_under_way.load(Ordering::SeqCst), reports + 1);
+    client.release(file).await.unwrap();
+    client.shutdown().await.unwrap();
+    other.shutdown().await.unwrap();
+}
+
+/// A truncation ends in an error and comes all the same, later, when the program has written behind it and was told that this is durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_that_comes_late_takes_nothing_that_is_durable() {
     let cluster = Cluster::start().await;
     let config = ClientConfig { deadline: Duration::from_secs(2), ..cluster.config() };
-    let client = Arc::new(cluster.client_with(config).await);
+    let client = cluster.client_with(config).await;
     let file = client.create_path(b"f", 0o600, read_write()).await.unwrap();
     let ino = file.ino();
-    client.write_at(&file, 0, &pattern(1, 300_000)).await.unwrap();
+    let mut model = pattern(1, 300_000);
+    client.write_at(&file, 0, &model).await.unwrap();
     client.fsync(&file).await.unwrap();
 
     let held = cluster.namespace.held_cuts.write().await;
     let size = AttrChanges { size: Some(100), ..AttrChanges::default() };
     assert_eq!(client.setattr(ino, size).await.unwrap_err().errno(), Errno::IO);
-    assert!(client.try_write_at(&file, 200_000, b"new").is_none(), "taken without a look");
-    assert_eq!(client.write_at(&file, 200_000, b"new").await.unwrap_err().errno(), Errno::IO);
-    let (client2, file2) = (client.clone(), file.clone());
-    let write = tokio::spawn(async move { client2.write_at(&file2, 200_000, b"new").await });
-    // Another machine's stands for the one that was given up.
-    let other = cluster.client().await;
-    let cut = tokio::spawn(async move { other.setattr(ino, size).await.map(|_| other) });
-    until("the cut to be asked for", || cluster.namespace.cuts_under_way.load(Ordering::SeqCst) >= 2).await;
+    client.write_at(&file, 200_000, b"new").await.unwrap();
+    assert_eq!(client.fsync(&file).await.unwrap_err().errno(), Errno::IO, "durable, though it may be cut");
     drop(held);
-    let other = cut.await.unwrap().unwrap();
-    write.await.unwrap().unwrap();
+    until("the cut", || cluster.namespace.size_of(ino) == 100).await;
+    client.fsync(&file).await.unwrap();
 
-    client.fsync(&file).await.unwrap();
-    assert!(client.try_write_at(&file, 0, b"first").is_some(), "doubted for ever");
-    client.fsync(&file).await.unwrap();
-    let read = client.read_at(&file, 0, 300_000).await.unwrap();
-    assert_eq!(read.len(), 200_003);
-    assert!(read[..5] == *b"first" && read[5..100] == pattern(1, 300_000)[5..100]);
-    assert!(read[100..200_000].iter().all(|byte| *byte == 0) && read[200_000..] == *b"new");
+    model.truncate(100);
+    model.resize(200_000, 0);
+    model.extend(b"new");
+    let layout = client.getattr(ino).await.unwrap().layout;
+    assert!(cluster.world.durable_file(ino, &layout, 200_003) == model);
+    assert!(client.read_at(&file, 0, 300_000).await.unwrap() == model);
     client.release(file).await.unwrap();
     client.shutdown().await.unwrap();
-    other.shutdown().await.unwrap();
 }
 
 /// A hole is made where restarted bricks have lost what was there: it is not sent again.

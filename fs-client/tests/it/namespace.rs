@@ -46,6 +46,8 @@ pub struct Inner {
     next_session: u64,
     locks: Vec<(Ino, LockKind, LockHeld)>,
     next_generation: u64,
+    /// Files cut that were open for writing: to which size, and the `ctime` of who knows.
+    cuts: HashMap<Ino, (u64, Timestamp)>,
     /// Open files that are to give up their locks.
     recalls: BTreeSet<(SessionId, Recall)>,
     /// The map that grants of locks name.
@@ -69,7 +71,9 @@ pub struct FakeNamespace {
     pub held_looks: tokio::sync::RwLock<()>,
     /// Changes of sizes that have come.
     pub cuts_under_way: AtomicU64,
-    /// Who has this alone keeps them from being made, and files from being opened for writing.
+    /// Reports of what was written that have come.
+    pub reports_under_way: AtomicU64,
+    /// Who has this alone keeps both from being made, and files from being opened for writing.
     pub held_cuts: tokio::sync::RwLock<()>,
     /// Somebody broke a lock.
     recalled: Notify,
@@ -205,6 +209,14 @@ impl Inner {
             FsRequest::SetAttr { ino, changes } => {
                 let now = self.now();
                 self.set(world, *ino, changes, now)?;
+                let writes = |open: &&(SessionId, Ino, Access)| (open.1, open.2) == (*ino, Access::Write);
+                if let Some(size) = changes.size
+                    && self.open.iter().any(|open| writes(&open))
+                {
+                    let over = self.node(*ino)?.attr.ctime;
+                    let cut = self.cuts.entry(*ino).or_insert((size, over));
+                    *cut = (cut.0.min(size), over);
+                }
                 self.attr(*ino)
             }
             FsRequest::Create { parent, name, new, exclusive, access } => {
@@ -312,6 +324,12 @@ impl Inner {
                 Ok(FsReply::Done)
             }
             FsRequest::ReportWrite { ino, report, then, closes } => {
+                if let Some(&(size, over)) = self.cuts.get(ino)
+                    && report.end > size
+                    && report.knew < over
+                {
+                    return Ok(FsReply::BeenCut { attr: self.node(*ino)?.attr.clone(), size });
+                }
                 let attr = &mut self.node(*ino)?.attr;
                 attr.size = attr.size.max(report.end);
                 if *report != WriteReport::NOTHING {
@@ -453,6 +471,7 @@ impl FakeNamespace {
             lose_replies: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             cuts_under_way: AtomicU64::new(0),
+            reports_under_way: AtomicU64::new(0),
             held_cuts: tokio::sync::RwLock::default(),
             deaf: AtomicU64::new(0),
             tell_open: AtomicU64::new(0),
@@ -581,6 +600,10 @@ impl TypedHandler<MetaProtocol> for FakeNamespace {
                     }
                     if matches!(request, FsRequest::SetAttr { changes, .. } if changes.size.is_some()) {
                         self.cuts_under_way.fetch_add(1, Ordering::SeqCst);
+                        drop(self.held_cuts.read().await);
+                    }
+                    if matches!(request, FsRequest::ReportWrite { .. }) {
+                        self.reports_under_way.fetch_add(1, Ordering::SeqCst);
                         drop(self.held_cuts.read().await);
                     }
                     if matches!(request, FsRequest::Open { access: Access::Write, .. }) {

@@ -11,7 +11,7 @@ use wire::status::FsError;
 use crate::machine::trims::{self, Targets};
 use crate::machine::txn::{Do, Txn};
 use crate::machine::{acl, dirs, journal};
-use crate::store::records::Inode;
+use crate::store::records::{Cut, Inode};
 use crate::store::{Read, keys};
 
 /// Something of the inode changed: `ctime` becomes now, or the next point after it was.
@@ -28,22 +28,26 @@ pub fn modified(inode: &mut Inode, at: Timestamp) {
 }
 
 /// `setattr`.
-pub fn set_attr(txn: &mut Txn<'_>, ino: Ino, changes: &AttrChanges) -> Do<FsReply> {
+pub fn set_attr(txn: &mut Txn<'_>, session: SessionId, ino: Ino, changes: &AttrChanges) -> Do<FsReply> {
     let mut inode = txn.inode(ino)?;
     let at = txn.at;
     changed(&mut inode, at);
-    set_attr_at(txn, ino, inode, changes, at)
+    set_attr_at(txn, session, ino, inode, changes, at)
 }
 
 /// `setattr` of a moment that may be past, of an inode whose `ctime` says so already.
 fn set_attr_at(
     txn: &mut Txn<'_>,
+    session: SessionId,
     ino: Ino,
     mut inode: Inode,
     changes: &AttrChanges,
     at: Timestamp,
 ) -> Do<FsReply> {
     if let Some(size) = changes.size {
+        if size < inode.size {
+            note_cut(txn, session, ino, &inode, size)?;
+        }
         resize(txn, ino, &mut inode, size)?;
     }
     if let Some(mode) = changes.mode {
@@ -102,6 +106,39 @@ fn resize(txn: &mut Txn<'_>, ino: Ino, inode: &mut Inode, size: u64) -> Do<()> {
     inode.mtime = inode.ctime;
     inode.mtime_set = None;
     Ok(())
+}
+
+/// The file is about to be cut, at its `ctime`. Who writes to it may not know that yet.
+fn note_cut(txn: &mut Txn<'_>, session: SessionId, ino: Ino, inode: &Inode, size: u64) -> Do<()> {
+    let before = txn.load::<Cut>(&keys::cut(ino))?;
+    if before.is_some() || txn.any(&keys::writers(ino))? {
+        let size = before.map_or(size, |cut| cut.size.min(size));
+        txn.put(keys::cut(ino), &Cut { size, by: session, at: inode.ctime, over: None })?;
+    }
+    Ok(())
+}
+
+/// Whether what was written may have been cut behind the back of who reports it, and behind which size. Nobody can tell its bytes from those
+/// that were to be cut: so all that was begun before the cuts were known to be over counts as gone.
+fn been_cut(
+    txn: &mut Txn<'_>,
+    session: SessionId,
+    ino: Ino,
+    inode: &mut Inode,
+    report: &WriteReport,
+) -> Do<Option<u64>> {
+    let Some(cut) = txn.load::<Cut>(&keys::cut(ino))? else { return Ok(None) };
+    let knew = |since: Timestamp| report.knew >= since;
+    if report.end <= cut.size || cut.over.is_some_and(knew) || (cut.by == session && knew(cut.at)) {
+        return Ok(None);
+    }
+    if cut.over.is_none() && !trims::is_under_way(txn, &txn.map, ino)? {
+        let at = txn.at;
+        changed(inode, at);
+        txn.put_inode(ino, inode)?;
+        txn.put(keys::cut(ino), &Cut { over: Some(inode.ctime), ..cut })?;
+    }
+    Ok(Some(cut.size))
 }
 
 /// `open` with O_CREAT: makes a file, or takes the one that is there.
@@ -172,6 +209,9 @@ pub fn close_for_write(txn: &mut Txn<'_>, session: SessionId, ino: Ino) -> Do<Fs
         return Ok(FsReply::Done);
     }
     txn.delete(key);
+    if txn.get(&keys::cut(ino))?.is_some() && !txn.any(&keys::writers(ino))? {
+        txn.delete(keys::cut(ino));
+    }
     if let Some(mut inode) = txn.load::<Inode>(&keys::inode(ino))?
         && inode.dirty_tail
         && !txn.any(&keys::writers(ino))?
@@ -191,9 +231,8 @@ pub fn cut_tail(txn: &mut Txn<'_>, ino: Ino, inode: &mut Inode, targets: Targets
     Ok(())
 }
 
-/// What a session has written. The size only grows by it. A report that brings nothing new
-/// changes no time, and one of a write before `mtime` was set by hand does not undo that. `then` is a
-/// `setattr` that came after the writes.
+/// What a session has written. The size only grows by it. What others have in memory is outdated by it, so `mtime` moves, unless it was
+/// set by hand after those writes. `then` is a `setattr` that came after the writes.
 pub fn report(
     txn: &mut Txn<'_>,
     session: SessionId,
@@ -209,8 +248,11 @@ pub fn report(
     if report.end > MAX_FILE_BYTES {
         return Err(FsError::TooLarge.into());
     }
+    if let Some(size) = been_cut(txn, session, ino, &mut inode, report)? {
+        return Ok(FsReply::BeenCut { attr: inode.attr(ino), size });
+    }
     let before = inode.clone();
-    let news = report.end > inode.size || report.allocated_delta_bytes != 0;
+    let is_written = *report != WriteReport { knew: report.knew, ..WriteReport::NOTHING };
     inode.size = inode.size.max(report.end);
     inode.allocated_bytes = inode.allocated_bytes.saturating_add_signed(report.allocated_delta_bytes);
     inode.written = true;
@@ -223,7 +265,7 @@ pub fn report(
         }
         Some(_) => {}
         None if written_at > inode.mtime => inode.mtime = written_at,
-        None if news => inode.mtime = inode.mtime.next(),
+        None if is_written => inode.mtime = inode.mtime.next(),
         None => {}
     }
     if inode != before {
@@ -242,7 +284,7 @@ pub fn report(
             // One change with the writes; the later of the two moments is when it was.
             inode.ctime = inode.ctime.max(at);
         }
-        set_attr_at(txn, ino, inode.clone(), &late.changes, at)?;
+        set_attr_at(txn, session, ino, inode.clone(), &late.changes, at)?;
     }
     if closes {
         close_for_write(txn, session, ino)?;

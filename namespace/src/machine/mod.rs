@@ -329,7 +329,7 @@ fn told(refusal: Option<BrickRefusal>) -> Outcome {
 fn verb(txn: &mut Txn<'_>, session: SessionId, request: &FsRequest) -> Do<FsReply> {
     use FsRequest as F;
     match request {
-        F::SetAttr { ino, changes } => files::set_attr(txn, *ino, changes),
+        F::SetAttr { ino, changes } => files::set_attr(txn, session, *ino, changes),
         F::Create { parent, name, new, exclusive, access } => {
             files::create(txn, session, *parent, name, new, *exclusive, *access)
         }

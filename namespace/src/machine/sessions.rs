@@ -81,6 +81,7 @@ pub fn end(txn: &mut Txn<'_>, session: SessionId, clean: bool) -> Do<()> {
             inode.dirty_tail = true;
             txn.put_inode(ino, &inode)?;
         } else {
+            txn.delete(keys::cut(ino));
             files::cut_tail(txn, ino, &mut inode, Targets::AllBricks)?;
         }
     }

@@ -75,6 +75,15 @@ fn owe(txn: &mut Txn<'_>, ino: Ino, chunk_bytes: u32, size: u64, bricks: BTreeSe
     Ok(())
 }
 
+/// Whether living bricks owe cuts of a file.
+///
+/// # Errors
+/// If the state cannot be read.
+pub fn is_under_way(state: &dyn Read, map: &ClusterMap, ino: Ino) -> Result<bool, Error> {
+    let Some(trim) = load::<Trim>(state, &keys::trim(ino))? else { return Ok(false) };
+    Ok(trim.owed.keys().any(|brick| map.bricks.get(brick).is_some_and(|info| info.alive)))
+}
+
 /// Bricks have cut what they owed. An acknowledgement of more than the least that stays now
 /// settles nothing.
 pub fn done(txn: &mut Txn<'_>, acks: &[TrimAck]) -> Do<()> {
@@ -300,6 +309,7 @@ pub fn reclaim(txn: &mut Txn<'_>, ino: Ino) -> Do<()> {
     }
     locks::drop_inode(txn, ino)?;
     txn.delete(keys::inode(ino));
+    txn.delete(keys::cut(ino));
     txn.counters.inodes = txn.counters.inodes.saturating_sub(1);
     record(txn, ino, &inode, 0, Targets::Range(0, inode.size))
 }

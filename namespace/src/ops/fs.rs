@@ -1,13 +1,15 @@
 //! Verbs that change something: proposed, and answered when durable; those that cut files
 //! also when no living brick has the cut bytes any more, so that nobody reads them again.
 
-use wire::id::SessionId;
-use wire::meta::{Access, FsReply, FsRequest, LateChanges};
+use wire::id::{Ino, SessionId};
+use wire::meta::{Access, FsReply, FsRequest, LateChanges, WriteReport};
 use wire::status::{FsError, Status};
 
 use crate::machine::command::{Caller, Op, Outcome};
+use crate::machine::txn::load;
 use crate::namespace::{Namespace, lock};
 use crate::soft::opens::Creating;
+use crate::store::records::Cut;
 use crate::store::{Read, keys};
 
 /// A create under way, over when dropped.
@@ -51,6 +53,11 @@ impl Namespace {
                 let reply = self.done(who, request).await;
                 self.settled(reply).await
             }
+            FsRequest::ReportWrite { ino, ref report, .. } if self.may_be_cut(ino, report)? => {
+                self.wait_for_trims(ino).await?;
+                let reply = self.done(who, request).await;
+                self.settled(reply).await
+            }
             FsRequest::Lock(wish) => {
                 self.end_silent_holders(session, &wish).await?;
                 self.done(who, FsRequest::Lock(wish)).await
@@ -71,6 +78,12 @@ impl Namespace {
         }
     }
 
+    /// Whether it was written behind a cut.
+    fn may_be_cut(&self, ino: Ino, report: &WriteReport) -> Result<bool, Status> {
+        let cut: Option<Cut> = load(&*self.db, &keys::cut(ino)).map_err(|error| self.failed(&error))?;
+        Ok(cut.is_some_and(|cut| report.end > cut.size))
+    }
+
     /// What a create found or made is open in the session.
     fn opened(&self, session: SessionId, reply: Result<FsReply, Status>) -> Result<FsReply, Status> {
         if let Ok(FsReply::Created { attr, .. }) = &reply
@@ -85,7 +98,7 @@ impl Namespace {
     /// The reply, once nobody owes cuts of the inode it speaks of.
     async fn settled(&self, reply: Result<FsReply, Status>) -> Result<FsReply, Status> {
         let reply = reply?;
-        if let FsReply::Attr(attr) | FsReply::Created { attr, .. } = &reply {
+        if let FsReply::Attr(attr) | FsReply::Created { attr, .. } | FsReply::BeenCut { attr, .. } = &reply {
             self.wait_for_trims(attr.ino).await?;
         }
         Ok(reply)

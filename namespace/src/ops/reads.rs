@@ -6,11 +6,10 @@ use wire::status::Status;
 
 use crate::error::Error;
 use crate::machine::looks::look;
-use crate::machine::txn::{Do, Fail, load};
+use crate::machine::trims;
+use crate::machine::txn::{Do, Fail};
 use crate::namespace::{Namespace, lock};
 use crate::ops::room;
-use crate::store::keys;
-use crate::store::records::Trim;
 
 impl Namespace {
     /// A verb that only looks.
@@ -47,11 +46,8 @@ impl Namespace {
     }
 
     /// Whether living bricks owe cuts of a file.
-    fn is_being_cut(&self, ino: Ino) -> Result<bool, Status> {
-        let trim: Option<Trim> = load(&*self.db, &keys::trim(ino)).map_err(|error| self.failed(&error))?;
-        let Some(trim) = trim else { return Ok(false) };
-        let map = self.map();
-        Ok(trim.owed.keys().any(|brick| map.bricks.get(brick).is_some_and(|info| info.alive)))
+    pub(crate) fn is_being_cut(&self, ino: Ino) -> Result<bool, Status> {
+        trims::is_under_way(&*self.db, &self.map(), ino).map_err(|error| self.failed(&error))
     }
 
     /// Attributes of an inode.

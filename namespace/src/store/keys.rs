@@ -154,6 +154,11 @@ pub fn changes(dir: Ino) -> Vec<u8> {
     numbered(b'E', dir.0, &[])
 }
 
+/// `Q ino`.
+pub fn cut(ino: Ino) -> Vec<u8> {
+    numbered(b'Q', ino.0, &[])
+}
+
 /// `T ino`.
 pub fn trim(ino: Ino) -> Vec<u8> {
     numbered(b'T', ino.0, &[])
@@ -246,6 +251,7 @@ mod tests {
             r"E\x00\x00\x00\x00\x00\x00\x00A\x00\x00\x00\x00\x00\x00\x00B"
         );
         assert_eq!(text(mark(MapEpoch(0x41))), r"M\x00\x00\x00\x00\x00\x00\x00A");
+        assert_eq!(text(cut(Ino(0x41))), r"Q\x00\x00\x00\x00\x00\x00\x00A");
         assert_eq!(text(trim(Ino(0x41))), r"T\x00\x00\x00\x00\x00\x00\x00A");
     }
 

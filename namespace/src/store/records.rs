@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use wire::handshake::Role;
-use wire::id::{BrickId, DirCookie, Ino, NodeId};
+use wire::id::{BrickId, DirCookie, Ino, NodeId, SessionId};
 use wire::layout::FileLayout;
 use wire::meta::{Attr, FileKind, Name, Timestamp};
 
@@ -147,6 +147,19 @@ pub struct Trim {
     pub chunk_bytes: u32,
     /// Bricks that have not done it, each with the bytes that stay there.
     pub owed: BTreeMap<BrickId, u64>,
+}
+
+/// A file was cut while it was open for writing: what was written meanwhile may be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// The least size it was cut to.
+    pub size: u64,
+    /// Who cut it last. It writes on when it was told that the cut is over.
+    pub by: SessionId,
+    /// And knows this `ctime` then.
+    pub at: Timestamp,
+    /// Any other who knows this `ctime` began to write when all was over.
+    pub over: Option<Timestamp>,
 }
 
 /// A join token.

@@ -408,7 +408,12 @@ impl Client {
     /// A file with `end` bytes that is closed again.
     pub async fn file(&self, text: &str, end: u64) -> Ino {
         let ino = self.create(text, Access::Write).await;
-        let report = WriteReport { end, mtime: Timestamp::now(), allocated_delta_bytes: end as i64 };
+        let report = WriteReport {
+            end,
+            mtime: Timestamp::now(),
+            allocated_delta_bytes: end as i64,
+            ..WriteReport::NOTHING
+        };
         self.fs(FsRequest::ReportWrite { ino, report, then: None, closes: true }).await.unwrap();
         ino
     }

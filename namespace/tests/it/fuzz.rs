@@ -25,8 +25,12 @@ fn of_a_mount(dir: Ino, file: Ino) -> Vec<FsRequest> {
         range: LockRange { start: 5, end: 900 },
         pid: 3,
     };
-    let report =
-        WriteReport { end: 5000, mtime: Timestamp { secs: 5, nanos: 6 }, allocated_delta_bytes: 8192 };
+    let report = WriteReport {
+        end: 5000,
+        mtime: Timestamp { secs: 5, nanos: 6 },
+        allocated_delta_bytes: 8192,
+        knew: Timestamp { secs: 7, nanos: 8 },
+    };
     let changes = AttrChanges { mode: Some(0o755), uid: Some(1), size: Some(70), ..AttrChanges::default() };
     vec![
         FsRequest::Lookup { parent: dir, name: name("file") },

@@ -153,7 +153,7 @@ impl<S: Write> World<S> {
         let ino = self.file(parent, text);
         self.fs(FsRequest::Open { ino, access: Access::Write }).unwrap();
         let mtime = Timestamp { secs: self.now, nanos: 5 };
-        let report = WriteReport { end, mtime, allocated_delta_bytes: end as i64 };
+        let report = WriteReport { end, mtime, allocated_delta_bytes: end as i64, ..WriteReport::NOTHING };
         self.fs(FsRequest::ReportWrite { ino, report, then: None, closes: true }).unwrap();
         ino
     }

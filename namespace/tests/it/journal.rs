@@ -103,7 +103,7 @@ fn request(step: &Step, dirs: &[Ino], inodes: &[Ino]) -> FsRequest {
         }
         _ => {
             let report =
-                WriteReport { end: u64::from(step.n), mtime: Timestamp::default(), allocated_delta_bytes: 0 };
+                WriteReport { end: u64::from(step.n), mtime: Timestamp::default(), ..WriteReport::NOTHING };
             FsRequest::ReportWrite { ino, report, then: None, closes: false }
         }
     }

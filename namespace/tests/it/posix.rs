@@ -158,17 +158,72 @@ fn late_reports_keep_the_time_set_by_hand() {
     let by_hand = Timestamp { secs: 17, nanos: 0 };
     let changes = AttrChanges { mtime: Some(SetTime::To(by_hand)), ..changes() };
     world.attr_of(FsRequest::SetAttr { ino: file, changes });
-    let report = WriteReport { end: 10, mtime: written, allocated_delta_bytes: 4096 };
+    let report = WriteReport { end: 10, mtime: written, allocated_delta_bytes: 4096, ..WriteReport::NOTHING };
     let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: false });
     assert_eq!((attr.mtime, attr.size, attr.allocated_bytes), (by_hand, 10, 4096));
     world.now += 10;
     let later = Timestamp { secs: world.now, nanos: 500 };
-    let report = WriteReport { end: 5, mtime: later, allocated_delta_bytes: 0 };
+    let report = WriteReport { end: 5, mtime: later, allocated_delta_bytes: 0, ..WriteReport::NOTHING };
     let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: false });
     assert_eq!((attr.mtime, attr.size), (later, 10));
-    // Said twice, nothing changes.
-    let again = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: true });
-    assert_eq!(again, attr);
+    // More of the same moment: time moves as little as can be, so that others look again.
+    let again = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: false });
+    assert_eq!((again.mtime, again.size), (attr.mtime.next(), 10));
+    // And of a moment before it: somebody else's write was told first.
+    let report = WriteReport { mtime: written, ..report };
+    let earlier = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: false });
+    assert_eq!(earlier.mtime, again.mtime.next());
+    let report = WriteReport::NOTHING;
+    let nothing = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: true });
+    assert_eq!(nothing, earlier);
+    world.sound();
+}
+
+/// A file is cut while another session writes to it that does not know: what that one reports counts as gone, until it has written
+/// knowing of the cut. Whoever writes alone never hears of it.
+#[test]
+fn who_wrote_during_a_cut_writes_again() {
+    let mut world = World::new();
+    let file = world.file(ROOT, "f");
+    let (one, two) = (world.session, world.open_session(2));
+    for session in [one, two] {
+        world.session = session;
+        world.fs(FsRequest::Open { ino: file, access: Access::Write }).unwrap();
+    }
+    let mtime = Timestamp { secs: world.now, nanos: 500 };
+    let told = |end, knew: &Attr| {
+        let report = WriteReport { end, mtime, allocated_delta_bytes: 0, knew: knew.ctime };
+        FsRequest::ReportWrite { ino: file, report, then: None, closes: false }
+    };
+    let new = world.attr(file);
+    let before = world.attr_of(told(9000, &new));
+    world.session = one;
+    let size = AttrChanges { size: Some(4096), ..AttrChanges::default() };
+    let cut = world.attr_of(FsRequest::SetAttr { ino: file, changes: size });
+    world.session = two;
+    assert_eq!(world.attr_of(told(4096, &before)).size, 4096, "what lies before it is untouched");
+    for knew in [&before, &cut] {
+        // It was over at the earliest when this was first asked.
+        let answer = world.fs(told(9000, knew)).unwrap();
+        assert!(matches!(&answer, FsReply::BeenCut { attr, size: 4096 } if attr.size == 4096), "{answer:?}");
+    }
+    let FsReply::BeenCut { attr: known, .. } = world.fs(told(9000, &before)).unwrap() else {
+        panic!("told as new")
+    };
+    assert_eq!(world.attr_of(told(9000, &known)).size, 9000);
+    // Both close: who opens it next knows.
+    for session in [one, two] {
+        world.session = session;
+        world.fs(FsRequest::Close { ino: file, access: Access::Write }).unwrap();
+    }
+    world.session = one;
+    world.fs(FsRequest::Open { ino: file, access: Access::Write }).unwrap();
+    assert_eq!(world.attr_of(told(9001, &before)).size, 9001);
+    // It has cut it itself: what it writes knowing that is taken at once, what it wrote not knowing is not.
+    let size = AttrChanges { size: Some(10), ..AttrChanges::default() };
+    let own = world.attr_of(FsRequest::SetAttr { ino: file, changes: size });
+    assert_eq!(world.attr_of(told(20, &own)).size, 20);
+    assert!(matches!(world.fs(told(30, &known)), Ok(FsReply::BeenCut { .. })));
     world.sound();
 }
 
@@ -181,7 +236,7 @@ fn a_report_tells_when_it_was_written() {
     world.fs(FsRequest::Open { ino: file, access: Access::Write }).unwrap();
     world.now += 100;
     let written = Timestamp { secs: world.now - 40, nanos: 7 };
-    let report = WriteReport { end: 10, mtime: written, allocated_delta_bytes: 4096 };
+    let report = WriteReport { end: 10, mtime: written, allocated_delta_bytes: 4096, ..WriteReport::NOTHING };
     let attr = world.attr_of(FsRequest::ReportWrite { ino: file, report, then: None, closes: true });
     assert_eq!((attr.mtime, attr.ctime), (written, written));
     // Told after a change that came later, it is noticed, and moves time as little as can be.
@@ -204,7 +259,7 @@ fn a_report_may_bring_the_setattr_after_it() {
     let written = Timestamp { secs: world.now - 40, nanos: 7 };
     let at = Timestamp { secs: world.now - 30, nanos: 8 };
     let by_hand = Timestamp { secs: 17, nanos: 0 };
-    let report = WriteReport { end: 10, mtime: written, allocated_delta_bytes: 4096 };
+    let report = WriteReport { end: 10, mtime: written, allocated_delta_bytes: 4096, ..WriteReport::NOTHING };
     let changes = AttrChanges {
         mode: Some(0o4711),
         uid: Some(5),
@@ -235,7 +290,7 @@ fn a_report_may_bring_the_setattr_after_it() {
     let changes = AttrChanges { mtime: Some(SetTime::To(bad)), ..AttrChanges::default() };
     let request = FsRequest::ReportWrite {
         ino: file,
-        report: WriteReport { end: 77, mtime: at, allocated_delta_bytes: 0 },
+        report: WriteReport { end: 77, mtime: at, allocated_delta_bytes: 0, ..WriteReport::NOTHING },
         then: Some(LateChanges { changes, at }),
         closes: false,
     };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use namespace::machine::command::{Answer, Command, Op, Outcome};
 use namespace::machine::txn::load;
 use namespace::store::db::Db;
-use namespace::store::records::Inode;
+use namespace::store::records::{Cut, Inode};
 use namespace::store::{Write, keys};
 use proptest::prelude::*;
 use wire::id::{CallSeq, Ino, SessionId};
@@ -253,12 +253,16 @@ impl<S: Write> Run<S> {
             return;
         }
         let (ino, session) = mine[usize::from(step.a) % mine.len()];
+        let mtime = Timestamp { secs: self.world.now, nanos: 9 };
+        let end = self.reported_end(
+            who,
+            ino,
+            WriteReport { end: u64::from(step.n % 100_000), mtime, ..WriteReport::NOTHING },
+        );
         self.writers.remove(&(ino, session));
         let node = self.model.nodes.get_mut(&ino).unwrap();
-        let end = u64::from(step.n % 100_000);
         node.size = node.size.max(end);
-        let mtime = Timestamp { secs: self.world.now, nanos: 9 };
-        let report = WriteReport { end, mtime, allocated_delta_bytes: 0 };
+        let report = WriteReport { end, mtime, allocated_delta_bytes: 0, ..WriteReport::NOTHING };
         let then = (step.x == 0).then(|| {
             let changes = AttrChanges {
                 mode: Some(step.b & 0o7777),
@@ -270,6 +274,30 @@ impl<S: Write> Run<S> {
             LateChanges { changes, at: mtime }
         });
         self.push(who, FsRequest::ReportWrite { ino: Ino(ino), report, then, closes: true }, Ok(()));
+    }
+
+    /// How far it may be reported at once. Where the other session has cut the file meanwhile, the first report only says so; and it goes on
+    /// saying so while bricks are at it.
+    fn reported_end(&mut self, who: usize, ino: u64, report: WriteReport) -> u64 {
+        self.flush();
+        let cut = |random: &Self| {
+            let store = &**random.world.machine.store();
+            let cut = load::<Cut>(store, &keys::cut(Ino(ino))).unwrap()?;
+            let is_own = cut.by == random.sessions[who];
+            Some(cut).filter(|cut| report.end > cut.size && cut.over.is_none() && !is_own)
+        };
+        if cut(self).is_none() {
+            return report.end;
+        }
+        let before = self.model.nodes[&ino].size;
+        self.push(who, FsRequest::ReportWrite { ino: Ino(ino), report, then: None, closes: true }, Ok(()));
+        self.flush();
+        let answer = &self.past.last().unwrap().1;
+        assert!(
+            matches!(answer, Ok(Outcome::Fs(FsReply::BeenCut { attr, .. })) if attr.size == before),
+            "{answer:?}"
+        );
+        cut(self).map_or(report.end, |cut| cut.size)
     }
 
     fn finish_session(&mut self, step: Step) {

@@ -21,6 +21,7 @@ mod hosts_lockstep;
 mod hosts_members;
 mod hosts_misuse;
 mod hosts_page;
+mod hosts_shared;
 mod hosts_space;
 mod hosts_status;
 mod hosts_watch;

@@ -22,6 +22,14 @@ impl Timestamp {
         SystemTime::now().into()
     }
 
+    /// The representable point before it.
+    pub fn before(self) -> Self {
+        match self.nanos.checked_sub(1) {
+            Some(nanos) => Self { secs: self.secs, nanos },
+            None => Self { secs: self.secs.saturating_sub(1), nanos: 999_999_999 },
+        }
+    }
+
     /// The next representable point: what makes times of one inode strictly increase.
     pub fn next(self) -> Self {
         if self.nanos < 999_999_999 {
@@ -130,6 +138,9 @@ mod tests {
         for (secs, nanos) in [(0, 0), (1, 999_999_999), (-1, 1), (-2_000_000_000, 500), (1 << 40, 7)] {
             let time = Timestamp { secs, nanos };
             assert_eq!(Timestamp::from(SystemTime::from(time)), time);
+        }
+        for nanos in [0, 1, 999_999_999] {
+            assert_eq!(Timestamp { secs: 1, nanos }.next().before(), Timestamp { secs: 1, nanos });
         }
         assert_eq!(Timestamp { secs: 1, nanos: 999_999_999 }.next(), Timestamp { secs: 2, nanos: 0 });
     }

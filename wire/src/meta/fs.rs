@@ -80,12 +80,29 @@ pub struct WriteReport {
     pub mtime: Timestamp,
     /// Change of the bytes allocated, for one copy.
     pub allocated_delta_bytes: i64,
+    /// The file's `ctime` as it was known where it was written, when the first of these writes went to the bricks.
+    pub knew: Timestamp,
 }
 
 impl WriteReport {
     /// Nothing was written.
-    pub const NOTHING: WriteReport =
-        WriteReport { end: 0, mtime: Timestamp { secs: i64::MIN, nanos: 0 }, allocated_delta_bytes: 0 };
+    pub const NOTHING: WriteReport = WriteReport {
+        end: 0,
+        mtime: Timestamp { secs: i64::MIN, nanos: 0 },
+        allocated_delta_bytes: 0,
+        knew: Timestamp { secs: i64::MAX, nanos: 0 },
+    };
+
+    /// These writes and others.
+    #[must_use]
+    pub fn and(self, other: WriteReport) -> WriteReport {
+        WriteReport {
+            end: self.end.max(other.end),
+            mtime: self.mtime.max(other.mtime),
+            allocated_delta_bytes: self.allocated_delta_bytes.saturating_add(other.allocated_delta_bytes),
+            knew: self.knew.min(other.knew),
+        }
+    }
 }
 
 /// A `setattr` that is told together with the writes before it.
@@ -301,7 +318,7 @@ pub enum FsRequest {
         /// What for.
         access: Access,
     },
-    /// What was written. The data it speaks of need not be durable yet. -> `Attr`
+    /// What was written. The data it speaks of need not be durable yet. -> `Attr`, or `BeenCut`: nothing was done
     ReportWrite {
         /// The file.
         ino: Ino,
@@ -427,6 +444,14 @@ pub enum FsReply {
     },
     /// What changed in a directory.
     Changes(Changes),
+    /// While it was written another session had the file cut, and what was reported may be gone behind that: it has to be written
+    /// again there, and to be reported then.
+    BeenCut {
+        /// Attributes.
+        attr: Attr,
+        /// What lies behind this may be gone.
+        size: u64,
+    },
 }
 
 impl FsRequest {

@@ -4,7 +4,9 @@ use wire::brick::{BrickCall, BrickReply, BrickRequest, ChainRef, Change, WriterI
 use wire::chunk::ChunkKey;
 use wire::fuzz::Campaign;
 use wire::handshake::{Answer, Hello, Identity};
-use wire::id::{BrickId, CallSeq, ChainEpoch, ChainId, ClusterId, Ino, MapEpoch, NodeId, SessionId};
+use wire::id::{
+    BrickId, CallSeq, ChainEpoch, ChainId, ChunkVersion, ClusterId, Ino, MapEpoch, NodeId, SessionId,
+};
 use wire::map::ClusterMap;
 use wire::meta::{ClusterReply, MetaReply};
 use wire::net::{Role, Service};
@@ -27,7 +29,14 @@ fn mangled_messages_are_understood_or_refused() {
     let change = Change::Write { offset: 4096 };
     let requests = [
         BrickRequest::Read { chain, key, offset: 1, len: 1 << 20 },
-        BrickRequest::Change { chain, key, writer, answered_below: CallSeq(7), change },
+        BrickRequest::Change {
+            chain,
+            key,
+            writer,
+            answered_below: CallSeq(7),
+            change,
+            again: Some(ChunkVersion(8)),
+        },
         BrickRequest::Commit,
         BrickRequest::Settled { chain, keys: vec![key; 3], wait: true },
         BrickRequest::Ping.to_be_relayed(BrickId(4)).unwrap(),

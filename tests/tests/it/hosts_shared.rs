@@ -1,0 +1,184 @@
+//! Files that two machines write, while something fails: what one was told is durable is not undone by what the other does later.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use brickyard_tests::{HostCluster, Shape, seed, wait};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// Bytes of a file.
+const LENGTH: usize = 65_536;
+
+fn two_mounts() -> Result<(HostCluster, PathBuf, PathBuf)> {
+    let mut cluster = HostCluster::start(Shape { bricks: 3, replicas: 2 })?;
+    let there = cluster.add_mount()?;
+    let here = cluster.mountpoint().to_owned();
+    Ok((cluster, here, there))
+}
+
+fn open(path: &std::path::Path) -> Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    file.with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// One machine writes and closes, the other one writes over that, cuts it or makes a hole, and has that made durable. All bricks are killed. The
+/// first one, which knows nothing of the other, sends again what may be lost, and undoes nothing by it.
+#[test]
+fn what_is_sent_again_undoes_nothing() -> Result<()> {
+    const FILES: u64 = 12;
+    let (mut cluster, here, there) = two_mounts()?;
+    cluster.allow_log("");
+    let old = |number: u64| seed::bytes(number, 0, LENGTH);
+    for number in 0..FILES {
+        open(&here.join(number.to_string()))?.write_all_at(&old(number), 0)?;
+    }
+    let mut expected = Vec::new();
+    for number in 0..FILES {
+        let mut bytes = old(number);
+        let file = open(&there.join(number.to_string()))?;
+        let mut read = vec![0; LENGTH];
+        file.read_exact_at(&mut read, 0)?;
+        ensure!(read == bytes, "file {number} was closed, and is not seen elsewhere");
+        match number % 3 {
+            0 => {
+                bytes = seed::bytes(number + 100, 0, LENGTH);
+                file.write_all_at(&bytes, 0)?;
+            }
+            1 => {
+                file.set_len(4096)?;
+                file.set_len(LENGTH as u64)?;
+                bytes[4096..].fill(0);
+            }
+            _ => {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                fallocate(&file, flags, 8192, 40_960)?;
+                bytes[8192..8192 + 40_960].fill(0);
+            }
+        }
+        file.sync_all()?;
+        expected.push(bytes);
+    }
+    for brick in &mut cluster.bricks {
+        brick.kill9()?;
+    }
+    for brick in &mut cluster.bricks {
+        brick.start()?;
+    }
+    cluster.wait_whole(LIMIT)?;
+    // It has sent again what it held when everything it wrote is durable.
+    File::open(here.join("0"))?.sync_all()?;
+    rustix::fs::syncfs(File::open(&here)?)?;
+    for (number, expected) in expected.iter().enumerate() {
+        for mount in [&there, &here] {
+            let read = std::fs::read(mount.join(number.to_string()))?;
+            let wrong = read.iter().zip(expected).filter(|(a, b)| a != b).count();
+            ensure!(
+                read.len() == LENGTH && wrong == 0,
+                "file {number}: {wrong} of {} bytes are wrong",
+                read.len()
+            );
+        }
+    }
+    cluster.check(true)?;
+    cluster.finish()
+}
+
+/// A machine writes to a file, and is cut off from the namespace before that knows of it, for so long that its session ends: another
+/// one wants a lock that it holds on another file. What it wrote is there when it is back and fsync says so.
+#[test]
+fn what_was_written_in_a_session_that_ended_is_there() -> Result<()> {
+    let (mut cluster, here, there) = two_mounts()?;
+    cluster.allow_log("");
+    let (host, namespace) = (cluster.client().clone(), cluster.namespace.host().clone());
+    let mut content = seed::bytes(1, 0, 4096);
+    let file = open(&here.join("file"))?;
+    file.write_all_at(&content, 0)?;
+    file.sync_all()?;
+    let held = open(&here.join("locked"))?;
+    flock(&held, FlockOperation::NonBlockingLockExclusive)?;
+    content.extend(seed::bytes(2, 0, 500_000));
+    file.write_all_at(&content[4096..], 4096)?;
+    host.part_from(&namespace)?;
+    let waiting = open(&there.join("locked"))?;
+    flock(&waiting, FlockOperation::LockExclusive)?;
+    host.meet(&namespace)?;
+    wait::until_true("it is back", LIMIT, || {
+        Ok(cluster.status()?["sessions"].as_array().is_some_and(|sessions| sessions.len() == 2))
+    })?;
+    file.sync_all().context("fsync in the new session")?;
+    for mount in [&there, &here] {
+        let read = std::fs::read(mount.join("file"))?;
+        let wrong = read.iter().zip(&content).filter(|(a, b)| a != b).count();
+        ensure!(read.len() == content.len() && wrong == 0, "{wrong} of {} bytes are wrong", read.len());
+    }
+    drop((file, held, waiting));
+    cluster.finish()
+}
+
+/// What another machine wrote and closed is durable when fsync on this one says so, whatever becomes of that machine.
+#[test]
+fn fsync_is_for_what_others_wrote_too() -> Result<()> {
+    let (mut cluster, here, there) = two_mounts()?;
+    cluster.allow_log("");
+    let (old, new) = (seed::bytes(1, 0, 500_000), seed::bytes(2, 0, 500_000));
+    let file = open(&there.join("file"))?;
+    file.write_all_at(&old, 0)?;
+    file.sync_all()?;
+    std::fs::write(here.join("file"), &new)?;
+    let ours = File::open(there.join("file"))?;
+    let mut read = vec![0; new.len()];
+    ours.read_exact_at(&mut read, 0)?;
+    ensure!(read == new, "closed, and not seen elsewhere");
+    ours.sync_all()?;
+    // The first mount is the client's.
+    cluster.mount.kill9()?;
+    for brick in &mut cluster.bricks {
+        brick.kill9()?;
+    }
+    for brick in &mut cluster.bricks {
+        brick.start()?;
+    }
+    cluster.wait_whole(LIMIT)?;
+    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+    let ours = OpenOptions::new().read(true).custom_flags(direct).open(there.join("file"))?;
+    ours.read_exact_at(&mut read, 0)?;
+    ensure!(read == new, "acknowledged by fsync, and gone");
+    drop((file, ours));
+    cluster.finish()
+}
+
+/// A write that is told to the namespace after a later one of another machine is seen all the same, through files that were open and
+/// read before.
+#[test]
+fn a_write_that_is_told_late_is_seen() -> Result<()> {
+    let (cluster, here, there) = two_mounts()?;
+    for round in 0..3u64 {
+        let name = format!("file{round}");
+        let mut content = seed::bytes(round, 0, 4 * LENGTH);
+        let (ours, theirs) = (open(&here.join(&name))?, open(&there.join(&name))?);
+        ours.write_all_at(&content, 0)?;
+        ours.sync_all()?;
+        let mut read = vec![0; content.len()];
+        theirs.read_exact_at(&mut read, 0)?;
+        ensure!(read == content);
+        ours.write_all_at(b"the first", 100)?;
+        theirs.write_all_at(b"the second", 200_000)?;
+        theirs.sync_all()?;
+        // In the other kernel's memory now, with or without the first.
+        theirs.read_exact_at(&mut read, 0)?;
+        ours.sync_all()?;
+        content[100..109].copy_from_slice(b"the first");
+        content[200_000..200_010].copy_from_slice(b"the second");
+        let sees = || -> Result<bool> {
+            let mut read = vec![0; content.len()];
+            theirs.read_exact_at(&mut read, 0)?;
+            Ok(read == content)
+        };
+        wait::until_true("the other machine sees it", Duration::from_secs(3), sees)?;
+    }
+    cluster.finish()
+}
