@@ -121,7 +121,7 @@ pub struct Config {
     pub call_back: Duration,
     /// Longest time one trim may take on a brick. Default 5 s.
     pub trim_timeout: Duration,
-    /// Longest time a call waits for trims before it is told to try again, shorter than clients wait for an answer. Default 5 s.
+    /// Longest time a call waits for trims before it is told to try again, shorter than clients wait for an answer. Default 8 s.
     pub trim_wait: Duration,
     /// How often orphans and trims nobody spoke of are looked for. Default 2 s.
     pub sweep: Duration,
@@ -196,7 +196,7 @@ impl Config {
             stall: Duration::from_secs(1),
             call_back: Duration::from_secs(1),
             trim_timeout: Duration::from_secs(5),
-            trim_wait: Duration::from_secs(5),
+            trim_wait: Duration::from_secs(8),
             sweep: Duration::from_secs(2),
             collect: Duration::from_secs(3600),
             list_timeout: Duration::from_secs(5),

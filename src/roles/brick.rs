@@ -158,7 +158,7 @@ async fn prepare(options: &Options, looked: Looked) -> Result<Prepared> {
         }
     }
     if new > 0 && (token.is_some() || known.is_some()) {
-        is_ours(listen)?;
+        is_ours(listen, !options.prepare)?;
     }
     let is_new_here = known.is_none();
     let credential = match (known, &namespaces, token) {

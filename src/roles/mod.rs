@@ -88,14 +88,19 @@ pub fn reachable(listen: SocketAddr) -> Result<SocketAddr> {
     Ok(listen)
 }
 
-/// Refuses an address that no interface of this machine has: others would be told of it, and in vain.
+/// Refuses an address that no interface of this machine has: others would be told of it, and in vain. One to be listened at `at_once`
+/// must be free, too.
 ///
 /// # Errors
-/// If it is another machine's.
-pub fn is_ours(listen: SocketAddr) -> Result<()> {
-    match std::net::TcpListener::bind((listen.ip(), 0)) {
+/// If it is another machine's, or another program listens there.
+pub fn is_ours(listen: SocketAddr, at_once: bool) -> Result<()> {
+    let port = if at_once { listen.port() } else { 0 };
+    match std::net::TcpListener::bind((listen.ip(), port)) {
         Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
             bail!("--listen {listen}: this machine has no such address")
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            bail!("--listen {listen}: another program listens there; end it, or give another port")
         }
         _ => Ok(()),
     }
@@ -105,6 +110,18 @@ pub fn is_ours(listen: SocketAddr) -> Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// Where somebody listens nobody else can at once.
+    #[test]
+    fn a_port_in_use_is_refused() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let refused = is_ours(address, true).unwrap_err().to_string();
+        assert!(refused.contains("another program listens there"), "{refused}");
+        is_ours(address, false).unwrap();
+        drop(taken);
+        is_ours(address, true).unwrap();
+    }
 
     /// Ports are added where they are missing; nonsense is refused by its text.
     #[test]

@@ -382,6 +382,7 @@ impl Shared {
                 continue;
             }
             add(&self.outside.metrics.resends, 1);
+            state.resends += 1;
             let again = Some(Again { version: held.version, told: held.is_told(state.reported) });
             let Held { content, generation, .. } = held;
             let flight = Flight { content, generation, window: 0, again };
@@ -399,15 +400,19 @@ impl Shared {
         }
     }
 
-    /// Sends again what of a range no brick can have any more, so that nobody here misses it. Whether there was any: what bricks said
-    /// of the range does not count then.
+    /// Sends again what of a range no brick can have any more, so that nobody here misses it. Whether there was any, or was since
+    /// `resends` were counted: what bricks said of the range in between does not count then.
     pub(crate) async fn send_lost_again(
         self: &Arc<Self>,
         inode: &Arc<OpenInode>,
         range: &Range<u64>,
+        resends: u64,
     ) -> bool {
-        if !self.has_lost(&locked(&inode.state), range) {
-            return false;
+        {
+            let state = locked(&inode.state);
+            if !self.has_lost(&state, range) {
+                return state.resends != resends;
+            }
         }
         self.forget_gone(inode).await;
         let order = inode.order.read().await;

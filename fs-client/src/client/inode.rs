@@ -110,6 +110,8 @@ pub(crate) struct State {
     /// The namespace is being told: that counts as untold until it answers.
     pub(crate) telling: bool,
     pub(crate) late: Option<Late>,
+    /// Grows when something is sent again: what bricks said meanwhile of the file may be without it.
+    pub(crate) resends: u64,
     /// Grows when bytes read earlier may be outdated.
     pub(crate) version: u64,
     pub(crate) readers: usize,
@@ -199,6 +201,7 @@ impl OpenInode {
                 unreported_since: None,
                 telling: false,
                 late: None,
+                resends: 0,
                 version: 0,
                 readers: 0,
                 writers: 0,

@@ -440,6 +440,7 @@ impl Shared {
                 state.held.insert(offset, held);
             } else {
                 add(&self.outside.metrics.resends, 1);
+                state.resends += 1;
                 let Held { content, generation, .. } = held;
                 self.launch(
                     inode,

@@ -216,9 +216,10 @@ impl Shared {
             self.get_attr(file.ino()).await?;
         }
         loop {
+            let resends = locked(&file.inode.state).resends;
             let bytes = self.read_once(file, offset, len, knowledge).await?;
             let range = offset..offset + bytes.len() as u64;
-            if !self.send_lost_again(&file.inode, &range).await {
+            if !self.send_lost_again(&file.inode, &range, resends).await {
                 self.count_read(&bytes);
                 return Ok(bytes);
             }

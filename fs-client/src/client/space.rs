@@ -249,8 +249,9 @@ impl Shared {
 
     async fn seek(self: &Arc<Self>, file: &Arc<File>, offset: u64, sought: Sought) -> Result<u64, Error> {
         loop {
+            let resends = locked(&file.inode.state).resends;
             let found = self.seek_once(file, offset, sought).await;
-            if !self.send_lost_again(&file.inode, &(offset..u64::MAX)).await {
+            if !self.send_lost_again(&file.inode, &(offset..u64::MAX), resends).await {
                 return found;
             }
         }
