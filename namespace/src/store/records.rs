@@ -289,6 +289,7 @@ mod tests {
             "01070707070707070707070707070707070168022f6d0205",
         );
         golden(Trim { chunk_bytes: 1 << 20, owed: BTreeMap::from([(BrickId(3), 9)]) }, "01808040010309");
+        golden(Cut { size: 9, by: SessionId(6), at: time(1), over: Some(time(2)) }, "0109060205010405");
         let redeemed = vec![NodeId([7; 16])];
         golden(
             TokenRecord { role: Role::Client, expires: time(1), uses_left: 2, redeemed },
