@@ -1,5 +1,6 @@
 //! Mistakes of people: one clear line each, an exit code, nothing damaged.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -300,15 +301,30 @@ fn a_read_only_data_directory_is_refused() -> Result<()> {
     cluster.finish()
 }
 
+/// Takes a port for both protocols, whichever a cluster tries first. Those behind it are free, and none is among those that outgoing
+/// connections are given meanwhile.
+fn take_port() -> Result<(TcpListener, UdpSocket, SocketAddr)> {
+    let first = 20_000 + (std::process::id() % 1000) as u16 * 10;
+    for port in (first..32_000).step_by(10) {
+        let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let is_free =
+            |port| TcpListener::bind(address(port)).is_ok() && UdpSocket::bind(address(port)).is_ok();
+        if (port + 1..port + 10).all(is_free)
+            && let (Ok(stream), Ok(datagrams)) =
+                (TcpListener::bind(address(port)), UdpSocket::bind(address(port)))
+        {
+            return Ok((stream, datagrams, address(port)));
+        }
+    }
+    anyhow::bail!("no ten ports in a row are free")
+}
+
 /// A port that somebody else listens on.
 #[test]
 fn a_taken_port_is_named() -> Result<()> {
     let workshop = Workshop::new()?;
     let (data, mount) = (workshop.path().join("data"), workshop.dir("mnt")?);
-    // Taken for both protocols, whichever the cluster tries first.
-    let stream = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let port = stream.local_addr()?;
-    let _datagrams = std::net::UdpSocket::bind(port)?;
+    let (stream, datagrams, port) = take_port()?;
     let done = up(&data, &mount)?.args(["--listen", &port.to_string()]).run()?;
     refused("a taken port", &done, &[&port.port().to_string()])?;
     // Found before anything was begun: nothing else is said, nothing was made.
@@ -320,7 +336,7 @@ fn a_taken_port_is_named() -> Result<()> {
     let done = up(&data, &mount)?.args(["--listen", "127.0.0.1:65533"]).run()?;
     refused("too few ports", &done, &["127.0.0.1:65533", "give a port up to 65529"])?;
     ensure!(done.error_text().lines().count() == 1 && !data.exists(), "{}", done.error_text());
-    drop((stream, _datagrams));
+    drop((stream, datagrams));
     // The same directory and port, once it is free.
     let options = Options { more: vec!["--listen".into(), port.to_string().into()], ..Options::default() };
     let cluster = Cluster::start(options)?;
