@@ -158,7 +158,8 @@ async fn prepare(options: &Options, looked: Looked) -> Result<Prepared> {
         }
     }
     if new > 0 && (token.is_some() || known.is_some()) {
-        is_ours(listen, !options.prepare)?;
+        // Whose place is taken may be alive, which says more than that its port is.
+        is_ours(listen, !options.prepare && options.replace.is_none())?;
     }
     let is_new_here = known.is_none();
     let credential = match (known, &namespaces, token) {
