@@ -389,7 +389,9 @@ impl Shared {
         changes: &AttrChanges,
     ) -> Result<Attr, Error> {
         loop {
-            match self.tell(inode, &mut *inode.gate.lock().await, Occasion::Set(changes)).await? {
+            // The gate is let go of before anything is written again.
+            let answer = self.tell(inode, &mut *inode.gate.lock().await, Occasion::Set(changes)).await?;
+            match answer {
                 Answer::Attr(attr) => return Ok(attr),
                 Answer::BeenCut => self.write_again(inode, Order::Alone).await?,
                 Answer::Nothing => return Err(Error::unexpected("the namespace", "attributes")),

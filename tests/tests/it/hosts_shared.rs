@@ -110,6 +110,9 @@ fn what_was_written_in_a_session_that_ended_is_there() -> Result<()> {
     wait::until_true("it is back", LIMIT, || {
         Ok(cluster.status()?["sessions"].as_array().is_some_and(|sessions| sessions.len() == 2))
     })?;
+    // A call that tells of writes and cuts the file in one comes first.
+    content.truncate(400_000);
+    file.set_len(400_000).context("truncation in the new session")?;
     file.sync_all().context("fsync in the new session")?;
     for mount in [&there, &here] {
         let read = std::fs::read(mount.join("file"))?;
