@@ -23,9 +23,9 @@ use crate::background::heal::Pending;
 use crate::background::progress::Progress;
 use crate::background::scrub::Scrubber;
 use crate::chain::copied::Copied;
-use crate::chain::firsts::Firsts;
 use crate::chain::flights::Flights;
 use crate::chain::gates::{Gates, Passage};
+use crate::chain::lineages::Lineages;
 use crate::chain::lost::Lost;
 use crate::chain::marks::Marks;
 use crate::chain::pace::Pace;
@@ -71,7 +71,7 @@ pub struct Brick {
     /// By which epoch of the map the head of a chain had nothing left of blocked sessions.
     pub(crate) cleared: Mutex<BTreeMap<ChainId, MapEpoch>>,
     pub(crate) lost: Mutex<Lost>,
-    pub(crate) firsts: Mutex<Firsts>,
+    pub(crate) lineages: Arc<Mutex<Lineages>>,
     pub(crate) syncs: Syncs,
     pub(crate) reach: Reach,
     /// Of copying in the background.
@@ -140,6 +140,8 @@ pub(crate) struct Parts {
     pub(crate) namespaces: Namespaces,
     pub(crate) endpoint: Endpoint,
     pub(crate) boot: BootId,
+    /// Of the life before, as far as that is known.
+    pub(crate) before: Option<BootId>,
     pub(crate) lives: Option<Lives>,
     /// The map its disk remembers.
     pub(crate) seen: Option<ClusterMap>,
@@ -151,6 +153,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Brick {
     pub(crate) fn new(parts: Parts) -> Brick {
+        let lineages = Lineages::new(parts.config.brick, parts.boot, parts.before, Instant::now());
         Brick {
             id: parts.config.brick,
             boot: parts.boot,
@@ -167,7 +170,7 @@ impl Brick {
             flights: Flights::default(),
             cleared: Mutex::default(),
             lost: Mutex::default(),
-            firsts: Mutex::new(Firsts::new(Instant::now())),
+            lineages: Arc::new(Mutex::new(lineages)),
             syncs: Syncs::default(),
             reach: Reach::default(),
             copying: Pace::new(parts.config.copy_bytes_per_second),

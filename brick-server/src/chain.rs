@@ -1,9 +1,9 @@
 //! The law of chains: who may do what, decided from the map alone. No I/O, no clock.
 
 pub mod copied;
-pub mod firsts;
 pub mod flights;
 pub mod gates;
+pub mod lineages;
 pub mod lost;
 pub mod marks;
 pub mod pace;

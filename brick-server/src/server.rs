@@ -134,20 +134,21 @@ async fn dispatch(
             return read::read_left(brick, map, chain, key, Extent { offset, len }).await;
         }
         R::Change { chain, key, writer, answered_below, change, again } => {
-            let call = change::Call { chain, key, writer, answered_below, change, again };
-            change::change(brick, map, call, payload).await
+            let call = change::Call { chain, key, writer, answered_below, change };
+            change::change(brick, map, call, again, payload).await
         }
         R::Commit => {
             brick.metrics.commits.add(1);
             brick.commit().await.map(|()| BrickReply::Committed { boot: brick.boot })
         }
         R::Extents { chain, key } => inspect::extents(brick, map, chain, key).await,
-        R::Forward { chain, key, writer, base, change } => {
-            forward::forward(brick, map, chain, key, writer, base, change, payload).await
+        R::Forward { chain, key, writer, base, change, again, floor } => {
+            let call = forward::Call { chain, key, writer, base, change, again, floor };
+            forward::forward(brick, map, call, payload).await
         }
-        R::Patch { chain, to, base, offset, covers, first, last, lost } => {
+        R::Patch { chain, to, base, offset, covers, first, last, lost, lineage } => {
             let part = patch::Part { to, base, offset, covers, first, last };
-            patch::patch(brick, map, chain, part, lost, payload).await
+            patch::patch(brick, map, chain, part, (lost, lineage), payload).await
         }
         R::Settled { chain, keys, wait } => settle::settled(brick, map, chain, keys, wait).await,
         R::Level { chain, key, member } => settle::level(brick, map, chain, key, member).await,

@@ -4,6 +4,8 @@
 //! write is in the memory of every in-sync member (*unstable*); [`BrickRequest::Commit`] makes
 //! it durable on the brick asked (NFS version 3's idea). Payloads travel beside the header.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +58,53 @@ pub enum Change {
         /// How much, in bytes.
         len: u32,
     },
+}
+
+/// When a change that is sent again was acknowledged first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// The version that it made.
+    pub version: ChunkVersion,
+    /// Who took it over, in which lives.
+    pub took: Vec<(BrickId, BootId)>,
+}
+
+/// How long after its acknowledgement a change may be sent again as such: bricks remember no longer what it has to be held against.
+pub const AGAIN_WITHIN: Duration = Duration::from_secs(540);
+
+/// What is known of a copy of a chunk whose brick has started a short time ago, or was given it by one that has: which of the changes that were
+/// acknowledged before are in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Lineage {
+    /// These are.
+    pub floor: Floor,
+    /// What was written over it since: in order, none within another.
+    pub written: Vec<Run>,
+}
+
+/// Changes that are in a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Floor {
+    /// All up to this version,
+    pub version: ChunkVersion,
+    /// of those that this life of a brick took over: what came from its disk later. Of all, if there is none.
+    pub of: Option<(BrickId, BootId)>,
+}
+
+/// Bytes written since a copy was at its floor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Where in the chunk, in bytes.
+    pub from: u32,
+    /// Up to where.
+    pub to: u32,
+    /// The version it made first, of what was sent again; that of everything else is above all of those.
+    pub order: ChunkVersion,
+}
+
+impl Run {
+    /// Of what was not sent again.
+    pub const NEW: ChunkVersion = ChunkVersion(u64::MAX);
 }
 
 /// A chunk, for comparison.
@@ -125,8 +174,9 @@ pub enum BrickRequest {
         answered_below: CallSeq,
         /// What.
         change: Change,
-        /// It was acknowledged before and made this version, by bricks that have restarted since: it is only done where they have lost it.
-        again: Option<ChunkVersion>,
+        /// It was acknowledged before, by bricks of which some have restarted since: it is only done where it is lost, and beneath what was
+        /// written since.
+        again: Option<Again>,
     },
     /// Makes everything this brick has acknowledged durable. -> `Committed`
     Commit,
@@ -150,6 +200,10 @@ pub enum BrickRequest {
         base: ChunkVersion,
         /// What.
         change: Change,
+        /// Of one that is sent again: the version that it made first.
+        again: Option<ChunkVersion>,
+        /// The head's [`Lineage::floor`], if it keeps one of this chunk.
+        floor: Option<Floor>,
     },
     /// Between members: the chunk is gone at the head. -> `Done`
     Drop {
@@ -258,6 +312,8 @@ pub enum BrickRequest {
         last: bool,
         /// Blocks of this part, in order, that nobody can read any more.
         lost: Vec<LostBlock>,
+        /// With the last part: what is known of the head's copy.
+        lineage: Option<Lineage>,
     },
     /// How far the scrubber is; with `begin` it starts a round now, unless one is under way.
     /// -> `Scrub`
@@ -391,6 +447,8 @@ pub enum BrickReply {
         /// BLAKE3 of each 64 KiB up to its end, the last one as if followed by zeros; or of each
         /// 4 KiB of the pieces asked for, likewise.
         digests: Vec<[u8; 32]>,
+        /// What is known of the copy, if it was asked for as a whole.
+        lineage: Option<Lineage>,
     },
     /// The scrubber.
     Scrub(ScrubReport),

@@ -16,7 +16,7 @@
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wire::brick::{BrickReply, BrickRequest, ChainRef, Change, WriterId};
+use wire::brick::{Again, BrickReply, BrickRequest, ChainRef, Change, Run, WriterId};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MAX_IO_BYTES};
 use wire::id::{BootId, BrickId, CallSeq, ChunkVersion, MapEpoch};
 use wire::map::MemberState;
@@ -24,6 +24,7 @@ use wire::net::{CallError, Delivery};
 use wire::status::{FsError, Status};
 
 use crate::brick::{Brick, Place, lock, version_of};
+use crate::chain::lineages::Changed;
 use crate::chain::rules::Wish;
 use crate::chain::writers::Answer;
 use crate::error::status_of;
@@ -106,15 +107,19 @@ pub struct Call {
     pub answered_below: CallSeq,
     /// What.
     pub change: Change,
-    /// The version it made when it was acknowledged before.
-    pub again: Option<ChunkVersion>,
 }
 
-/// See the module's head.
+/// See the module's head. `again`: it was acknowledged before.
 ///
 /// # Errors
 /// As a status.
-pub async fn change(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) -> Result<BrickReply, Status> {
+pub async fn change(
+    brick: &Brick,
+    map: MapEpoch,
+    call: Call,
+    again: Option<Again>,
+    payload: Bytes,
+) -> Result<BrickReply, Status> {
     let Call { chain, key, writer, change, .. } = call;
     check_range(&change, &payload)?;
     brick.admit(map, chain, Wish::Change).await?;
@@ -125,7 +130,10 @@ pub async fn change(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) ->
     let place = brick.admit_now(chain, Wish::Change)?;
     brick.check_session(&place, writer.session)?;
     let mut under_way = UnderWay { brick, call, over: false };
-    let done = carry_out(brick, &place, call, payload).await;
+    let done = match again {
+        Some(again) => do_again(brick, &place, call, &again, payload).await,
+        None => carry_out(brick, &place, call, payload).await,
+    };
     under_way.over = true;
     done
 }
@@ -146,12 +154,74 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+/// Refuses what comes so late that its caller has long had the answer of a repetition.
+fn check_wanted(brick: &Brick, call: &Call) -> Result<(), Status> {
+    let wanted = lock(&brick.writers).is_wanted(call.writer, call.answered_below);
+    if wanted { Ok(()) } else { Err(Status::Malformed) }
+}
+
+/// One that was acknowledged before: does what of it is not there, where nothing later was written (see [`crate::chain::lineages`]). So
+/// it may be repeated, as a whole or after some of it was done.
+async fn do_again(
+    brick: &Brick,
+    place: &Place,
+    call: Call,
+    again: &Again,
+    payload: Bytes,
+) -> Result<BrickReply, Status> {
+    let key = call.key;
+    check_wanted(brick, &call)?;
+    let mut header = brick.chunk(key).await?;
+    let whole = bytes_of(&call.change, &payload, None).range;
+    let now_at = version_of(header.as_ref());
+    let lacks = lock(&brick.lineages).lacks(key, again, whole.clone(), now_at, Instant::now());
+    let (mut delta, mut last) = (0, None);
+    for part in lacks {
+        let (change, payload) = match call.change {
+            Change::Write { .. } => {
+                let of_payload = (part.start - whole.start) as usize..(part.end - whole.start) as usize;
+                (Change::Write { offset: part.start }, payload.slice(of_payload))
+            }
+            Change::Punch { .. } if header.is_none_or(|h| part.start >= h.len) => continue,
+            Change::Punch { .. } => {
+                (Change::Punch { offset: part.start, len: part.end - part.start }, Bytes::new())
+            }
+        };
+        let part = Call { change, ..call };
+        let done = carry_out_at(brick, place, part, header, Some(again.version), payload).await?;
+        delta += done.allocated_delta_bytes;
+        last = Some(done);
+        header = brick.chunk(key).await?;
+    }
+    let (version, members) = match last {
+        Some(done) => (done.version, done.members),
+        None => (now_at, level_all(brick, place, key).await?),
+    };
+    Ok(finish(brick, &call, Done { version, allocated_delta_bytes: delta, members, bytes: payload.len() }))
+}
+
+/// The bytes that a change changes; `again`: the version that it made first, of one that is sent again.
+pub fn bytes_of(change: &Change, payload: &Bytes, again: Option<ChunkVersion>) -> Changed {
+    let range = match *change {
+        Change::Write { offset } => offset..offset + payload.len() as u32,
+        Change::Punch { offset, len } => offset..offset + len,
+    };
+    Changed { range, order: again.unwrap_or(Run::NEW) }
+}
+
+/// What was done.
+struct Done {
+    version: ChunkVersion,
+    allocated_delta_bytes: i64,
+    /// The other members that have it.
+    members: Vec<(BrickId, BootId)>,
+    /// For the count.
+    bytes: usize,
+}
+
 async fn carry_out(brick: &Brick, place: &Place, call: Call, payload: Bytes) -> Result<BrickReply, Status> {
     let Call { chain, key, writer, change, .. } = call;
-    if !lock(&brick.writers).is_wanted(writer, call.answered_below) {
-        // It comes so late that its caller has long had the answer of a repetition.
-        return Err(Status::Malformed);
-    }
+    check_wanted(brick, &call)?;
     let known = lock(&brick.writers).find(key, writer);
     if let Some(answer) = known {
         if answer.epoch == chain.epoch && !answer.members.is_empty() {
@@ -159,20 +229,15 @@ async fn carry_out(brick: &Brick, place: &Place, call: Call, payload: Bytes) -> 
         }
         // It was done in another epoch, or under another head, and perhaps not by all.
         let members = level_all(brick, place, key).await?;
-        return Ok(finish(brick, &call, answer.version, answer.allocated_delta_bytes, members, 0));
+        let Answer { version, allocated_delta_bytes, .. } = answer;
+        return Ok(finish(brick, &call, Done { version, allocated_delta_bytes, members, bytes: 0 }));
     }
     let header = brick.chunk(key).await?;
     let base = version_of(header.as_ref());
     if let Some(header) = header.filter(|h| h.writer == Some(writer)) {
         // It was done before, but perhaps not by all.
         let members = level_all(brick, place, key).await?;
-        return Ok(finish(brick, &call, header.version, delta_of(&header), members, 0));
-    }
-    let survived = |was| lock(&brick.firsts).survived(key, was, base);
-    if call.again.is_some_and(survived) {
-        // Others may have written over it since.
-        let members = level_all(brick, place, key).await?;
-        return Ok(finish(brick, &call, base, 0, members, 0));
+        return Ok(finish(brick, &call, Done::of(&header, members, 0)));
     }
     if let Change::Punch { offset, len } = change
         && (len == 0 || header.is_none_or(|h| offset >= h.len))
@@ -180,16 +245,33 @@ async fn carry_out(brick: &Brick, place: &Place, call: Call, payload: Bytes) -> 
         let members = vec![(brick.id, brick.boot)];
         return Ok(BrickReply::Changed { version: base, allocated_delta_bytes: 0, members });
     }
+    let done = carry_out_at(brick, place, call, header, None, payload).await?;
+    Ok(finish(brick, &call, done))
+}
+
+/// Has a change made by all members on what this copy is. `again`: the version that it made first, of one that is sent again.
+async fn carry_out_at(
+    brick: &Brick,
+    place: &Place,
+    call: Call,
+    header: Option<Header>,
+    again: Option<ChunkVersion>,
+    payload: Bytes,
+) -> Result<Done, Status> {
+    let Call { chain, key, writer, change, .. } = call;
+    let base = version_of(header.as_ref());
+    let floor = lock(&brick.lineages).floor(key, base, Instant::now());
+    let forward = BrickRequest::Forward { chain: place.chain, key, writer, base, change, again, floor };
     let bytes = payload.len();
     let others = place.others(brick.id)?;
     let (prepared, acks) = if bytes >= brick.config.parallel_bytes && brick.store.has_room(4 * bytes as u64) {
         tokio::join!(
             prepare_with_repair(brick, place, key, base, change, &payload),
-            forward_all(brick, place, &others, key, writer, base, change, &payload),
+            forward_all(brick, place, &others, &forward, &payload),
         )
     } else {
         let prepared = prepare_with_repair(brick, place, key, base, change, &payload).await?;
-        let acks = forward_all(brick, place, &others, key, writer, base, change, &payload).await;
+        let acks = forward_all(brick, place, &others, &forward, &payload).await;
         (Ok(prepared), acks)
     };
     // A member that does not serve yet is not waited for: it will be brought up to date.
@@ -220,8 +302,13 @@ async fn carry_out(brick: &Brick, place: &Place, call: Call, payload: Bytes) -> 
         Ok(prepared) => prepared,
         Err(status) => return take_over(brick, place, &call, header.as_ref(), &acks, status).await,
     };
-    lock(&brick.firsts).note(key, base, Instant::now());
-    let publish = move |store: &dyn ChunkStore| store.publish(prepared, chain.id, Some(writer));
+    let changed = bytes_of(&change, &payload, again);
+    let lineages = brick.lineages.clone();
+    let publish = move |store: &dyn ChunkStore| {
+        let header = store.publish(prepared, chain.id, Some(writer))?;
+        lock(&lineages).changed(key, &changed, floor, Instant::now());
+        Ok(header)
+    };
     let header = match brick.disk_in(chain, Some(writer.session), publish).await {
         Ok(header) => header,
         Err(status) => {
@@ -231,11 +318,14 @@ async fn carry_out(brick: &Brick, place: &Place, call: Call, payload: Bytes) -> 
     };
     let (header, members) = complete(brick, place, &call, header, acks).await?;
     drop(missed);
-    Ok(finish(brick, &call, header.version, delta_of(&header), members, bytes))
+    Ok(Done::of(&header, members, bytes))
 }
 
-fn delta_of(header: &Header) -> i64 {
-    i64::from(header.delta_blocks) * i64::from(BLOCK_BYTES)
+impl Done {
+    fn of(header: &Header, members: Vec<(BrickId, BootId)>, bytes: usize) -> Done {
+        let allocated_delta_bytes = i64::from(header.delta_blocks) * i64::from(BLOCK_BYTES);
+        Done { version: header.version, allocated_delta_bytes, members, bytes }
+    }
 }
 
 fn reply(answer: Answer) -> BrickReply {
@@ -246,14 +336,8 @@ fn reply(answer: Answer) -> BrickReply {
     }
 }
 
-fn finish(
-    brick: &Brick,
-    call: &Call,
-    version: ChunkVersion,
-    allocated_delta_bytes: i64,
-    mut members: Vec<(BrickId, BootId)>,
-    bytes: usize,
-) -> BrickReply {
+fn finish(brick: &Brick, call: &Call, done: Done) -> BrickReply {
+    let Done { version, allocated_delta_bytes, mut members, bytes } = done;
     members.insert(0, (brick.id, brick.boot));
     let answer = Answer { epoch: call.chain.epoch, version, allocated_delta_bytes, members };
     lock(&brick.writers).record(call.key, call.writer, answer.clone());
@@ -263,20 +347,15 @@ fn finish(
 }
 
 /// Sends the change to all other members at once.
-#[allow(clippy::too_many_arguments)]
 async fn forward_all(
     brick: &Brick,
     place: &Place,
     others: &[BrickId],
-    key: ChunkKey,
-    writer: WriterId,
-    base: ChunkVersion,
-    change: Change,
+    forward: &BrickRequest,
     payload: &Bytes,
 ) -> Vec<(BrickId, Ack)> {
     let one = |to: BrickId| async move {
-        let request = BrickRequest::Forward { chain: place.chain, key, writer, base, change };
-        (to, judge(brick, place, to, brick.ask(place, to, request, payload.clone()).await))
+        (to, judge(brick, place, to, brick.ask(place, to, forward.clone(), payload.clone()).await))
     };
     // Chains have two or three members: at most two others.
     let mut acks = Vec::with_capacity(others.len());
@@ -364,7 +443,7 @@ async fn take_over(
     before: Option<&Header>,
     acks: &[(BrickId, Ack)],
     failure: Status,
-) -> Result<BrickReply, Status> {
+) -> Result<Done, Status> {
     let all: Vec<_> = acks
         .iter()
         .filter_map(|(member, ack)| match ack {
@@ -383,7 +462,8 @@ async fn take_over(
                 Ack::Done(_, delta) => Some(*delta),
                 _ => None,
             });
-            Ok(finish(brick, call, header.version, delta.unwrap_or(0), all, 0))
+            let allocated_delta_bytes = delta.unwrap_or(0);
+            Ok(Done { version: header.version, allocated_delta_bytes, members: all, bytes: 0 })
         }
         None => Err(undo(brick, place, call, acks, failure).await),
     }

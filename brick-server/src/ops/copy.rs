@@ -5,13 +5,15 @@
 //! 2. What was copied was checked against the digest of its source before it is believed.
 
 use bytes::Bytes;
-use wire::brick::{BrickReply, BrickRequest, ChunkSummary, Extent, LostBlock};
+use tokio::time::Instant;
+use wire::brick::{BrickReply, BrickRequest, ChunkSummary, Extent, Lineage, LostBlock};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_IO_BYTES};
 use wire::id::{BootId, BrickId, ChunkVersion, Ino};
 use wire::net::CallError;
 use wire::status::Status;
 
 use crate::brick::{Brick, Place, lock};
+use crate::chain::lineages;
 use crate::chain::pieces::{self, Digest};
 use crate::error::status_of;
 use crate::ops::assembly::Assembly;
@@ -69,6 +71,13 @@ pub fn equal(mine: Option<&Header>, theirs: Option<&ChunkSummary>) -> bool {
     }
 }
 
+/// What a member has of a chunk.
+struct Theirs {
+    chunk: Option<ChunkSummary>,
+    digests: Vec<Digest>,
+    lineage: Option<Lineage>,
+}
+
 /// Digests of a member's copy, and what it is then.
 async fn their_pieces(
     brick: &Brick,
@@ -76,10 +85,14 @@ async fn their_pieces(
     key: ChunkKey,
     member: BrickId,
     blocks_of: Vec<u32>,
-) -> Result<(Option<ChunkSummary>, Vec<Digest>), Status> {
+) -> Result<Theirs, Status> {
     let request = BrickRequest::Pieces { chain: place.chain, key, blocks_of };
     match brick.ask(place, member, request, Bytes::new()).await {
-        Ok((BrickReply::Pieces { chunk, digests }, _)) => Ok((chunk, digests)),
+        Ok((BrickReply::Pieces { chunk, digests, lineage }, _))
+            if lineage.as_ref().is_none_or(|lineage| lineages::are_in_order(&lineage.written)) =>
+        {
+            Ok(Theirs { chunk, digests, lineage })
+        }
         Ok(_) => Err(Status::Busy),
         Err(CallError::Status(Status::Corrupt)) => Err(Status::Corrupt),
         Err(error) => Err(status_of_call(&error)),
@@ -140,8 +153,8 @@ async fn blocks_of(
 ) -> Result<Vec<Extent>, Status> {
     let numbers: Vec<u32> =
         parts.iter().flat_map(|p| p.offset / PIECE_BYTES..(p.offset + p.len).div_ceil(PIECE_BYTES)).collect();
-    let (_, theirs) = match their_pieces(brick, place, key, to, numbers.clone()).await {
-        Ok(found) => found,
+    let theirs = match their_pieces(brick, place, key, to, numbers.clone()).await {
+        Ok(found) => found.digests,
         Err(Status::Corrupt) => return Ok(parts),
         Err(status) => return Err(status),
     };
@@ -193,18 +206,26 @@ pub async fn pull(
     from: BrickId,
 ) -> Result<Option<Header>, Status> {
     for _ in 0..ATTEMPTS {
-        let (summary, digests) = match their_pieces(brick, place, key, from, Vec::new()).await {
-            // Something in that copy is beyond repair: all that is left of it is taken.
-            Err(Status::Corrupt) => (theirs(brick, place, key, from).await?, None),
-            found => found.map(|(summary, digests)| (summary, Some(digests)))?,
+        let (summary, digests, lineage) = match their_pieces(brick, place, key, from, Vec::new()).await {
+            // Something in that copy is beyond repair: all that is left of it is taken. What it lacks is sent again.
+            Err(Status::Corrupt) => (theirs(brick, place, key, from).await?, None, Some(Lineage::default())),
+            found => found.map(|found| (found.chunk, Some(found.digests), found.lineage))?,
         };
         lock(&brick.writers).forget(key);
+        let lineages = brick.lineages.clone();
+        let version = summary.map_or(ChunkVersion(0), |summary| summary.version);
+        let note = move || lock(&lineages).taken(key, lineage, version, Instant::now());
         let Some(summary) = summary else {
-            brick.disk_in(place.chain, None, move |store| store.remove(key, ChunkVersion(u64::MAX))).await?;
+            let remove = move |store: &dyn ChunkStore| {
+                store.remove(key, ChunkVersion(u64::MAX))?;
+                note();
+                Ok(())
+            };
+            brick.disk_in(place.chain, None, remove).await?;
             brick.metrics.dropped_chunks.add(1);
             return Ok(None);
         };
-        if let Some(header) = pull_version(brick, place, key, from, &summary, digests.as_deref()).await? {
+        if let Some(header) = pull_version(brick, place, from, &summary, digests.as_deref(), note).await? {
             brick.metrics.pulled_chunks.add(1);
             return Ok(Some(header));
         }
@@ -244,11 +265,12 @@ async fn fetch(
 async fn pull_version(
     brick: &Brick,
     place: &Place,
-    key: ChunkKey,
     from: BrickId,
     summary: &ChunkSummary,
     digests: Option<&[Digest]>,
+    note: impl FnOnce() + Send + 'static,
 ) -> Result<Option<Header>, Status> {
+    let key = summary.key;
     lock(&brick.copied).mark(key);
     brick.make_room().await?;
     let parts = match digests {
@@ -288,7 +310,11 @@ async fn pull_version(
     }
     let (to, staged) = assembly.done();
     let chain = place.chain.id;
-    let switch = move |store: &dyn ChunkStore| store.switch(key, chain, to.version, to.len, staged);
+    let switch = move |store: &dyn ChunkStore| {
+        store.switch(key, chain, to.version, to.len, staged)?;
+        note();
+        Ok(())
+    };
     brick.disk_in(place.chain, None, switch).await?;
     brick.chunk(key).await
 }
@@ -323,7 +349,11 @@ async fn push(
         Some(_) if in_doubt => Vec::new(),
         Some(known) if mine.len <= PIECE_BYTES || known.digest == mine.digest => Vec::new(),
         Some(known) => match their_pieces(brick, place, key, to, Vec::new()).await {
-            Ok((Some(now), held)) if (now.version, now.digest) == (known.version, known.digest) => held,
+            Ok(Theirs { chunk: Some(now), digests, .. })
+                if (now.version, now.digest) == (known.version, known.digest) =>
+            {
+                digests
+            }
             Ok(_) => return Err(Status::Busy),
             // Something in its copy is beyond repair: it gets all of this one.
             Err(Status::Corrupt) => {
@@ -347,6 +377,7 @@ async fn push(
         parts.push(Extent { offset: 0, len: 0 });
     }
     let last = parts.len() - 1;
+    let lineage = lock(&brick.lineages).of(key, header.version, Instant::now());
     let mut bytes = 0;
     for (at, part) in parts.into_iter().enumerate() {
         let (data, lost) = read_for_copy(brick, place, key, part).await?;
@@ -362,6 +393,7 @@ async fn push(
             first: at == 0,
             last: at == last,
             lost,
+            lineage: lineage.clone().filter(|_| at == last),
         };
         bytes += data.data.len() as u64;
         if let Err(error) = brick.ask(place, to, request, data.data).await {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wire::brick::{BrickReply, ChainRef, Change, WriterId};
+use wire::brick::{BrickReply, ChainRef, Change, Floor, WriterId};
 use wire::chunk::ChunkKey;
 use wire::id::{ChunkVersion, MapEpoch};
 use wire::map::MemberState;
@@ -11,24 +11,34 @@ use wire::status::Status;
 use crate::brick::{Brick, lock, version_of};
 use crate::chain::rules::Wish;
 use crate::chain::writers::Answer;
-use crate::ops::change::{check_range, prepare_with_repair};
+use crate::ops::change::{bytes_of, check_range, prepare_with_repair};
 use crate::store::ChunkStore;
+
+/// What the head passes on; see [`wire::brick::BrickRequest::Forward`].
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    /// The chain.
+    pub chain: ChainRef,
+    /// The chunk.
+    pub key: ChunkKey,
+    /// Who.
+    pub writer: WriterId,
+    /// Version it builds on.
+    pub base: ChunkVersion,
+    /// What.
+    pub change: Change,
+    /// Of one that is sent again: the version that it made first.
+    pub again: Option<ChunkVersion>,
+    /// The head's floor.
+    pub floor: Option<Floor>,
+}
 
 /// Applies the change if this copy is at `base`; a repeated one is known again.
 ///
 /// # Errors
 /// [`Status::Behind`] with the version held, or another status; nothing has changed then.
-#[allow(clippy::too_many_arguments)]
-pub async fn forward(
-    brick: &Brick,
-    map: MapEpoch,
-    chain: ChainRef,
-    key: ChunkKey,
-    writer: WriterId,
-    base: ChunkVersion,
-    change: Change,
-    payload: Bytes,
-) -> Result<BrickReply, Status> {
+pub async fn forward(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) -> Result<BrickReply, Status> {
+    let Call { chain, key, writer, base, change, again, floor } = call;
     check_range(&change, &payload)?;
     brick.admit(map, chain, Wish::Follow).await?;
     brick.make_room().await?;
@@ -60,16 +70,24 @@ pub async fn forward(
     if serving {
         brick.mark(key, chain, ChunkVersion(base.0 + 1));
     }
-    lock(&brick.firsts).note(key, base, Instant::now());
-    let publish = move |store: &dyn ChunkStore| store.publish(prepared, chain.id, Some(writer));
+    let bytes = bytes_of(&change, &payload, again);
+    let lineages = brick.lineages.clone();
+    let publish = move |store: &dyn ChunkStore| {
+        let header = store.publish(prepared, chain.id, Some(writer))?;
+        lock(&lineages).changed(key, &bytes, floor, Instant::now());
+        Ok(header)
+    };
     let header = brick.disk_in(chain, Some(writer.session), publish).await?;
     brick.metrics.forwards.add(1);
-    let answer = Answer {
-        epoch: chain.epoch,
-        version: header.version,
-        allocated_delta_bytes: i64::from(header.delta_blocks) * i64::from(wire::chunk::BLOCK_BYTES),
-        members: Vec::new(),
-    };
-    lock(&brick.writers).record(key, writer, answer);
+    // Of what is sent again this may be a part only.
+    if again.is_none() {
+        let answer = Answer {
+            epoch: chain.epoch,
+            version: header.version,
+            allocated_delta_bytes: i64::from(header.delta_blocks) * i64::from(wire::chunk::BLOCK_BYTES),
+            members: Vec::new(),
+        };
+        lock(&brick.writers).record(key, writer, answer);
+    }
     Ok(done(header.version, header.delta_blocks))
 }

@@ -1,12 +1,13 @@
 //! Questions about chunks: where data is, which there are, whether they are good.
 
+use tokio::time::Instant;
 use wire::brick::{BrickReply, ChainRef, ChunkSummary};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES};
 use wire::id::{ChainId, Ino, MapEpoch};
 use wire::status::Status;
 
 use crate::background::scrub;
-use crate::brick::{Brick, lock};
+use crate::brick::{Brick, lock, version_of};
 use crate::chain::rules::Wish;
 use crate::config::{LIST_MAX, MARKS_A_CALL};
 use crate::ops::{copy, read, settle};
@@ -65,10 +66,17 @@ pub async fn pieces(
     lock(&brick.copied).mark(key);
     if !blocks_of.is_empty() {
         let (header, digests) = copy::our_blocks(brick, key, blocks_of).await?;
-        return Ok(BrickReply::Pieces { chunk: header.map(|header| summary(key, &header)), digests });
+        let chunk = header.map(|header| summary(key, &header));
+        return Ok(BrickReply::Pieces { chunk, digests, lineage: None });
     }
     let (header, digests) = copy::our_pieces(brick, &place, key).await?;
-    Ok(BrickReply::Pieces { chunk: header.map(|header| summary(key, &header)), digests })
+    let version = version_of(header.as_ref());
+    let lineage = lock(&brick.lineages).of(key, version, Instant::now());
+    // What is published is noted in the same breath.
+    if version_of(brick.chunk(key).await?.as_ref()) != version {
+        return Err(Status::Busy);
+    }
+    Ok(BrickReply::Pieces { chunk: header.map(|header| summary(key, &header)), digests, lineage })
 }
 
 /// Chunks in order of key.

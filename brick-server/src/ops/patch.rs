@@ -9,13 +9,14 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wire::brick::{BrickReply, ChainRef, ChunkSummary, Extent, LostBlock};
+use wire::brick::{BrickReply, ChainRef, ChunkSummary, Extent, Lineage, LostBlock};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MAX_IO_BYTES};
 use wire::id::{ChunkVersion, MapEpoch};
 use wire::map::MemberState;
 use wire::status::Status;
 
 use crate::brick::{Brick, lock, version_of};
+use crate::chain::lineages;
 use crate::chain::rules::Wish;
 use crate::config::{STAGED_CHUNKS, STAGED_FOR};
 use crate::ops::assembly::Assembly;
@@ -80,7 +81,7 @@ pub async fn patch(
     map: MapEpoch,
     chain: ChainRef,
     part: Part,
-    lost: Vec<LostBlock>,
+    (lost, lineage): (Vec<LostBlock>, Option<Lineage>),
     payload: Bytes,
 ) -> Result<BrickReply, Status> {
     let end = u64::from(part.offset) + u64::from(part.covers);
@@ -89,7 +90,8 @@ pub async fn patch(
         && part.offset.is_multiple_of(BLOCK_BYTES)
         && end <= u64::from(MAX_CHUNK_BYTES)
         && part.to.len <= MAX_CHUNK_BYTES
-        && are_in_order(&lost, part.offset, payload.len());
+        && are_in_order(&lost, part.offset, payload.len())
+        && lineage.as_ref().is_none_or(|lineage| lineages::are_in_order(&lineage.written));
     if !fits {
         return Err(Status::Malformed);
     }
@@ -107,7 +109,13 @@ pub async fn patch(
     if part.first && part.last && part.covers == 0 && now.1 == part.to.digest && len == part.to.len {
         // Only the number differs: that takes no space, which a full brick does not have.
         let version = part.to.version;
-        brick.disk_in(chain, None, move |store| store.set_version(key, chain.id, version)).await?;
+        let lineages = brick.lineages.clone();
+        let number = move |store: &dyn ChunkStore| {
+            store.set_version(key, chain.id, version)?;
+            lock(&lineages).taken(key, lineage, version, Instant::now());
+            Ok(())
+        };
+        brick.disk_in(chain, None, number).await?;
         lock(&brick.writers).forget(key);
         return Ok(BrickReply::Done);
     }
@@ -144,7 +152,12 @@ pub async fn patch(
         brick.mark(key, chain, part.to.version);
     }
     let (to, staged) = copy.assembly.done();
-    let switch = move |store: &dyn ChunkStore| store.switch(key, chain.id, to.version, to.len, staged);
+    let lineages = brick.lineages.clone();
+    let switch = move |store: &dyn ChunkStore| {
+        store.switch(key, chain.id, to.version, to.len, staged)?;
+        lock(&lineages).taken(key, lineage, to.version, Instant::now());
+        Ok(())
+    };
     brick.disk_in(chain, None, switch).await?;
     Ok(BrickReply::Done)
 }
@@ -172,7 +185,15 @@ pub async fn drop_chunk(
     let _gate = brick.alone(key).await?;
     brick.admit_now(chain, Wish::Look)?;
     lock(&brick.writers).forget(key);
-    if brick.disk_in(chain, None, move |store| store.remove(key, version)).await?.is_some() {
+    let lineages = brick.lineages.clone();
+    let remove = move |store: &dyn ChunkStore| {
+        let removed = store.remove(key, version)?;
+        if removed.is_some() {
+            lock(&lineages).taken(key, Some(Lineage::default()), ChunkVersion(0), Instant::now());
+        }
+        Ok(removed)
+    };
+    if brick.disk_in(chain, None, remove).await?.is_some() {
         brick.metrics.dropped_chunks.add(1);
     }
     Ok(BrickReply::Done)

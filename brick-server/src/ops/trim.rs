@@ -131,6 +131,7 @@ async fn one(brick: &Brick, key: ChunkKey, cut: Option<u32>) -> Result<Option<u6
         None => brick.disk(move |store| store.remove(key, ChunkVersion(u64::MAX))).await?,
     };
     let Some(Shrunk { before, freed_blocks }) = shrunk else { return Ok(None) };
+    lock(&brick.lineages).cut(key, cut.unwrap_or(0), before.version, Instant::now());
     brick.metrics.trimmed_chunks.add(1);
     if lock(&brick.copied).take(key) || cut.is_some() {
         // Another member may have got a copy after it was trimmed there.

@@ -106,6 +106,8 @@ struct Cluster {
     running: BTreeMap<u32, Running>,
     graves: Vec<Serving>,
     boots: u64,
+    /// The last one of each brick.
+    lives: BTreeMap<u32, BootId>,
     shared_sessions: Arc<AtomicU64>,
 }
 
@@ -137,6 +139,7 @@ impl Cluster {
         net.disconnect();
         self.boots += 1;
         let boot = BootId(self.boots);
+        let before = self.lives.insert(number, boot);
         world.born(id, boot);
         let process = Arc::new(Process::default());
         let door = Arc::new(Door { server: RwLock::new(None), process: process.clone() });
@@ -163,6 +166,7 @@ impl Cluster {
             pool: Pool::simulated(move || for_pool.disk_delay(id)),
             namespaces: Namespaces::new(vec![self.namespace_at]),
             boot,
+            before,
             lives: None,
             seen: None,
             net,
@@ -366,6 +370,7 @@ async fn story(plan: Plan) -> Done {
         running: BTreeMap::new(),
         graves: Vec::new(),
         boots: 0,
+        lives: BTreeMap::new(),
         shared_sessions: Arc::new(AtomicU64::new(CLIENTS.into())),
     };
     for number in 0..plan.bricks {

@@ -171,6 +171,8 @@ async fn a_blocked_session_changes_nothing() {
         writer: cluster.writer(),
         base: ChunkVersion(1),
         change,
+        again: None,
+        floor: None,
     };
     let net = cluster.net(Role::Brick);
     let epoch = cluster.namespace.map().epoch;
@@ -224,6 +226,8 @@ async fn misdirected_calls_are_refused() {
         writer: cluster.writer(),
         base: ChunkVersion(1),
         change,
+        again: None,
+        floor: None,
     };
     assert_eq!(status(cluster.call(1, forward.clone(), Bytes::from_static(b"x")).await), Status::Forbidden);
     // Nor through another brick, and no further than through one.

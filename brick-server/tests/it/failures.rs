@@ -236,6 +236,8 @@ async fn a_change_nobody_acknowledged_is_levelled() {
         writer: cluster.writer(),
         base: ChunkVersion(1),
         change: Change::Write { offset: 0 },
+        again: None,
+        floor: None,
     };
     let net = cluster.net(Role::Brick);
     let epoch = cluster.namespace.map().epoch;

@@ -4,6 +4,7 @@
 
 extern crate brickyard_brick_server as brick_server;
 
+mod again;
 mod chains;
 mod failures;
 mod leftovers;

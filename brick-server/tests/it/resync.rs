@@ -145,6 +145,7 @@ async fn late_parts_change_nothing() {
         first: true,
         last: true,
         lost: Vec::new(),
+        lineage: None,
     };
     let net = cluster.net(Role::Brick);
     let epoch = cluster.namespace.map().epoch;
@@ -171,6 +172,8 @@ async fn a_change_the_head_does_not_know_is_never_seen() {
         writer: cluster.writer(),
         base: ChunkVersion(1),
         change: Change::Write { offset: 0 },
+        again: None,
+        floor: None,
     };
     let net = cluster.net(Role::Brick);
     let epoch = cluster.namespace.map().epoch;

@@ -10,7 +10,8 @@ use brick_server::{Config, Running};
 use bytes::Bytes;
 use tokio::time::Instant;
 use wire::brick::{
-    BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, ChunkSummary, TrimOrder, WriterId,
+    Again, BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, ChunkSummary, TrimOrder,
+    WriterId,
 };
 use wire::chunk::ChunkKey;
 use wire::id::{
@@ -340,13 +341,25 @@ impl Cluster {
         change: Change,
         data: &[u8],
     ) -> Result<BrickReply, CallError> {
+        self.try_change_again(key, writer, change, data, None).await
+    }
+
+    /// `again`: when it was acknowledged first.
+    async fn try_change_again(
+        &self,
+        key: ChunkKey,
+        writer: WriterId,
+        change: Change,
+        data: &[u8],
+        again: Option<Again>,
+    ) -> Result<BrickReply, CallError> {
         let request = BrickRequest::Change {
             chain: self.chain(CHAIN),
             key,
             writer,
             answered_below: CallSeq(0),
             change,
-            again: None,
+            again,
         };
         let sent = self.call(self.head(CHAIN), request, Bytes::copy_from_slice(data)).await;
         sent.map(|(reply, _)| reply)
@@ -359,10 +372,21 @@ impl Cluster {
         change: Change,
         data: &[u8],
     ) -> (ChunkVersion, i64, Vec<(BrickId, BootId)>) {
+        self.change_again(key, change, data, None).await
+    }
+
+    /// [`Cluster::change`] of one that was acknowledged before, perhaps.
+    pub async fn change_again(
+        &self,
+        key: ChunkKey,
+        change: Change,
+        data: &[u8],
+        again: Option<Again>,
+    ) -> (ChunkVersion, i64, Vec<(BrickId, BootId)>) {
         let writer = self.writer();
         let begun = Instant::now();
         loop {
-            match self.try_change(key, writer, change, data).await {
+            match self.try_change_again(key, writer, change, data, again.clone()).await {
                 Ok(BrickReply::Changed { version, allocated_delta_bytes, members }) => {
                     return (version, allocated_delta_bytes, members);
                 }

@@ -15,7 +15,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::brick::{
-    BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, ChunkSummary, Extent, WriterId,
+    Again, BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, ChunkSummary, Extent,
+    WriterId,
 };
 use wire::chunk::ChunkKey;
 use wire::durability::Holders;
@@ -346,14 +347,14 @@ impl Shared {
         }
     }
 
-    /// Changes bytes of one chunk through the head of its chain; `begun`: in which session; `again`: the version it made when it was acknowledged
+    /// Changes bytes of one chunk through the head of its chain; `begun`: in which session; `again`: when it was acknowledged
     /// before.
     pub(crate) async fn change(
         &self,
         (inode, begun): (&OpenInode, SessionId),
         layout: &FileLayout,
         offset: u64,
-        (content, again): (&Content, Option<ChunkVersion>),
+        (content, again): (&Content, Option<Again>),
         deadline: Instant,
     ) -> Result<Changed, Error> {
         let chunk_bytes = u64::from(layout.chunk_bytes.max(1));
@@ -382,7 +383,7 @@ impl Shared {
                     writer: WriterId { session, seq: CallSeq(number.seq) },
                     answered_below: number.answered_below(),
                     change,
-                    again,
+                    again: again.clone(),
                 };
                 let attempt = retry.attempt(self.outside.config.attempt_timeout);
                 let error = match self.brick_once(&map, head, request, payload.clone(), attempt).await {

@@ -383,7 +383,7 @@ impl Shared {
             }
             add(&self.outside.metrics.resends, 1);
             state.resends += 1;
-            let again = Some(Again { version: held.version, told: held.is_told(state.reported) });
+            let again = Some(Again::of(&held, state.reported));
             let Held { content, generation, .. } = held;
             let flight = Flight { content, generation, window: 0, again };
             self.launch(inode, &mut state, *offset, flight);

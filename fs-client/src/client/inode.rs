@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use wire::brick::AGAIN_WITHIN;
 use wire::chunk::BLOCK_BYTES;
-use wire::id::{ChunkVersion, Ino, SessionId};
+use wire::id::{Ino, SessionId};
 use wire::layout::FileLayout;
 use wire::meta::{Access, Attr, AttrChanges, FileKind, SetTime, Timestamp, WriteReport};
 
 use super::gather::Gather;
-use super::held::{Content, HeldMap};
+use super::held::{Content, Held, HeldMap};
 use crate::error::Error;
 
 /// A change on its way to the bricks.
@@ -27,12 +28,22 @@ pub(crate) struct Flight {
 }
 
 /// What was acknowledged before.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Again {
-    /// The version that it made.
-    pub(crate) version: ChunkVersion,
+    /// What bricks are told of that; nothing if it was too long ago for them to know.
+    pub(crate) said: Option<wire::brick::Again>,
     /// The namespace was told of it.
     pub(crate) told: bool,
+}
+
+impl Again {
+    /// Of what is held, with what the namespace was told of last.
+    pub(crate) fn of(held: &Held, reported: u64) -> Again {
+        let took = || held.holders.members.iter().map(|holder| (holder.brick, holder.boot)).collect();
+        let recent = held.since.elapsed() < AGAIN_WITHIN;
+        let said = recent.then(|| wire::brick::Again { version: held.version, took: took() });
+        Again { said, told: held.is_told(reported) }
+    }
 }
 
 /// An error of writing behind, until every handle knows it.

@@ -251,7 +251,8 @@ impl Shared {
         flight: Flight,
     ) {
         debug_assert!(!state.in_flight(offset, offset + flight.content.len()));
-        let (content, again) = (flight.content.clone(), flight.again);
+        let content = flight.content.clone();
+        let again = flight.again.as_ref().and_then(|again| again.said.clone());
         state.flying_bytes += flight.window as u64;
         state.flights.insert(offset, flight);
         let (shared, inode, layout) = (self.clone(), inode.clone(), state.attr.layout);
@@ -265,15 +266,8 @@ impl Shared {
                 // Without a slot before the deadline the change fails there at once.
                 let _slot = timeout_at(deadline, shared.flight_slots.acquire()).await;
                 add(&metrics.flights_now, 1);
-                let result = shared
-                    .change(
-                        (&inode, begun),
-                        &layout,
-                        offset,
-                        (&content, again.map(|again| again.version)),
-                        deadline,
-                    )
-                    .await;
+                let result =
+                    shared.change((&inode, begun), &layout, offset, (&content, again), deadline).await;
                 subtract(&metrics.flights_now, 1);
                 shared.landed(&inode, offset, (begun, knew), result);
             };

@@ -1,11 +1,11 @@
 //! Bytes of strangers: understood or refused, and never more than that.
 
-use wire::brick::{BrickCall, BrickReply, BrickRequest, ChainRef, Change, WriterId};
+use wire::brick::{Again, BrickCall, BrickReply, BrickRequest, ChainRef, Change, WriterId};
 use wire::chunk::ChunkKey;
 use wire::fuzz::Campaign;
 use wire::handshake::{Answer, Hello, Identity};
 use wire::id::{
-    BrickId, CallSeq, ChainEpoch, ChainId, ChunkVersion, ClusterId, Ino, MapEpoch, NodeId, SessionId,
+    BootId, BrickId, CallSeq, ChainEpoch, ChainId, ChunkVersion, ClusterId, Ino, MapEpoch, NodeId, SessionId,
 };
 use wire::map::ClusterMap;
 use wire::meta::{ClusterReply, MetaReply};
@@ -35,7 +35,7 @@ fn mangled_messages_are_understood_or_refused() {
             writer,
             answered_below: CallSeq(7),
             change,
-            again: Some(ChunkVersion(8)),
+            again: Some(Again { version: ChunkVersion(8), took: vec![(BrickId(1), BootId(2))] }),
         },
         BrickRequest::Commit,
         BrickRequest::Settled { chain, keys: vec![key; 3], wait: true },

@@ -1,0 +1,433 @@
+//! Which changes are in a copy, of those that may be sent again.
+//!
+//! A client that finds that bricks have restarted sends again what they may have lost. It may be there all the same, made durable by
+//! another client's commit, or on a member that went on living; and others may have written over it since. Done as if it came now, it would
+//! undo that. So it is done only where it is lost, and beneath what was written since.
+//!
+//! A copy that was changed since its brick started has a [`Lineage`]: the version it was at then, up to which it has everything that
+//! the life before took over (versions are given in order), and what was written since. Who is given a copy whole is given its lineage,
+//! too. A copy without one is as it came from the disk, or its brick has lived for so long that nobody sends again what was acknowledged
+//! before: then it has all that it seems to have.
+//!
+//! ```text
+//!    sent again: version v,      lineage?
+//!    taken over by ...             none: by this life                              -> it has it
+//!                                        by the life before, and it is at v or later -> it has it
+//!                                        it is at v or later, and lives long        -> it has it
+//!                                        otherwise                                  -> lost, done whole
+//!                                  some: v <= floor, by the life it speaks of       -> it has it
+//!                                        otherwise                                  -> lost, done where nothing
+//!                                                                                      later was written
+//! ```
+//!
+//! 1. What is in a copy is not done again (`what_is_there_is_not_done_again`).
+//! 2. Bytes that were written since are left alone; of what is sent again, the later change wins, in whatever order it comes
+//!    (`laws_of_what_is_written_since`).
+//! 3. The members of a chain keep the same lineages: the head passes its floor on with each change (`members_keep_what_the_head_keeps`), and
+//!    its lineage with each copy (`what_was_given_is_known_to_the_giver`).
+//! 4. Clients find out within [`AGAIN_WITHIN`] and then ask no more. After [`REMEMBERED_FOR`] a lineage is forgotten; beyond [`MOST`] runs of
+//!    bytes nothing is known for as long, and what is sent again is done (`in_the_end_nothing_is_known`).
+//!
+//! Not covered: bricks that lose a change and start once more before it was sent again. It is done then, also over what others have made
+//! durable in between.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wire::brick::{AGAIN_WITHIN, Again, Floor, Lineage, Run};
+use wire::chunk::ChunkKey;
+use wire::id::{BootId, BrickId, ChunkVersion};
+
+/// How long lineages are kept.
+pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
+/// Lineages and runs of bytes kept at most: some 100 MB.
+const MOST: usize = 1 << 20;
+/// Runs of one chunk.
+const MOST_OF_A_CHUNK: usize = 1 << 12;
+
+const _: () = assert!(AGAIN_WITHIN.as_secs() < REMEMBERED_FOR.as_secs());
+
+/// A change, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Which bytes of the chunk.
+    pub range: Range<u32>,
+    /// See [`Run::order`].
+    pub order: ChunkVersion,
+}
+
+#[derive(Debug)]
+struct Kept {
+    lineage: Lineage,
+    until: Instant,
+}
+
+/// The lineages a brick keeps; see the module's head.
+#[derive(Debug)]
+pub struct Lineages {
+    began: Instant,
+    me: (BrickId, BootId),
+    /// The life before.
+    before: (BrickId, BootId),
+    kept: HashMap<ChunkKey, Kept>,
+    /// Lineages and runs in `kept`.
+    cost: usize,
+    blind_until: Option<Instant>,
+}
+
+impl Lineages {
+    /// Of a life that begins, and follows that other one, if there was one.
+    pub fn new(brick: BrickId, boot: BootId, before: Option<BootId>, now: Instant) -> Lineages {
+        Lineages {
+            began: now,
+            me: (brick, boot),
+            before: (brick, before.unwrap_or(BootId(0))),
+            kept: HashMap::new(),
+            cost: 0,
+            blind_until: None,
+        }
+    }
+
+    fn find(&self, key: ChunkKey, now: Instant) -> Option<&Lineage> {
+        self.kept.get(&key).filter(|kept| now < kept.until).map(|kept| &kept.lineage)
+    }
+
+    fn is_blind(&self, now: Instant) -> bool {
+        self.blind_until.is_some_and(|until| now < until)
+    }
+
+    fn is_young(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.began) < REMEMBERED_FOR
+    }
+
+    /// What of a change that is sent again has to be done; `now_at`: the version of the chunk.
+    pub fn lacks(
+        &self,
+        key: ChunkKey,
+        again: &Again,
+        range: Range<u32>,
+        now_at: ChunkVersion,
+        now: Instant,
+    ) -> Vec<Range<u32>> {
+        if self.is_blind(now) {
+            return vec![range];
+        }
+        let took = |life| again.took.contains(&life);
+        match self.find(key, now) {
+            Some(Lineage { floor, .. }) if again.version <= floor.version && floor.of.is_none_or(took) => {
+                Vec::new()
+            }
+            Some(lineage) => bare(&lineage.written, range, again.version),
+            None if took(self.me) => Vec::new(),
+            None if again.version <= now_at && (!self.is_young(now) || took(self.before)) => Vec::new(),
+            None => vec![range],
+        }
+    }
+
+    /// The floor of a chunk at version `base` that is about to be changed by the head, if its lineage is kept.
+    pub fn floor(&self, key: ChunkKey, base: ChunkVersion, now: Instant) -> Option<Floor> {
+        let of_disk = Floor { version: base, of: Some(self.before) };
+        self.find(key, now).map(|lineage| lineage.floor).or(self.is_young(now).then_some(of_disk))
+    }
+
+    /// A chunk was changed; `floor`: what [`Lineages::floor`] said before, at the head.
+    pub fn changed(&mut self, key: ChunkKey, change: &Changed, floor: Option<Floor>, now: Instant) {
+        if self.find(key, now).is_none() {
+            let Some(floor) = floor else { return };
+            self.put(key, Lineage { floor, written: Vec::new() }, now);
+        }
+        let Some(kept) = self.kept.get_mut(&key) else { return };
+        let written = &mut kept.lineage.written;
+        let before = written.len();
+        *written = laid(written, change);
+        if written.len() > MOST_OF_A_CHUNK {
+            written.clear();
+        }
+        self.cost = self.cost + written.len() - before;
+    }
+
+    /// A chunk was cut to `len` bytes, 0: removed, by the namespace; it was at version `base`.
+    pub fn cut(&mut self, key: ChunkKey, len: u32, base: ChunkVersion, now: Instant) {
+        let floor = self.floor(key, base, now);
+        self.changed(key, &Changed { range: len..u32::MAX, order: Run::NEW }, floor, now);
+        if len == 0
+            && let Some(kept) = self.kept.get_mut(&key)
+        {
+            // Versions begin anew.
+            kept.lineage.floor = Floor::default();
+        }
+    }
+
+    /// A copy was taken whole, at `version`, with what is known of it; nothing: that it has everything.
+    pub fn taken(&mut self, key: ChunkKey, lineage: Option<Lineage>, version: ChunkVersion, now: Instant) {
+        self.remove(key);
+        let everything = || Lineage { floor: Floor { version, of: None }, written: Vec::new() };
+        if let Some(lineage) = lineage.or_else(|| self.is_young(now).then(everything)) {
+            self.put(key, lineage, now);
+        }
+    }
+
+    /// What is known of a copy at `version`, for who is given it.
+    pub fn of(&self, key: ChunkKey, version: ChunkVersion, now: Instant) -> Option<Lineage> {
+        if self.is_blind(now) {
+            // Better to have too much done again than to miss something.
+            return Some(Lineage::default());
+        }
+        self.floor(key, version, now).map(|floor| {
+            let written = self.find(key, now).map_or_else(Vec::new, |lineage| lineage.written.clone());
+            Lineage { floor, written }
+        })
+    }
+
+    fn put(&mut self, key: ChunkKey, lineage: Lineage, now: Instant) {
+        self.remove(key);
+        if self.is_blind(now) {
+            return;
+        }
+        if self.cost + 1 + lineage.written.len() > MOST {
+            self.kept.retain(|_, kept| now < kept.until);
+            self.cost = self.kept.values().map(|kept| 1 + kept.lineage.written.len()).sum();
+        }
+        let cost = 1 + lineage.written.len();
+        if self.cost + cost > MOST {
+            self.kept = HashMap::new();
+            self.cost = 0;
+            self.blind_until = Some(now + REMEMBERED_FOR);
+            return;
+        }
+        self.cost += cost;
+        self.kept.insert(key, Kept { lineage, until: now + REMEMBERED_FOR });
+    }
+
+    fn remove(&mut self, key: ChunkKey) {
+        if let Some(kept) = self.kept.remove(&key) {
+            self.cost -= 1 + kept.lineage.written.len();
+        }
+    }
+}
+
+/// Whether these are runs that a lineage can have.
+pub fn are_in_order(written: &[Run]) -> bool {
+    written.len() <= MOST_OF_A_CHUNK
+        && written.iter().all(|run| run.from < run.to)
+        && written.windows(2).all(|two| two[0].to <= two[1].from)
+}
+
+/// The parts of a range on which nothing of this order or a later one lies.
+fn bare(written: &[Run], range: Range<u32>, order: ChunkVersion) -> Vec<Range<u32>> {
+    let (mut parts, mut at) = (Vec::new(), range.start);
+    for run in written.iter().filter(|run| run.order >= order && run.to > range.start && run.from < range.end)
+    {
+        if run.from > at {
+            parts.push(at..run.from);
+        }
+        at = at.max(run.to);
+    }
+    if at < range.end {
+        parts.push(at..range.end);
+    }
+    parts
+}
+
+/// The runs with another change laid on them, where nothing later lies.
+fn laid(written: &[Run], change: &Changed) -> Vec<Run> {
+    let Changed { range, order } = change;
+    let parts = if *order == Run::NEW { vec![range.clone()] } else { bare(written, range.clone(), *order) };
+    let mut runs: Vec<Run> =
+        parts.iter().map(|part| Run { from: part.start, to: part.end, order: *order }).collect();
+    for run in written {
+        let mut from = run.from;
+        for part in parts.iter().filter(|part| part.end > run.from && part.start < run.to) {
+            if part.start > from {
+                runs.push(Run { from, to: part.start, ..*run });
+            }
+            from = part.end;
+        }
+        if from < run.to {
+            runs.push(Run { from, ..*run });
+        }
+    }
+    runs.sort_unstable_by_key(|run| run.from);
+    runs.dedup_by(|next, last| {
+        let joined = last.to == next.from && last.order == next.order;
+        if joined {
+            last.to = next.to;
+        }
+        joined
+    });
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wire::id::Ino;
+
+    use super::*;
+
+    const KEY: ChunkKey = ChunkKey { ino: Ino(1), index: 0 };
+    const ME: BrickId = BrickId(1);
+    /// This life, the one before, and one of another brick.
+    const NOW: (BrickId, BootId) = (ME, BootId(3));
+    const BEFORE: (BrickId, BootId) = (ME, BootId(2));
+    const OTHER: (BrickId, BootId) = (BrickId(2), BootId(7));
+
+    fn at(version: u64) -> ChunkVersion {
+        ChunkVersion(version)
+    }
+
+    fn lineages(now: Instant) -> Lineages {
+        Lineages::new(ME, NOW.1, Some(BEFORE.1), now)
+    }
+
+    fn new(range: Range<u32>) -> Changed {
+        Changed { range, order: Run::NEW }
+    }
+
+    /// A change at the head.
+    fn change(lineages: &mut Lineages, range: Range<u32>, base: u64, now: Instant) {
+        let floor = lineages.floor(KEY, at(base), now);
+        lineages.changed(KEY, &new(range), floor, now);
+    }
+
+    /// What of ten bytes is lacking that these took over at that version, where the chunk is at `now_at`.
+    fn lacks(
+        lineages: &Lineages,
+        version: u64,
+        took: &[(BrickId, BootId)],
+        now_at: u64,
+        now: Instant,
+    ) -> Vec<Range<u32>> {
+        let again = Again { version: at(version), took: took.to_vec() };
+        lineages.lacks(KEY, &again, 0..10, at(now_at), now)
+    }
+
+    fn whole(floor: u64) -> Lineage {
+        Lineage { floor: Floor { version: at(floor), of: None }, written: Vec::new() }
+    }
+
+    const NOTHING: [Range<u32>; 0] = [];
+
+    #[test]
+    fn what_is_there_is_not_done_again() {
+        let start = Instant::now();
+        let mut lineages = lineages(start);
+        let lost = [0..10];
+        for now_at in [7, 9] {
+            assert_eq!(lacks(&lineages, 7, &[OTHER, BEFORE], now_at, start), NOTHING);
+            assert_eq!(lacks(&lineages, 7, &[OTHER], now_at, start), lost, "of an earlier life, perhaps");
+            assert_eq!(lacks(&lineages, 7, &[OTHER], now_at, start + REMEMBERED_FOR), NOTHING);
+        }
+        assert_eq!(lacks(&lineages, 7, &[BEFORE], 6, start), lost);
+        assert_eq!(lacks(&lineages, 7, &[NOW], 2, start), NOTHING, "removed since");
+        change(&mut lineages, 4..6, 6, start);
+        assert_eq!(lacks(&lineages, 7, &[BEFORE], 7, start), [0..4, 6..10], "others have come as far since");
+        assert_eq!(lacks(&lineages, 6, &[BEFORE], 7, start), NOTHING);
+        assert_eq!(lacks(&lineages, 6, &[OTHER], 7, start), [0..4, 6..10]);
+        assert_eq!(lineages.floor(KEY, at(9), start).map(|floor| floor.version), Some(at(6)));
+        lineages.cut(KEY, 8, at(8), start);
+        assert_eq!(lacks(&lineages, 7, &[BEFORE], 9, start), [0..4, 6..8]);
+        lineages.cut(KEY, 0, at(9), start);
+        assert_eq!(lacks(&lineages, 7, &[BEFORE], 1, start), NOTHING, "removed since");
+    }
+
+    #[test]
+    fn what_was_given_is_known_to_the_giver() {
+        let start = Instant::now();
+        let mut lineages = lineages(start);
+        lineages.taken(KEY, Some(whole(3)), at(9), start);
+        assert_eq!(lacks(&lineages, 4, &[NOW], 9, start), [0..10], "that one had lost it");
+        assert_eq!(lacks(&lineages, 3, &[OTHER], 9, start), NOTHING);
+        lineages.taken(KEY, None, at(9), start);
+        assert_eq!(lacks(&lineages, 9, &[OTHER], 9, start), NOTHING, "that one had everything");
+        assert_eq!(lacks(&lineages, 10, &[OTHER], 10, start), [0..10]);
+        let later = start + REMEMBERED_FOR;
+        lineages.taken(KEY, None, at(9), later);
+        assert!(lineages.kept.is_empty() && lineages.of(KEY, at(9), later).is_none());
+    }
+
+    #[test]
+    fn members_keep_what_the_head_keeps() {
+        let start = Instant::now();
+        let later = start + REMEMBERED_FOR;
+        let (mut head, mut member) = (lineages(later), lineages(start));
+        for (range, base) in [(0..4, 6), (8..12, 7), (2..6, 8)] {
+            let floor = head.floor(KEY, at(base), later);
+            head.changed(KEY, &new(range.clone()), floor, later);
+            member.changed(KEY, &new(range), floor, later);
+        }
+        assert_eq!(member.of(KEY, at(9), later), head.of(KEY, at(9), later));
+        let wanted = [Run { from: 0, to: 6, order: Run::NEW }, Run { from: 8, to: 12, order: Run::NEW }];
+        assert_eq!(member.of(KEY, at(9), later).map(|lineage| lineage.written), Some(wanted.to_vec()));
+    }
+
+    #[test]
+    fn in_the_end_nothing_is_known() {
+        let start = Instant::now();
+        let mut lineages = lineages(start);
+        change(&mut lineages, 0..4, 6, start);
+        let end = start + REMEMBERED_FOR;
+        assert_eq!(lineages.of(KEY, at(7), end), None);
+        change(&mut lineages, 0..4, 6, end);
+        assert_eq!(lineages.of(KEY, at(7), end), None, "nobody asks any more");
+        for number in 0..=MOST as u64 {
+            let key = ChunkKey { ino: Ino(2), index: number };
+            lineages.taken(key, Some(Lineage::default()), at(1), end);
+        }
+        assert!(lineages.kept.len() <= MOST);
+        assert_eq!(lacks(&lineages, 7, &[NOW], 9, end), [0..10]);
+        assert_eq!(lineages.of(KEY, at(9), end), Some(Lineage::default()));
+        assert_eq!(lacks(&lineages, 7, &[NOW], 9, end + REMEMBERED_FOR), NOTHING);
+    }
+
+    #[test]
+    fn a_chunk_of_many_runs_is_forgotten() {
+        let start = Instant::now();
+        let mut lineages = lineages(start);
+        for number in 0..=MOST_OF_A_CHUNK as u32 {
+            change(&mut lineages, 2 * number..2 * number + 1, 1, start);
+        }
+        assert_eq!(lineages.of(KEY, at(9), start).map(|lineage| lineage.written), Some(Vec::new()));
+        assert_eq!(lineages.cost, 1);
+    }
+
+    proptest! {
+        /// Against an array of orders; what lies on top is the latest, whatever comes first.
+        #[test]
+        fn laws_of_what_is_written_since(
+            changes in prop::collection::vec((0u32..60, 1u32..20, 1u64..8), 0..30)
+        ) {
+            let now = Instant::now();
+            let mut lineages = lineages(now);
+            let mut model = [0u64; 80];
+            for (from, len, order) in changes {
+                let range = from..from + len;
+                // Every seventh of an array of orders is new.
+                let order = if order == 7 { Run::NEW } else { at(order) };
+                if order != Run::NEW {
+                    let again = Again { version: order, took: vec![BEFORE] };
+                    let lacks = lineages.lacks(KEY, &again, range.clone(), at(0), now);
+                    let done: Vec<u32> = lacks.into_iter().flatten().collect();
+                    let wanted: Vec<u32> =
+                        range.clone().filter(|byte| model[*byte as usize] < order.0).collect();
+                    prop_assert_eq!(done, wanted);
+                }
+                let floor = lineages.floor(KEY, at(0), now);
+                lineages.changed(KEY, &Changed { range: range.clone(), order }, floor, now);
+                for byte in range {
+                    model[byte as usize] = model[byte as usize].max(order.0);
+                }
+                let lineage = lineages.of(KEY, at(0), now).unwrap_or_default();
+                prop_assert!(are_in_order(&lineage.written));
+                prop_assert_eq!(lineages.cost, 1 + lineage.written.len());
+                let mut shown = [0u64; 80];
+                for run in lineage.written {
+                    shown[run.from as usize..run.to as usize].fill(run.order.0);
+                }
+                prop_assert_eq!(shown, model);
+            }
+        }
+    }
+}
