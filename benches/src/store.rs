@@ -122,7 +122,7 @@ impl Sides {
         let (key, offset) = self.chunk(at);
         let base = self.store.chunk(key)?.map_or(ChunkVersion(0), |header| header.version);
         let prepared = self.store.prepare(key, base, Change::Write { offset }, data)?;
-        self.store.publish(prepared, ChainId(1), None)?;
+        self.store.publish(prepared, ChainId(1), None, ChunkVersion(base.0 + 1))?;
         Ok(())
     }
 

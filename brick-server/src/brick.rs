@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wire::brick::{BrickCall, BrickReply, BrickRequest, ChainRef};
+use wire::brick::{BrickCall, BrickReply, BrickRequest, ChainRef, Lineage};
 use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, ChainId, ChunkVersion, MapEpoch, SessionId, StoreId};
 use wire::map::{Chain, ClusterMap, MemberState};
@@ -88,7 +88,7 @@ pub struct Brick {
     pub(crate) memory: Memory,
     store_id: StoreId,
     /// On its disk; none in a simulation.
-    lives: Mutex<Option<Lives>>,
+    lives: Arc<Mutex<Option<Lives>>>,
     /// Its directory; none in a simulation.
     held: Option<Held>,
     endpoint: Endpoint,
@@ -184,7 +184,7 @@ impl Brick {
             config: parts.config,
             memory: Memory::new(parts.seen),
             store_id: parts.store_id,
-            lives: Mutex::new(parts.lives),
+            lives: Arc::new(Mutex::new(parts.lives)),
             held: parts.held,
             endpoint: parts.endpoint,
             fetching: tokio::sync::Mutex::default(),
@@ -484,6 +484,23 @@ impl Brick {
         if let Some(Err(error)) = lock(&self.lives).as_mut().map(Lives::counts) {
             tracing::warn!(brick = %self.id, %error, "could not note that this life was taken note of");
         }
+    }
+
+    /// It is about to be given a copy of which this is known: in its next life it does not vouch for what it took over in this one.
+    ///
+    /// # Errors
+    /// [`Status::DiskFailed`].
+    pub(crate) async fn given(&self, lineage: Option<&Lineage>) -> Result<(), Status> {
+        if lineage.is_none() || lock(&self.lineages).is_doubtful() {
+            return Ok(());
+        }
+        let lives = self.lives.clone();
+        let noted = move |_: &dyn ChunkStore| {
+            lock(&lives).as_mut().map_or(Ok(()), Lives::doubt).map_err(|e| StoreError::Failed(e.to_string()))
+        };
+        self.disk(noted).await?;
+        lock(&self.lineages).doubt();
+        Ok(())
     }
 
     /// Whether some chain has nobody else that serves.

@@ -159,7 +159,7 @@ impl Keeper {
             pool: Pool::start(&name, self.config.threads, config::POOL_JOBS).map_err(Error::Thread)?,
             namespaces: Namespaces::new(self.config.namespaces.clone()),
             boot,
-            before: lives.as_ref().and_then(|lives| lives.known().iter().rev().nth(1).copied()),
+            before: lives.as_ref().and_then(Lives::before),
             lives,
             seen,
             net: self.net.clone(),

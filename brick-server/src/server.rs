@@ -142,8 +142,8 @@ async fn dispatch(
             brick.commit().await.map(|()| BrickReply::Committed { boot: brick.boot })
         }
         R::Extents { chain, key } => inspect::extents(brick, map, chain, key).await,
-        R::Forward { chain, key, writer, base, change, again, floor } => {
-            let call = forward::Call { chain, key, writer, base, change, again, floor };
+        R::Forward { chain, key, writer, base, to, change, again, floor } => {
+            let call = forward::Call { chain, key, writer, base, to, change, again, floor };
             forward::forward(brick, map, call, payload).await
         }
         R::Patch { chain, to, base, offset, covers, first, last, lost, lineage } => {

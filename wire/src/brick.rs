@@ -60,12 +60,14 @@ pub enum Change {
     },
 }
 
-/// When a change that is sent again was acknowledged first.
+/// When a change that is sent again was acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Again {
-    /// The version that it made.
+    /// The version that it made then, or when it was sent again last.
     pub version: ChunkVersion,
-    /// Who took it over, in which lives.
+    /// The version that it made first: of changes that are sent again the later one counts.
+    pub first: ChunkVersion,
+    /// Who took it over at that version, in which lives.
     pub took: Vec<(BrickId, BootId)>,
 }
 
@@ -187,7 +189,7 @@ pub enum BrickRequest {
         /// The chunk.
         key: ChunkKey,
     },
-    /// Head to member: the change that makes version `base` into `base + 1`. -> `Changed`,
+    /// Head to member: the change that makes version `base` into `to`. -> `Changed`,
     /// or [`crate::status::Status::Behind`] if the member does not hold `base`.
     Forward {
         /// The chain.
@@ -198,6 +200,8 @@ pub enum BrickRequest {
         writer: WriterId,
         /// Version it builds on; 0: the chunk does not exist.
         base: ChunkVersion,
+        /// Version it makes: the next one; of a new chunk one that none before it had which the head knows of.
+        to: ChunkVersion,
         /// What.
         change: Change,
         /// Of one that is sent again: the version that it made first.

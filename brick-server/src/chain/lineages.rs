@@ -23,10 +23,14 @@
 //! 1. What is in a copy is not done again (`what_is_there_is_not_done_again`).
 //! 2. Bytes that were written since are left alone; of what is sent again, the later change wins, in whatever order it comes
 //!    (`laws_of_what_is_written_since`).
-//! 3. The members of a chain keep the same lineages: the head passes its floor on with each change (`members_keep_what_the_head_keeps`), and
+//! 3. Versions of a chunk that is made anew begin above those of all that this life has removed (`what_is_there_is_not_done_again`).
+//! 4. The members of a chain keep the same lineages: the head passes its floor on with each change (`members_keep_what_the_head_keeps`), and
 //!    its lineage with each copy (`what_was_given_is_known_to_the_giver`).
-//! 4. Clients find out within [`AGAIN_WITHIN`] and then ask no more. After [`REMEMBERED_FOR`] a lineage is forgotten; beyond [`MOST`] runs of
+//! 5. Clients find out within [`AGAIN_WITHIN`] and then ask no more. After [`REMEMBERED_FOR`] a lineage is forgotten; beyond [`MOST`] runs of
 //!    bytes nothing is known for as long, and what is sent again is done (`in_the_end_nothing_is_known`).
+//!
+//! A life in which copies were taken from others that may have lost something does not vouch for its changes after its end: that is noted on
+//! the disk ([`crate::store::lives`]).
 //!
 //! Not covered: bricks that lose a change and start once more before it was sent again. It is done then, also over what others have made
 //! durable in between.
@@ -72,9 +76,15 @@ pub struct Lineages {
     /// The life before.
     before: (BrickId, BootId),
     kept: HashMap<ChunkKey, Kept>,
+    /// The highest version of a chunk that was removed: those of one that is made anew begin above it.
+    removed: ChunkVersion,
     /// Lineages and runs in `kept`.
     cost: usize,
     blind_until: Option<Instant>,
+    /// Copies were taken from others that may have lost something.
+    is_doubtful: bool,
+    /// How often something was done again without it being certain that it is lost.
+    doubts: u64,
 }
 
 impl Lineages {
@@ -85,8 +95,11 @@ impl Lineages {
             me: (brick, boot),
             before: (brick, before.unwrap_or(BootId(0))),
             kept: HashMap::new(),
+            removed: ChunkVersion(0),
             cost: 0,
             blind_until: None,
+            is_doubtful: false,
+            doubts: 0,
         }
     }
 
@@ -104,26 +117,51 @@ impl Lineages {
 
     /// What of a change that is sent again has to be done; `now_at`: the version of the chunk.
     pub fn lacks(
-        &self,
+        &mut self,
         key: ChunkKey,
         again: &Again,
         range: Range<u32>,
         now_at: ChunkVersion,
         now: Instant,
     ) -> Vec<Range<u32>> {
-        if self.is_blind(now) {
-            return vec![range];
-        }
         let took = |life| again.took.contains(&life);
-        match self.find(key, now) {
-            Some(Lineage { floor, .. }) if again.version <= floor.version && floor.of.is_none_or(took) => {
-                Vec::new()
+        let (parts, is_certain) = match self.find(key, now) {
+            _ if self.is_blind(now) => (vec![range], false),
+            Some(Lineage { floor, written }) => {
+                let is_certain = floor.of.is_none_or(took);
+                let is_there = is_certain && again.version <= floor.version;
+                (if is_there { Vec::new() } else { bare(written, range, again.first) }, is_certain)
             }
-            Some(lineage) => bare(&lineage.written, range, again.version),
-            None if took(self.me) => Vec::new(),
-            None if again.version <= now_at && (!self.is_young(now) || took(self.before)) => Vec::new(),
-            None => vec![range],
-        }
+            None if took(self.me) => (Vec::new(), true),
+            None => {
+                let is_certain = took(self.before) || !self.is_young(now) && again.version <= now_at;
+                let is_there = is_certain && again.version <= now_at;
+                (if is_there { Vec::new() } else { vec![range] }, is_certain)
+            }
+        };
+        self.doubts += u64::from(!is_certain && !parts.is_empty());
+        parts
+    }
+
+    /// How often something was done again without it being certain that it is lost.
+    #[cfg(test)]
+    pub fn doubts(&self) -> u64 {
+        self.doubts
+    }
+
+    /// Whether [`Lineages::doubt`] was called.
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful
+    }
+
+    /// Copies are taken from others that may have lost something.
+    pub fn doubt(&mut self) {
+        self.is_doubtful = true;
+    }
+
+    /// The version that a change makes of `base`; 0: the chunk is new.
+    pub fn next(&self, base: ChunkVersion) -> ChunkVersion {
+        ChunkVersion(1 + if base.0 == 0 { self.removed.0 } else { base.0 })
     }
 
     /// The floor of a chunk at version `base` that is about to be changed by the head, if its lineage is kept.
@@ -152,12 +190,14 @@ impl Lineages {
     pub fn cut(&mut self, key: ChunkKey, len: u32, base: ChunkVersion, now: Instant) {
         let floor = self.floor(key, base, now);
         self.changed(key, &Changed { range: len..u32::MAX, order: Run::NEW }, floor, now);
-        if len == 0
-            && let Some(kept) = self.kept.get_mut(&key)
-        {
-            // Versions begin anew.
-            kept.lineage.floor = Floor::default();
+        if len == 0 {
+            self.removed(base);
         }
+    }
+
+    /// A chunk at this version was removed.
+    pub fn removed(&mut self, version: ChunkVersion) {
+        self.removed = self.removed.max(version);
     }
 
     /// A copy was taken whole, at `version`, with what is known of it; nothing: that it has everything.
@@ -294,13 +334,13 @@ mod tests {
 
     /// What of ten bytes is lacking that these took over at that version, where the chunk is at `now_at`.
     fn lacks(
-        lineages: &Lineages,
+        lineages: &mut Lineages,
         version: u64,
         took: &[(BrickId, BootId)],
         now_at: u64,
         now: Instant,
     ) -> Vec<Range<u32>> {
-        let again = Again { version: at(version), took: took.to_vec() };
+        let again = Again { version: at(version), first: at(version), took: took.to_vec() };
         lineages.lacks(KEY, &again, 0..10, at(now_at), now)
     }
 
@@ -316,21 +356,27 @@ mod tests {
         let mut lineages = lineages(start);
         let lost = [0..10];
         for now_at in [7, 9] {
-            assert_eq!(lacks(&lineages, 7, &[OTHER, BEFORE], now_at, start), NOTHING);
-            assert_eq!(lacks(&lineages, 7, &[OTHER], now_at, start), lost, "of an earlier life, perhaps");
-            assert_eq!(lacks(&lineages, 7, &[OTHER], now_at, start + REMEMBERED_FOR), NOTHING);
+            assert_eq!(lacks(&mut lineages, 7, &[OTHER, BEFORE], now_at, start), NOTHING);
+            assert_eq!(lacks(&mut lineages, 7, &[OTHER], now_at, start), lost, "of an earlier life, perhaps");
+            assert_eq!(lacks(&mut lineages, 7, &[OTHER], now_at, start + REMEMBERED_FOR), NOTHING);
         }
-        assert_eq!(lacks(&lineages, 7, &[BEFORE], 6, start), lost);
-        assert_eq!(lacks(&lineages, 7, &[NOW], 2, start), NOTHING, "removed since");
+        assert_eq!(lacks(&mut lineages, 7, &[BEFORE], 6, start), lost);
+        assert_eq!(lacks(&mut lineages, 7, &[NOW], 2, start), NOTHING, "removed since");
         change(&mut lineages, 4..6, 6, start);
-        assert_eq!(lacks(&lineages, 7, &[BEFORE], 7, start), [0..4, 6..10], "others have come as far since");
-        assert_eq!(lacks(&lineages, 6, &[BEFORE], 7, start), NOTHING);
-        assert_eq!(lacks(&lineages, 6, &[OTHER], 7, start), [0..4, 6..10]);
+        assert_eq!(
+            lacks(&mut lineages, 7, &[BEFORE], 7, start),
+            [0..4, 6..10],
+            "others have come as far since"
+        );
+        assert_eq!(lacks(&mut lineages, 6, &[BEFORE], 7, start), NOTHING);
+        assert_eq!(lacks(&mut lineages, 6, &[OTHER], 7, start), [0..4, 6..10]);
         assert_eq!(lineages.floor(KEY, at(9), start).map(|floor| floor.version), Some(at(6)));
         lineages.cut(KEY, 8, at(8), start);
-        assert_eq!(lacks(&lineages, 7, &[BEFORE], 9, start), [0..4, 6..8]);
+        assert_eq!(lacks(&mut lineages, 7, &[BEFORE], 9, start), [0..4, 6..8]);
+        assert_eq!(lineages.next(at(0)), at(1));
         lineages.cut(KEY, 0, at(9), start);
-        assert_eq!(lacks(&lineages, 7, &[BEFORE], 1, start), NOTHING, "removed since");
+        assert_eq!(lacks(&mut lineages, 7, &[BEFORE], 1, start), NOTHING, "removed since");
+        assert_eq!((lineages.next(at(0)), lineages.next(at(4))), (at(10), at(5)), "no number comes twice");
     }
 
     #[test]
@@ -338,11 +384,11 @@ mod tests {
         let start = Instant::now();
         let mut lineages = lineages(start);
         lineages.taken(KEY, Some(whole(3)), at(9), start);
-        assert_eq!(lacks(&lineages, 4, &[NOW], 9, start), [0..10], "that one had lost it");
-        assert_eq!(lacks(&lineages, 3, &[OTHER], 9, start), NOTHING);
+        assert_eq!(lacks(&mut lineages, 4, &[NOW], 9, start), [0..10], "that one had lost it");
+        assert_eq!(lacks(&mut lineages, 3, &[OTHER], 9, start), NOTHING);
         lineages.taken(KEY, None, at(9), start);
-        assert_eq!(lacks(&lineages, 9, &[OTHER], 9, start), NOTHING, "that one had everything");
-        assert_eq!(lacks(&lineages, 10, &[OTHER], 10, start), [0..10]);
+        assert_eq!(lacks(&mut lineages, 9, &[OTHER], 9, start), NOTHING, "that one had everything");
+        assert_eq!(lacks(&mut lineages, 10, &[OTHER], 10, start), [0..10]);
         let later = start + REMEMBERED_FOR;
         lineages.taken(KEY, None, at(9), later);
         assert!(lineages.kept.is_empty() && lineages.of(KEY, at(9), later).is_none());
@@ -377,9 +423,9 @@ mod tests {
             lineages.taken(key, Some(Lineage::default()), at(1), end);
         }
         assert!(lineages.kept.len() <= MOST);
-        assert_eq!(lacks(&lineages, 7, &[NOW], 9, end), [0..10]);
+        assert_eq!(lacks(&mut lineages, 7, &[NOW], 9, end), [0..10]);
         assert_eq!(lineages.of(KEY, at(9), end), Some(Lineage::default()));
-        assert_eq!(lacks(&lineages, 7, &[NOW], 9, end + REMEMBERED_FOR), NOTHING);
+        assert_eq!(lacks(&mut lineages, 7, &[NOW], 9, end + REMEMBERED_FOR), NOTHING);
     }
 
     #[test]
@@ -407,7 +453,7 @@ mod tests {
                 // Every seventh of an array of orders is new.
                 let order = if order == 7 { Run::NEW } else { at(order) };
                 if order != Run::NEW {
-                    let again = Again { version: order, took: vec![BEFORE] };
+                    let again = Again { version: order, first: order, took: vec![BEFORE] };
                     let lacks = lineages.lacks(KEY, &again, range.clone(), at(0), now);
                     let done: Vec<u32> = lacks.into_iter().flatten().collect();
                     let wanted: Vec<u32> =

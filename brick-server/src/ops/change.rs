@@ -188,7 +188,7 @@ async fn do_again(
             }
         };
         let part = Call { change, ..call };
-        let done = carry_out_at(brick, place, part, header, Some(again.version), payload).await?;
+        let done = carry_out_at(brick, place, part, header, Some(again.first), payload).await?;
         delta += done.allocated_delta_bytes;
         last = Some(done);
         header = brick.chunk(key).await?;
@@ -260,8 +260,11 @@ async fn carry_out_at(
 ) -> Result<Done, Status> {
     let Call { chain, key, writer, change, .. } = call;
     let base = version_of(header.as_ref());
-    let floor = lock(&brick.lineages).floor(key, base, Instant::now());
-    let forward = BrickRequest::Forward { chain: place.chain, key, writer, base, change, again, floor };
+    let (to, floor) = {
+        let lineages = lock(&brick.lineages);
+        (lineages.next(base), lineages.floor(key, base, Instant::now()))
+    };
+    let forward = BrickRequest::Forward { chain: place.chain, key, writer, base, to, change, again, floor };
     let bytes = payload.len();
     let others = place.others(brick.id)?;
     let (prepared, acks) = if bytes >= brick.config.parallel_bytes && brick.store.has_room(4 * bytes as u64) {
@@ -300,12 +303,12 @@ async fn carry_out_at(
     }
     let prepared = match prepared {
         Ok(prepared) => prepared,
-        Err(status) => return take_over(brick, place, &call, header.as_ref(), &acks, status).await,
+        Err(status) => return take_over(brick, place, &call, to, &acks, status).await,
     };
     let changed = bytes_of(&change, &payload, again);
     let lineages = brick.lineages.clone();
     let publish = move |store: &dyn ChunkStore| {
-        let header = store.publish(prepared, chain.id, Some(writer))?;
+        let header = store.publish(prepared, chain.id, Some(writer), to)?;
         lock(&lineages).changed(key, &changed, floor, Instant::now());
         Ok(header)
     };
@@ -440,7 +443,7 @@ async fn take_over(
     brick: &Brick,
     place: &Place,
     call: &Call,
-    before: Option<&Header>,
+    to: ChunkVersion,
     acks: &[(BrickId, Ack)],
     failure: Status,
 ) -> Result<Done, Status> {
@@ -455,7 +458,7 @@ async fn take_over(
         Some((from, _)) if all.len() == acks.len() => copy::pull(brick, place, call.key, *from).await.ok(),
         _ => None,
     };
-    match taken.flatten().filter(|header| header.version.0 == version_of(before).0 + 1) {
+    match taken.flatten().filter(|header| header.version == to) {
         Some(header) => {
             // What it did to a copy that took it as it came: zeros may be holes here.
             let delta = acks.iter().find_map(|(_, ack)| match ack {

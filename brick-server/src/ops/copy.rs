@@ -212,6 +212,7 @@ pub async fn pull(
             found => found.map(|found| (found.chunk, Some(found.digests), found.lineage))?,
         };
         lock(&brick.writers).forget(key);
+        brick.given(lineage.as_ref()).await?;
         let lineages = brick.lineages.clone();
         let version = summary.map_or(ChunkVersion(0), |summary| summary.version);
         let note = move || lock(&lineages).taken(key, lineage, version, Instant::now());

@@ -25,6 +25,8 @@ pub struct Call {
     pub writer: WriterId,
     /// Version it builds on.
     pub base: ChunkVersion,
+    /// Version it makes.
+    pub to: ChunkVersion,
     /// What.
     pub change: Change,
     /// Of one that is sent again: the version that it made first.
@@ -38,8 +40,11 @@ pub struct Call {
 /// # Errors
 /// [`Status::Behind`] with the version held, or another status; nothing has changed then.
 pub async fn forward(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) -> Result<BrickReply, Status> {
-    let Call { chain, key, writer, base, change, again, floor } = call;
+    let Call { chain, key, writer, base, to, change, again, floor } = call;
     check_range(&change, &payload)?;
+    if to <= base {
+        return Err(Status::Malformed);
+    }
     brick.admit(map, chain, Wish::Follow).await?;
     brick.make_room().await?;
     let _gate = brick.alone(key).await?;
@@ -52,14 +57,14 @@ pub async fn forward(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) -
         allocated_delta_bytes: i64::from(delta_blocks) * i64::from(wire::chunk::BLOCK_BYTES),
         members: vec![(brick.id, brick.boot)],
     };
-    if let Some(header) = header.filter(|h| h.version.0 == base.0 + 1 && h.writer == Some(writer)) {
+    if let Some(header) = header.filter(|h| h.version == to && h.writer == Some(writer)) {
         return Ok(done(header.version, header.delta_blocks));
     }
     let serving = place.chain()?.state_of(brick.id) == Some(MemberState::Serving);
     if version != base {
         if serving {
             // Others may have more, or less.
-            brick.mark(key, chain, ChunkVersion(base.0 + 1));
+            brick.mark(key, chain, to);
         }
         return Err(Status::Behind(version));
     }
@@ -68,12 +73,12 @@ pub async fn forward(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) -
     let place = brick.admit_now(chain, Wish::Follow)?;
     brick.check_session(&place, writer.session)?;
     if serving {
-        brick.mark(key, chain, ChunkVersion(base.0 + 1));
+        brick.mark(key, chain, to);
     }
     let bytes = bytes_of(&change, &payload, again);
     let lineages = brick.lineages.clone();
     let publish = move |store: &dyn ChunkStore| {
-        let header = store.publish(prepared, chain.id, Some(writer))?;
+        let header = store.publish(prepared, chain.id, Some(writer), to)?;
         lock(&lineages).changed(key, &bytes, floor, Instant::now());
         Ok(header)
     };

@@ -20,7 +20,7 @@ use crate::chain::lineages;
 use crate::chain::rules::Wish;
 use crate::config::{STAGED_CHUNKS, STAGED_FOR};
 use crate::ops::assembly::Assembly;
-use crate::store::ChunkStore;
+use crate::store::{ChunkStore, Shrunk};
 
 /// Copies of which not all parts have come.
 #[derive(Debug, Default)]
@@ -106,6 +106,7 @@ pub async fn patch(
     if now != part.base {
         return Err(Status::Busy);
     }
+    brick.given(lineage.as_ref()).await?;
     if part.first && part.last && part.covers == 0 && now.1 == part.to.digest && len == part.to.len {
         // Only the number differs: that takes no space, which a full brick does not have.
         let version = part.to.version;
@@ -188,8 +189,10 @@ pub async fn drop_chunk(
     let lineages = brick.lineages.clone();
     let remove = move |store: &dyn ChunkStore| {
         let removed = store.remove(key, version)?;
-        if removed.is_some() {
-            lock(&lineages).taken(key, Some(Lineage::default()), ChunkVersion(0), Instant::now());
+        if let Some(Shrunk { before, .. }) = removed {
+            let mut lineages = lock(&lineages);
+            lineages.removed(before.version);
+            lineages.taken(key, Some(Lineage::default()), ChunkVersion(0), Instant::now());
         }
         Ok(removed)
     };

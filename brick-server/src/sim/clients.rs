@@ -1,4 +1,4 @@
-//! Clients: each writes its own cells, reads everybody's, commits, and does what the client
+//! Clients: each writes its own cells and, in turn, those of all, reads everybody's, commits, and does what the client
 //! library does about every answer.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
-use wire::brick::{BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, WriterId};
+use wire::brick::{Again, BrickCall, BrickProtocol, BrickReply, BrickRequest, ChainRef, Change, WriterId};
 use wire::chunk::ChunkKey;
 use wire::durability::{Holders, Verdict};
 use wire::id::{BootId, BrickId, CallSeq, Ino, SessionId};
@@ -18,7 +18,7 @@ use wire::net::{CallError, Endpoint, Net};
 use wire::status::{FsError, Status};
 
 use crate::sim::namespace::CHAIN;
-use crate::sim::oracle::{CellId, Oracle};
+use crate::sim::oracle::{Acked, CellId, Oracle, SHARED};
 use crate::sim::world::World;
 
 /// Chunks there are.
@@ -33,6 +33,11 @@ pub fn cell_of(client: u32, chunk: u64) -> CellId {
     (ChunkKey { ino: Ino(chunk + 1), index: 0 }, (client / 2) * 65_536 + (client % 2) * 1000)
 }
 
+/// The cell of all.
+fn shared_cell(chunk: u64) -> CellId {
+    (ChunkKey { ino: Ino(chunk + 1), index: 0 }, SHARED)
+}
+
 /// What the clients share.
 pub struct Shared {
     pub world: Arc<World>,
@@ -40,6 +45,8 @@ pub struct Shared {
     pub namespace: Endpoint,
     pub sessions: Arc<AtomicU64>,
     pub stop: AtomicBool,
+    /// Who may write the cell of all, of each chunk.
+    pub turns: Vec<tokio::sync::Mutex<()>>,
 }
 
 pub struct Client {
@@ -49,10 +56,12 @@ pub struct Client {
     pub map: ClusterMap,
     pub session: SessionId,
     pub seq: u64,
+    /// What it has written last to the cells of all, and does not know to be durable.
+    pub held: BTreeMap<CellId, Acked>,
 }
 
 enum Wrote {
-    Done,
+    Done(Acked),
     /// Refused for good.
     No,
     SessionGone,
@@ -107,8 +116,8 @@ impl Client {
         ChainRef { id: CHAIN, epoch: self.map.chains[&CHAIN].epoch }
     }
 
-    /// Writes a value, again and again until it is done or refused for good.
-    async fn write_value(&mut self, cell: CellId, value: u64) -> Wrote {
+    /// Writes a value, again and again until it is done or refused for good; `again`: when it was acknowledged before.
+    async fn write_value(&mut self, cell: CellId, value: u64, again: Option<Again>) -> Wrote {
         self.seq += 1;
         let writer = WriterId { session: self.session, seq: CallSeq(self.seq) };
         let words = 2 + self.world().dice.below(5) as usize;
@@ -123,13 +132,15 @@ impl Client {
                     writer,
                     answered_below: writer.seq,
                     change: Change::Write { offset: cell.1 },
-                    again: None,
+                    again: again.clone(),
                 };
                 match self.call(head, request, payload.clone()).await {
-                    Ok((BrickReply::Changed { members, .. }, _)) => {
+                    Ok((BrickReply::Changed { members, version, .. }, _)) => {
                         let holders = Holders::of(&self.map.chains[&CHAIN], &members);
-                        self.oracle().acked(cell, value, holders);
-                        return Wrote::Done;
+                        let first_version = again.as_ref().map_or(version, |again| again.first);
+                        let acked = Acked::new(value, version, first_version, holders);
+                        self.oracle().acked(cell, acked.clone());
+                        return Wrote::Done(acked);
                     }
                     Ok(other) => panic!("{other:?}"),
                     Err(CallError::Status(Status::SessionGone)) => return Wrote::SessionGone,
@@ -144,37 +155,53 @@ impl Client {
     }
 
     /// Writes the next value of a cell.
-    async fn write(&mut self, cell: CellId) {
+    async fn write(&mut self, cell: CellId) -> Option<Acked> {
         let value = self.oracle().invoke(cell);
-        self.put(cell, value, false).await;
+        self.put(cell, value, None).await
     }
 
-    /// `again`: it was written before, and may be there.
-    async fn put(&mut self, cell: CellId, value: u64, again: bool) {
-        match self.write_value(cell, value).await {
-            Wrote::Done => {}
-            Wrote::No if again => {}
-            Wrote::No => self.oracle().forbid(cell, value, "no space"),
-            Wrote::SessionGone => self.begin_anew(cell, value).await,
+    /// Writes the next value of a cell of all.
+    async fn write_shared(&mut self, chunk: u64) {
+        let (shared, cell) = (self.shared.clone(), shared_cell(chunk));
+        let _turn = shared.turns[chunk as usize].lock().await;
+        if let Some(acked) = self.write(cell).await {
+            self.held.insert(cell, acked);
         }
     }
 
-    /// A new session looks first what became of the old one's last write.
-    async fn begin_anew(&mut self, cell: CellId, value: u64) {
+    /// `again`: it was written before, and may be there.
+    async fn put(&mut self, cell: CellId, value: u64, again: Option<Again>) -> Option<Acked> {
+        let is_new = again.is_none();
+        match self.write_value(cell, value, again).await {
+            Wrote::Done(acked) => return Some(acked),
+            Wrote::No if !is_new => {}
+            Wrote::No => self.oracle().forbid(cell, value, "no space"),
+            Wrote::SessionGone => return self.begin_anew(cell, value).await,
+        }
+        None
+    }
+
+    async fn renew_session(&mut self) {
         while !self.map.blocked.contains_key(&self.session) {
             self.refresh(500).await;
             sleep(Duration::from_millis(5)).await;
         }
         self.session = SessionId(self.shared.sessions.fetch_add(1, Ordering::Relaxed) + 1);
+    }
+
+    /// A new session looks first what became of the old one's last write.
+    async fn begin_anew(&mut self, cell: CellId, value: u64) -> Option<Acked> {
+        self.renew_session().await;
         let found = self.read(cell).await;
         if found < value {
             self.oracle().forbid(cell, value, "blocked");
+            None
         } else {
             // It is there, though nobody was told so: the new session makes it its own. Were it
             // given up for want of room, an older one might be sent again over what was seen.
             loop {
-                match self.write_value(cell, value).await {
-                    Wrote::Done => return,
+                match self.write_value(cell, value, None).await {
+                    Wrote::Done(acked) => return Some(acked),
                     Wrote::No => self.pause().await,
                     Wrote::SessionGone => return Box::pin(self.begin_anew(cell, value)).await,
                 }
@@ -215,8 +242,9 @@ impl Client {
             .iter()
             .flat_map(|cell| self.oracle().uncommitted(*cell).into_iter().map(|a| (*cell, a)))
             .collect();
+        let all_cells = self.held.clone();
         let mut bricks: BTreeMap<BrickId, Option<BootId>> = BTreeMap::new();
-        for (_, acked) in &held {
+        for acked in held.iter().map(|(_, acked)| acked).chain(all_cells.values()) {
             bricks.extend(acked.holders.members.iter().map(|holder| (holder.brick, None)));
         }
         for (brick, outcome) in &mut bricks {
@@ -226,21 +254,35 @@ impl Client {
                 *outcome = Some(boot);
             }
         }
+        let judge = |client: &Client, acked: &Acked| {
+            let committed = |brick| bricks.get(&brick).copied().flatten();
+            acked.holders.judge(client.map.chains.get(&CHAIN), committed)
+        };
         let mut all = true;
         for (cell, acked) in held {
-            match acked
-                .holders
-                .judge(self.map.chains.get(&CHAIN), |brick| bricks.get(&brick).copied().flatten())
-            {
-                Verdict::Durable => self.oracle().committed(cell, acked.value),
+            match judge(self, &acked) {
+                Verdict::Durable => self.oracle().committed(cell, &acked),
                 Verdict::Unknown => all = false,
                 Verdict::Again => {
                     all = false;
                     // A later one may have been refused for good: then this is still what is to be there.
                     let newest = self.oracle().uncommitted(cell).iter().map(|a| a.value).max();
                     if newest == Some(acked.value) {
-                        self.put(cell, acked.value, true).await;
+                        self.put(cell, acked.value, Some(acked.again())).await;
                     }
+                }
+            }
+        }
+        for (cell, acked) in all_cells {
+            match judge(self, &acked) {
+                Verdict::Durable => {
+                    self.oracle().committed(cell, &acked);
+                    self.held.remove(&cell);
+                }
+                Verdict::Unknown => all = false,
+                Verdict::Again => {
+                    all = false;
+                    self.send_shared_again(cell, &acked).await;
                 }
             }
         }
@@ -250,14 +292,27 @@ impl Client {
         all
     }
 
+    /// Others may have written the cell since, and it is not this one's turn.
+    async fn send_shared_again(&mut self, cell: CellId, acked: &Acked) {
+        match self.write_value(cell, acked.value, Some(acked.again())).await {
+            Wrote::Done(acked) => {
+                self.held.insert(cell, acked);
+            }
+            Wrote::No => {}
+            Wrote::SessionGone => self.renew_session().await,
+        }
+    }
+
     pub async fn run(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let chunk = self.world().dice.below(CHUNKS);
             match self.world().dice.below(10) {
-                0..=3 => self.write(cell_of(self.number, chunk)).await,
+                0..=2 => drop(self.write(cell_of(self.number, chunk)).await),
+                3 => self.write_shared(chunk).await,
                 4..=8 => {
-                    let owner = self.world().dice.below(CLIENTS.into()) as u32;
-                    self.read(cell_of(owner, chunk)).await;
+                    let owner = self.world().dice.below(u64::from(CLIENTS) + 1) as u32;
+                    let cell = if owner < CLIENTS { cell_of(owner, chunk) } else { shared_cell(chunk) };
+                    self.read(cell).await;
                 }
                 _ => {
                     self.commit().await;

@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
 use crate::pool::Pool;
 use crate::server::{Seat, Server};
-use crate::sim::clients::{CLIENTS, Client, Shared};
+use crate::sim::clients::{CHUNKS, CLIENTS, Client, Shared};
 use crate::sim::namespace::{CHAIN, SimNamespace};
 use crate::sim::oracle::Oracle;
 use crate::sim::store::{Disk, SimStore};
@@ -177,6 +177,7 @@ impl Cluster {
             endpoint,
             config,
         }));
+        lock(&self.world.lineages).push(brick.lineages.clone());
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for work in background::loops(&brick, &stopped) {
@@ -200,6 +201,9 @@ impl Cluster {
         // Whoever still has its address finds nobody; it is let go of in the end, so that what
         // ran there ends in its own order.
         self.graves.push(life.serving);
+        if lock(&life.brick.lineages).is_doubtful() {
+            self.lives.remove(&number);
+        }
         let disk = life.store.crash(&self.world);
         lock(&self.disks).insert(number, disk);
         self.world.died(BrickId(number));
@@ -388,6 +392,7 @@ async fn story(plan: Plan) -> Done {
         namespace: cluster.namespace_at,
         sessions: cluster.shared_sessions.clone(),
         stop: AtomicBool::new(false),
+        turns: (0..CHUNKS).map(|_| tokio::sync::Mutex::default()).collect(),
     });
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
@@ -398,6 +403,7 @@ async fn story(plan: Plan) -> Done {
             map: namespace.map(),
             session: SessionId(u64::from(number) + 1),
             seq: 0,
+            held: BTreeMap::new(),
         };
         clients.spawn(client.run());
     }

@@ -200,6 +200,7 @@ impl ChunkStore for SimStore {
         prepared: Prepared,
         chain: ChainId,
         writer: Option<WriterId>,
+        to: ChunkVersion,
     ) -> Result<Header, StoreError> {
         let mut state = lock(&self.state);
         state.check()?;
@@ -208,6 +209,9 @@ impl ChunkStore for SimStore {
         let version = found.as_ref().map_or(ChunkVersion(0), |chunk| chunk.header.version);
         if version != base {
             return Err(StoreError::Version(version));
+        }
+        if to <= base {
+            return Err(StoreError::Range);
         }
         let empty = Header { chain, version, len: 0, blocks: 0, digest: 0, delta_blocks: 0, writer };
         let mut chunk = found.unwrap_or(Chunk { header: empty, blocks: BTreeMap::new() });
@@ -219,7 +223,7 @@ impl ChunkStore for SimStore {
         }
         let header = &mut chunk.header;
         header.chain = chain;
-        header.version.0 += 1;
+        header.version = to;
         header.len = header.len.max(end);
         header.writer = writer;
         header.delta_blocks = chunk.blocks.len() as i32 - header.blocks as i32;

@@ -110,6 +110,7 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         prepared: Prepared,
         chain: ChainId,
         writer: Option<WriterId>,
+        to: ChunkVersion,
     ) -> Result<Header, StoreError> {
         self.check()?;
         let Edit { key, base, end, blocks, lease } = prepared.open()?;
@@ -119,10 +120,13 @@ impl<D: Disk, I: Index> ChunkStore for Engine<D, I> {
         if version != base {
             return Err(StoreError::Version(version));
         }
+        if to <= base {
+            return Err(StoreError::Range);
+        }
         let mut header =
             found.unwrap_or(Header { chain, version, len: 0, blocks: 0, digest: 0, delta_blocks: 0, writer });
         header.chain = chain;
-        header.version.0 += 1;
+        header.version = to;
         header.len = header.len.max(end);
         header.writer = writer;
         header.delta_blocks = 0;

@@ -7,8 +7,10 @@
 //! 1. A life is on stable storage before anybody hears of it (`a_life_is_known_after_a_crash`).
 //! 2. Of many lives the last [`KEPT`] stay, and before them as many of those that the namespace took note of
 //!    (`lives_that_counted_are_kept_longer`).
-//! 3. What can't be read says nothing, and nothing is refused for it (`a_damaged_file_says_nothing`).
-//! 4. A new brick has a list with no life in it, so that a disk set back to before its first start does not know the last one
+//! 3. A life that was given copies by others which may have lost something says so before it has them
+//!    (`a_doubtful_life_vouches_for_nothing`, [`crate::chain::lineages`]).
+//! 4. What can't be read says nothing, and nothing is refused for it (`a_damaged_file_says_nothing`).
+//! 5. A new brick has a list with no life in it, so that a disk set back to before its first start does not know the last one
 //!    either (`a_new_list_knows_of_no_life`). One made before there were lists says nothing until its second start.
 
 use std::fs::{File, OpenOptions};
@@ -33,7 +35,13 @@ struct Life {
     boot: BootId,
     /// The namespace knows it.
     counted: bool,
+    /// It was given copies by others that may have lost something.
+    doubtful: bool,
 }
+
+/// Flags of a life in the file.
+const COUNTED: u8 = 1;
+const DOUBTFUL: u8 = 2;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -52,7 +60,7 @@ fn encode(number: u64, lives: &[Life]) -> Vec<u8> {
     slot.extend_from_slice(&(lives.len() as u32).to_le_bytes());
     for life in lives {
         slot.extend_from_slice(&life.boot.0.to_le_bytes());
-        slot.push(u8::from(life.counted));
+        slot.push(if life.counted { COUNTED } else { 0 } | if life.doubtful { DOUBTFUL } else { 0 });
     }
     slot.resize(SLOT_BYTES - SUM_BYTES, 0);
     let sum = crc32c::crc32c(&slot);
@@ -75,7 +83,8 @@ fn decode(slot: &[u8]) -> Option<(u64, Vec<Life>)> {
     let list = body.get(HEAD_BYTES..HEAD_BYTES + count.checked_mul(9)?)?;
     let life = |entry: &[u8]| {
         let boot = BootId(u64::from_le_bytes(entry.get(..8)?.try_into().ok()?));
-        Some(Life { boot, counted: *entry.get(8)? != 0 })
+        let flags = *entry.get(8)?;
+        Some(Life { boot, counted: flags & COUNTED != 0, doubtful: flags & DOUBTFUL != 0 })
     };
     let lives: Option<Vec<Life>> = list.chunks(9).map(life).collect();
     Some((number, lives?))
@@ -118,7 +127,7 @@ impl Lives {
         let is_whole = found.is_some();
         let (number, lives) = found.unwrap_or_default();
         let mut this = Lives { file, number, lives, is_whole };
-        this.lives.push(Life { boot, counted: false });
+        this.lives.push(Life { boot, counted: false, doubtful: false });
         this.forget();
         if is_new {
             this.write_both()?;
@@ -165,6 +174,28 @@ impl Lives {
         }
     }
 
+    /// The present life is given a copy by one that may have lost something. On stable storage when this returns.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn doubt(&mut self) -> io::Result<()> {
+        match self.lives.last_mut() {
+            Some(last) if !last.doubtful => {
+                last.doubtful = true;
+                self.write()?;
+                self.file.sync_data()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The life before the present one, if it is known, and was given nothing by one that may have lost something: what it took over and
+    /// the disk has is on the disk for good.
+    pub fn before(&self) -> Option<BootId> {
+        let before = self.lives.iter().rev().nth(1).filter(|life| self.is_whole && !life.doubtful);
+        before.map(|life| life.boot)
+    }
+
     /// The lives it is known to have had, the present one last; none where the list could not be read.
     pub fn known(&self) -> Vec<BootId> {
         if self.is_whole { self.lives.iter().map(|life| life.boot).collect() } else { Vec::new() }
@@ -178,6 +209,22 @@ mod tests {
 
     fn boots(lives: &Lives) -> Vec<u64> {
         lives.known().iter().map(|boot| boot.0).collect()
+    }
+
+    #[test]
+    fn a_doubtful_life_vouches_for_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        Lives::create(dir.path()).unwrap();
+        let mut first = Lives::begin(dir.path(), BootId(1)).unwrap();
+        assert_eq!(first.before(), None);
+        first.counts().unwrap();
+        let mut second = Lives::begin(dir.path(), BootId(2)).unwrap();
+        assert_eq!(second.before(), Some(BootId(1)));
+        second.doubt().unwrap();
+        second.doubt().unwrap();
+        let third = Lives::begin(dir.path(), BootId(3)).unwrap();
+        assert_eq!((third.before(), boots(&third)), (None, vec![1, 2, 3]));
+        assert_eq!(Lives::begin(dir.path(), BootId(4)).unwrap().before(), Some(BootId(3)));
     }
 
     #[test]
@@ -248,8 +295,8 @@ mod tests {
     #[test]
     fn a_slot_is_what_it_always_was() {
         let lives = [
-            Life { boot: BootId(0x0102_0304_0506_0708), counted: true },
-            Life { boot: BootId(9), counted: false },
+            Life { boot: BootId(0x0102_0304_0506_0708), counted: true, doubtful: false },
+            Life { boot: BootId(9), counted: false, doubtful: false },
         ];
         let slot = encode(3, &lives);
         assert_eq!(slot.len(), SLOT_BYTES);

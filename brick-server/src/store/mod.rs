@@ -261,15 +261,16 @@ pub trait ChunkStore: Send + Sync + 'static {
         data: &Bytes,
     ) -> Result<Prepared, StoreError>;
 
-    /// Makes a prepared change visible as the next version.
+    /// Makes a prepared change visible as version `to`, which is above the one it builds on.
     ///
     /// # Errors
-    /// [`StoreError::Version`], [`StoreError::Failed`]; what was prepared is dropped then.
+    /// [`StoreError::Version`], [`StoreError::Range`], [`StoreError::Failed`]; what was prepared is dropped then.
     fn publish(
         &self,
         prepared: Prepared,
         chain: ChainId,
         writer: Option<WriterId>,
+        to: ChunkVersion,
     ) -> Result<Header, StoreError>;
 
     /// Writes a part of a chunk's future content, block-aligned, after what was staged before.

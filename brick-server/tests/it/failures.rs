@@ -235,6 +235,7 @@ async fn a_change_nobody_acknowledged_is_levelled() {
         key: key(1, 0),
         writer: cluster.writer(),
         base: ChunkVersion(1),
+        to: ChunkVersion(2),
         change: Change::Write { offset: 0 },
         again: None,
         floor: None,

@@ -86,7 +86,7 @@ fn a_short_data_file_is_refused() {
     let change = wire::brick::Change::Write { offset: 0 };
     let prepared =
         store.prepare(key(1, 0), wire::id::ChunkVersion(0), change, &vec![1; 50_000].into()).unwrap();
-    store.publish(prepared, wire::id::ChainId(1), None).unwrap();
+    store.publish(prepared, wire::id::ChainId(1), None, wire::id::ChunkVersion(1)).unwrap();
     store.commit().unwrap();
     drop(store);
     std::fs::OpenOptions::new().write(true).open(dir.join("data.0")).unwrap().set_len(8192).unwrap();

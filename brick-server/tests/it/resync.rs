@@ -171,6 +171,7 @@ async fn a_change_the_head_does_not_know_is_never_seen() {
         key: key(1, 0),
         writer: cluster.writer(),
         base: ChunkVersion(1),
+        to: ChunkVersion(2),
         change: Change::Write { offset: 0 },
         again: None,
         floor: None,

@@ -19,7 +19,7 @@ const CHUNK: u32 = 1 << 20;
 fn write(store: &FileStore, key: ChunkKey, offset: u32, data: Vec<u8>) {
     let base = store.chunk(key).unwrap().map_or(ChunkVersion(0), |h| h.version);
     let prepared = store.prepare(key, base, Change::Write { offset }, &Bytes::from(data)).unwrap();
-    store.publish(prepared, ChainId(1), None).unwrap();
+    store.publish(prepared, ChainId(1), None, ChunkVersion(base.0 + 1)).unwrap();
 }
 
 /// The same on several stores, as a chain does it: call number `call` of session `session`.
@@ -29,7 +29,7 @@ fn write_on(stores: &[&FileStore], key: ChunkKey, offset: u32, data: &[u8], sess
         let prepared =
             store.prepare(key, base, Change::Write { offset }, &Bytes::copy_from_slice(data)).unwrap();
         let writer = WriterId { session: SessionId(session), seq: CallSeq(call) };
-        store.publish(prepared, ChainId(1), Some(writer)).unwrap();
+        store.publish(prepared, ChainId(1), Some(writer), ChunkVersion(base.0 + 1)).unwrap();
         store.commit().unwrap();
     }
 }

@@ -57,6 +57,8 @@ pub(crate) struct Held {
     pub(crate) stamp: u64,
     /// Version of the chunk that it made.
     pub(crate) version: ChunkVersion,
+    /// The one that it made when it was sent first.
+    pub(crate) first: ChunkVersion,
     /// Who has it in memory.
     pub(crate) holders: Holders,
     pub(crate) since: Instant,
@@ -226,6 +228,7 @@ mod tests {
                     generation: 0,
                     stamp: stamp as u64,
                     version: ChunkVersion(1),
+                    first: ChunkVersion(1),
                     holders: Holders { chain: ChainId(1), epoch: ChainEpoch(1), members: Arc::new([]) },
                     since: Instant::now(),
                     told: false,

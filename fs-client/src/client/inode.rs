@@ -41,7 +41,8 @@ impl Again {
     pub(crate) fn of(held: &Held, reported: u64) -> Again {
         let took = || held.holders.members.iter().map(|holder| (holder.brick, holder.boot)).collect();
         let recent = held.since.elapsed() < AGAIN_WITHIN;
-        let said = recent.then(|| wire::brick::Again { version: held.version, took: took() });
+        let said =
+            recent.then(|| wire::brick::Again { version: held.version, first: held.first, took: took() });
         Again { said, told: held.is_told(reported) }
     }
 }

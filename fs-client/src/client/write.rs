@@ -307,6 +307,8 @@ impl Shared {
                 state.add_report(report);
                 let stamp = self.stamps.fetch_add(1, Ordering::SeqCst) + 1;
                 let since = Instant::now();
+                let said = again.as_ref().and_then(|again| again.said.as_ref());
+                let first = said.map_or(changed.version, |said| said.first);
                 state.held.insert(
                     offset,
                     Held {
@@ -314,6 +316,7 @@ impl Shared {
                         generation,
                         stamp,
                         version: changed.version,
+                        first,
                         holders: changed.holders,
                         since,
                         told: again.is_some_and(|again| again.told),

@@ -35,7 +35,11 @@ fn mangled_messages_are_understood_or_refused() {
             writer,
             answered_below: CallSeq(7),
             change,
-            again: Some(Again { version: ChunkVersion(8), took: vec![(BrickId(1), BootId(2))] }),
+            again: Some(Again {
+                version: ChunkVersion(8),
+                first: ChunkVersion(7),
+                took: vec![(BrickId(1), BootId(2))],
+            }),
         },
         BrickRequest::Commit,
         BrickRequest::Settled { chain, keys: vec![key; 3], wait: true },

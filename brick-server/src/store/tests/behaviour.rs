@@ -219,8 +219,8 @@ fn prepared_changes_leave_nothing_behind() {
         store.prepare(key(0), ChunkVersion(1), change, &data).unwrap(),
         store.prepare(key(0), ChunkVersion(1), change, &data).unwrap(),
     );
-    assert_eq!(store.publish(a, CHAIN, None).unwrap().version, ChunkVersion(2));
-    assert_eq!(store.publish(b, CHAIN, None), Err(StoreError::Version(ChunkVersion(2))));
+    assert_eq!(store.publish(a, CHAIN, None, ChunkVersion(2)).unwrap().version, ChunkVersion(2));
+    assert_eq!(store.publish(b, CHAIN, None, ChunkVersion(2)), Err(StoreError::Version(ChunkVersion(2))));
     drop(store.prepare(key(0), ChunkVersion(2), change, &data).unwrap());
     let stale = store.prepare(key(0), ChunkVersion(1), change, &data);
     assert_eq!(stale.unwrap_err(), StoreError::Version(ChunkVersion(2)));

@@ -61,7 +61,7 @@ fn writer(n: u64) -> WriterId {
 fn apply(store: &TestStore, key: ChunkKey, change: Change, data: &[u8]) -> Result<Header, StoreError> {
     let base = store.chunk(key)?.map_or(ChunkVersion(0), |h| h.version);
     let prepared = store.prepare(key, base, change, &Bytes::copy_from_slice(data))?;
-    store.publish(prepared, CHAIN, Some(writer(base.0)))
+    store.publish(prepared, CHAIN, Some(writer(base.0)), ChunkVersion(base.0 + 1))
 }
 
 fn write(store: &TestStore, key: ChunkKey, offset: u32, data: &[u8]) -> Result<Header, StoreError> {
