@@ -3,6 +3,8 @@
 //! The namespace keeps no record per chunk. A file carries a [`FileLayout`]; with the cluster
 //! map anybody computes which chain holds which piece.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::{ChunkKey, DEFAULT_CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES};
@@ -95,6 +97,16 @@ impl FileLayout {
         table.get(slot as usize).copied()
     }
 
+    /// The chains that hold these bytes of the file, each once.
+    pub fn chains_of(&self, map: &ClusterMap, bytes: Range<u64>) -> impl Iterator<Item = ChainId> {
+        let chunk = u64::from(self.chunk_bytes.max(1));
+        let (first, end) = (bytes.start / chunk, bytes.end.div_ceil(chunk));
+        // After one round every chain has come up.
+        let round = self.chains(map).unwrap_or(0);
+        let end = if bytes.is_empty() { first } else { end.min(first.saturating_add(round)) };
+        (first..end).filter_map(|index| self.chain(map, index))
+    }
+
     /// Over how many chains the file is spread, at least 1: chunks whose indexes differ by a multiple of it are in
     /// the same one. None if the map does not know the table.
     pub fn chains(&self, map: &ClusterMap) -> Option<u64> {
@@ -131,6 +143,34 @@ mod tests {
                 at += u64::from(piece.len);
             }
             prop_assert_eq!(at, len);
+        }
+    }
+
+    proptest! {
+        /// The chains of a range are those of its chunks, each once.
+        #[test]
+        fn chains_of_a_range_are_those_of_its_chunks(
+            wide in 1u64..9, stripe in 0u16..12, seed in 0u32..20, from in 0u64..30, len in 0u64..30,
+        ) {
+            let mut map = ClusterMap::new(crate::id::ClusterId([1; 16]), 2);
+            let table = TableVersion(3);
+            map.tables.insert(table, (0..wide).map(|id| ChainId(id as u32)).collect());
+            let layout = FileLayout { table, seed, stripe, chunk_bytes: MIN_CHUNK_BYTES };
+            let chunk = u64::from(MIN_CHUNK_BYTES);
+            // Begins within a chunk, and ends in one.
+            let bytes = from * chunk + 7..(from + len) * chunk + 7;
+            let mut found: Vec<_> = layout.chains_of(&map, bytes.clone()).collect();
+            let many = found.len();
+            found.sort_unstable();
+            found.dedup();
+            prop_assert_eq!(many, found.len());
+            let mut wanted: Vec<_> = layout
+                .pieces(bytes.start, bytes.end - bytes.start, MIN_CHUNK_BYTES)
+                .filter_map(|piece| layout.chain(&map, piece.index))
+                .collect();
+            wanted.sort_unstable();
+            wanted.dedup();
+            prop_assert_eq!(found, wanted);
         }
     }
 

@@ -24,9 +24,10 @@
 //! 2. Bytes that were written since are left alone; of what is sent again, the later change wins, in whatever order it comes
 //!    (`laws_of_what_is_written_since`).
 //! 3. Versions of a chunk that is made anew begin above those of all that this life has removed (`what_is_there_is_not_done_again`).
-//! 4. The members of a chain keep the same lineages: the head passes its floor on with each change (`members_keep_what_the_head_keeps`), and
+//! 4. Nor does a copy have more because its number was raised to be above another one's (`a_number_is_no_content`).
+//! 5. The members of a chain keep the same lineages: the head passes its floor on with each change (`members_keep_what_the_head_keeps`), and
 //!    its lineage with each copy (`what_was_given_is_known_to_the_giver`).
-//! 5. Clients find out within [`AGAIN_WITHIN`] and then ask no more. After [`REMEMBERED_FOR`] a lineage is forgotten; beyond [`MOST`] runs of
+//! 6. Clients find out within [`AGAIN_WITHIN`] and then ask no more. After [`REMEMBERED_FOR`] a lineage is forgotten; beyond [`MOST`] runs of
 //!    bytes nothing is known for as long, and what is sent again is done (`in_the_end_nothing_is_known`).
 //!
 //! A life in which copies were taken from others that may have lost something does not vouch for its changes after its end: that is noted on
@@ -184,6 +185,15 @@ impl Lineages {
             written.clear();
         }
         self.cost = self.cost + written.len() - before;
+    }
+
+    /// A copy at version `base` gets a higher number, and stays as it is: what others made that number with is not in it.
+    pub fn raised(&mut self, key: ChunkKey, base: ChunkVersion, now: Instant) {
+        if self.find(key, now).is_none()
+            && let Some(floor) = self.floor(key, base, now)
+        {
+            self.put(key, Lineage { floor, written: Vec::new() }, now);
+        }
     }
 
     /// A chunk was cut to `len` bytes, 0: removed, by the namespace; it was at version `base`.
@@ -392,6 +402,15 @@ mod tests {
         let later = start + REMEMBERED_FOR;
         lineages.taken(KEY, None, at(9), later);
         assert!(lineages.kept.is_empty() && lineages.of(KEY, at(9), later).is_none());
+    }
+
+    #[test]
+    fn a_number_is_no_content() {
+        let start = Instant::now();
+        let mut lineages = lineages(start);
+        lineages.raised(KEY, at(2), start);
+        assert_eq!(lacks(&mut lineages, 3, &[BEFORE], 5, start), [0..10]);
+        assert_eq!(lacks(&mut lineages, 2, &[BEFORE], 5, start), NOTHING);
     }
 
     #[test]

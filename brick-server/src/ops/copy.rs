@@ -465,7 +465,12 @@ pub async fn equalise(brick: &Brick, place: &Place, key: ChunkKey, to: BrickId) 
         (None, Some(other)) => drop_there(brick, place, key, to, other.version).await.map(|()| 0),
         (Some(mine), Some(other)) if other.version >= mine.version => {
             let (chain, next) = (place.chain.id, ChunkVersion(other.version.0 + 1));
-            brick.disk_in(place.chain, None, move |store| store.set_version(key, chain, next)).await?;
+            let lineages = brick.lineages.clone();
+            let raise = move |store: &dyn ChunkStore| {
+                lock(&lineages).raised(key, mine.version, Instant::now());
+                store.set_version(key, chain, next)
+            };
+            brick.disk_in(place.chain, None, raise).await?;
             // Members that were equal are behind by a number now.
             if place.others(brick.id)?.len() > 1 {
                 brick.pending.add_uneven(brick, key, chain);

@@ -9,7 +9,6 @@
 //!    [`ClientConfig::uncommitted_bytes`](crate::ClientConfig).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -18,11 +17,11 @@ use tokio::time::Instant;
 use wire::durability::{Holders, Verdict};
 use wire::id::{BootId, BrickId};
 use wire::map::ClusterMap;
-use wire::meta::{Attr, FsReply, FsRequest};
+use wire::meta::Attr;
 use wire::status::FsError;
 
 use super::held::Held;
-use super::inode::{Again, Flight, OpenInode, State};
+use super::inode::OpenInode;
 use super::open::File;
 use super::retry::Retry;
 use super::{Client, Shared};
@@ -59,24 +58,8 @@ fn judge(map: &ClusterMap, held: &Held, outcomes: &Outcomes) -> Verdict {
 
 /// Bricks that serve a part of a file or are about to.
 fn bricks_of(map: &ClusterMap, attr: &Attr) -> BTreeSet<BrickId> {
-    let chunks = attr.size.div_ceil(u64::from(attr.layout.chunk_bytes.max(1)));
-    // After one round over the table every chain has come up.
-    let round = map.tables.get(&attr.layout.table).map_or(0, |table| table.len() as u64);
-    let chains = (0..chunks.min(round)).filter_map(|index| map.chains.get(&attr.layout.chain(map, index)?));
+    let chains = attr.layout.chains_of(map, 0..attr.size).filter_map(|id| map.chains.get(&id));
     chains.flat_map(|chain| chain.serving().chain(chain.syncing()).chain(chain.leaving())).collect()
-}
-
-/// Whether none of those who serve its chain by the map can have a held change any more.
-fn is_lost(map: &ClusterMap, held: &Held) -> bool {
-    if held.durable {
-        return false;
-    }
-    let Some(chain) = map.chains.get(&held.holders.chain) else { return false };
-    let has = |brick: BrickId| {
-        let boot = map.bricks.get(&brick).map(|info| info.boot);
-        held.holders.members.iter().any(|holder| holder.brick == brick && Some(holder.boot) == boot)
-    };
-    chain.serving().next().is_some() && !chain.serving().any(has)
 }
 
 impl Client {
@@ -361,96 +344,6 @@ impl Shared {
         // Who has the file alone has waited for all that is under way, and cuts it: nothing may be sent behind its back.
         let Ok(_order) = inode.order.try_read() else { return Ok(true) };
         Ok(self.launch_again(inode, &again, stamp) | unknown)
-    }
-
-    /// Sends again what is held at these offsets and was acknowledged by `stamp`; whether some of it can't be sent now. Nobody has the
-    /// inode's order alone.
-    fn launch_again(self: &Arc<Self>, inode: &Arc<OpenInode>, offsets: &[u64], stamp: u64) -> bool {
-        tracing::info!(inode = %inode.ino, pieces = offsets.len(),
-            "a brick restarted or was replaced before it committed; sending data again");
-        let mut state = locked(&inode.state);
-        let kept = state.held.cost();
-        let mut left = false;
-        for offset in offsets {
-            let Some(held) = state.held.remove(*offset) else { continue };
-            let end = offset + held.content.len();
-            // A newer change of the same bytes is under way: when it is acknowledged it cuts
-            // this one, and the next round sees to the rest.
-            if state.in_flight(*offset, end) || held.stamp > stamp {
-                state.held.insert(*offset, held);
-                left = true;
-                continue;
-            }
-            add(&self.outside.metrics.resends, 1);
-            state.resends += 1;
-            let again = Some(Again::of(&held, state.reported));
-            let Held { content, generation, .. } = held;
-            let flight = Flight { content, generation, window: 0, again };
-            self.launch(inode, &mut state, *offset, flight);
-        }
-        self.account_held(kept, state.held.cost());
-        left
-    }
-
-    /// Whether some of a range is held that no brick can have any more.
-    pub(crate) fn has_lost(&self, state: &State, range: &Range<u64>) -> bool {
-        !state.held.is_empty() && {
-            let map = self.map();
-            state.held.within(range).any(|(_, held)| is_lost(&map, held))
-        }
-    }
-
-    /// Sends again what of a range no brick can have any more, so that nobody here misses it. Whether there was any, or was since
-    /// `resends` were counted: what bricks said of the range in between does not count then.
-    pub(crate) async fn send_lost_again(
-        self: &Arc<Self>,
-        inode: &Arc<OpenInode>,
-        range: &Range<u64>,
-        resends: u64,
-    ) -> bool {
-        {
-            let state = locked(&inode.state);
-            if !self.has_lost(&state, range) {
-                return state.resends != resends;
-            }
-        }
-        self.forget_gone(inode).await;
-        let order = inode.order.read().await;
-        let changed = inode.changed.notified();
-        let map = self.map();
-        let lost: Vec<u64> = {
-            let state = locked(&inode.state);
-            state.held.within(range).filter(|(_, held)| is_lost(&map, held)).map(|(at, _)| at).collect()
-        };
-        if !lost.is_empty() && self.launch_again(inode, &lost, u64::MAX) {
-            // What is newer and on its way comes first.
-            drop(order);
-            changed.await;
-        }
-        true
-    }
-
-    /// Forgets what must not be made anew: of an inode that was deleted for good, and behind an end that others have cut the file to after
-    /// they were told what was written there.
-    async fn forget_gone(self: &Arc<Self>, inode: &Arc<OpenInode>) {
-        let answer = self.fs(FsRequest::GetAttr { ino: inode.ino }).await;
-        let mut state = locked(&inode.state);
-        let (kept, reported) = (state.held.cost(), state.reported);
-        match answer {
-            Ok(FsReply::Attr(attr)) => {
-                for (offset, held) in state.held.behind(attr.size) {
-                    if !held.is_told(reported) {
-                        state.held.insert(offset, held);
-                    }
-                }
-            }
-            Err(error) if error.is_gone() && state.readers + state.writers == 0 => {
-                state.held.cut(0, u64::MAX)
-            }
-            // Nothing is known then: what is sent again is never lost.
-            Ok(_) | Err(_) => {}
-        }
-        self.account_held(kept, state.held.cost());
     }
 
     /// Commits in the background: when asked to, and what is old.

@@ -6,13 +6,14 @@
 //! | `inode`, `gather`, `held` | what is kept of an inode: dirty, in flight, unstable |
 //! | `locks`, `broken` | locks, and what losing one means |
 //! | `open`, `table` | handles and inodes in use, what the namespace is told of them |
-//! | `write`, `commit` | writing behind, durability |
+//! | `write`, `commit`, `again` | writing behind, durability, what was lost is sent again |
 //! | `read`, `readahead` | reading |
 //! | `names`, `space`, `paths` | everything else programs ask for |
 //! | `survey` | which chunks of a file exist |
 //! | `changes` | what changes in a directory |
 //! | `ticker` | what happens with time |
 
+mod again;
 mod bricks;
 mod broken;
 mod changes;

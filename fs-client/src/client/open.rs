@@ -16,15 +16,14 @@ use wire::meta::{
 };
 use wire::status::FsError;
 
-use super::held::Held;
-use super::inode::{BeenCut, Flight, OpenInode, State, Told, joined};
+use super::again::Order;
+use super::inode::{BeenCut, OpenInode, State, Told, joined};
 use super::readahead::Readahead;
 use super::table::{Creation, User};
 use super::{Client, Shared};
 use crate::config::Sharing;
 use crate::error::Error;
 use crate::locked;
-use crate::metrics::add;
 
 /// When a write is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -210,7 +209,12 @@ impl Shared {
         Ok(self.handle(inode, options))
     }
 
-    async fn tell_open(&self, inode: &OpenInode, told: &mut Told, access: Access) -> Result<(), Error> {
+    pub(super) async fn tell_open(
+        &self,
+        inode: &OpenInode,
+        told: &mut Told,
+        access: Access,
+    ) -> Result<(), Error> {
         match self.fs(FsRequest::Open { ino: inode.ino, access }).await? {
             FsReply::Attr(attr) => {
                 if attr.kind == FileKind::File && !attr.layout.is_valid() {
@@ -287,7 +291,12 @@ impl Shared {
             } else {
                 *told.of(access) = true;
                 inode.told_any.store(true, Ordering::Relaxed);
-                locked(&inode.state).absorb(&attr);
+                let mut state = locked(&inode.state);
+                state.absorb(&attr);
+                if new {
+                    // Nobody else has written to it.
+                    state.own_mtime = Some(attr.mtime);
+                }
                 Ok(())
             };
             result?;
@@ -397,66 +406,6 @@ impl Shared {
                 Answer::Nothing => return Err(Error::unexpected("the namespace", "attributes")),
             }
         }
-    }
-
-    /// Writes again what others may have cut while it was written and before it was reported. Returns when the bricks have it, or it
-    /// failed.
-    ///
-    /// # Errors
-    /// If the namespace does not say that nothing is being cut any more.
-    async fn write_again(self: &Arc<Self>, inode: &Arc<OpenInode>, order: Order) -> Result<(), Error> {
-        let _order = match order {
-            Order::Shared => Some(inode.order.read().await),
-            Order::Alone => None,
-        };
-        if locked(&inode.state).been_cut.is_some_and(|cut| cut.session_over) {
-            // It lets nobody open a file for writing before.
-            let mut told = inode.gate.lock().await;
-            self.tell_open(inode, &mut told, Access::Write).await?;
-        }
-        loop {
-            let changed = inode.changed.notified();
-            if !self.launch_cut(inode) {
-                break;
-            }
-            changed.await;
-        }
-        self.flush_inode(inode).await;
-        Ok(())
-    }
-
-    /// Sends what was cut; whether some of it can't be sent yet, since something newer is on its way there.
-    fn launch_cut(self: &Arc<Self>, inode: &Arc<OpenInode>) -> bool {
-        let mut state = locked(&inode.state);
-        let Some(cut) = state.been_cut.take() else { return false };
-        let BeenCut { size, stamp, .. } = cut;
-        let (kept, reported) = (state.held.cost(), state.reported);
-        let mut left = false;
-        for (offset, held) in state.held.behind(size) {
-            let is_newer = held.stamp > stamp;
-            let in_the_way = state.in_flight(offset, offset + held.content.len());
-            if held.is_told(reported) {
-                // Reported before the cut: it was cut rightly.
-            } else if is_newer || in_the_way {
-                left |= !is_newer;
-                state.held.insert(offset, held);
-            } else {
-                add(&self.outside.metrics.resends, 1);
-                state.resends += 1;
-                let Held { content, generation, .. } = held;
-                self.launch(
-                    inode,
-                    &mut state,
-                    offset,
-                    Flight { content, generation, window: 0, again: None },
-                );
-            }
-        }
-        if left {
-            state.been_cut = Some(cut);
-        }
-        self.account_held(kept, state.held.cost());
-        left
     }
 
     /// Tells with the gate held.
@@ -587,14 +536,6 @@ enum Answer {
     Attr(Attr),
     /// Nothing was done: others have cut the file.
     BeenCut,
-}
-
-/// How the caller has the inode's order.
-#[derive(Clone, Copy)]
-enum Order {
-    /// Not yet: it is to be shared.
-    Shared,
-    Alone,
 }
 
 /// Why the namespace is told.

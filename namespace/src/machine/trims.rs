@@ -35,19 +35,8 @@ pub enum Targets {
 /// The bricks meant by `targets`.
 fn bricks_of(map: &ClusterMap, layout: &FileLayout, targets: Targets) -> BTreeSet<BrickId> {
     let Targets::Range(from, to) = targets else { return map.bricks.keys().copied().collect() };
-    let chunk = u64::from(layout.chunk_bytes.max(1));
-    let mut bricks = BTreeSet::new();
-    if to <= from {
-        return bricks;
-    }
-    let (first, last) = (from / chunk, (to - 1) / chunk);
-    // After one round over the table every chain has come up.
-    let round = map.tables.get(&layout.table).map_or(0, |table| table.len() as u64);
-    for index in first..=last.min(first.saturating_add(round)) {
-        let chain = layout.chain(map, index).and_then(|id| map.chains.get(&id));
-        bricks.extend(chain.into_iter().flat_map(|c| c.members.iter().map(|m| m.brick)));
-    }
-    bricks
+    let chains = layout.chains_of(map, from..to).filter_map(|id| map.chains.get(&id));
+    chains.flat_map(|chain| chain.members.iter().map(|member| member.brick)).collect()
 }
 
 /// Records that nothing of the file beyond `size` is to exist.
