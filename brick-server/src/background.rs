@@ -21,6 +21,7 @@ pub mod remember;
 pub mod scrub;
 pub mod settle;
 pub mod sync;
+pub mod vouch;
 
 /// All loops of a brick; each runs until `stop`.
 pub fn loops(brick: &Arc<Brick>, stop: &watch::Receiver<bool>) -> Vec<BoxFuture<'static, ()>> {
@@ -36,5 +37,6 @@ pub fn loops(brick: &Arc<Brick>, stop: &watch::Receiver<bool>) -> Vec<BoxFuture<
         Box::pin(reach::run(brick.clone(), stop.clone())),
         Box::pin(holdings::run(brick.clone(), stop.clone())),
         Box::pin(remember::run(brick.clone(), stop.clone())),
+        Box::pin(vouch::run(brick.clone(), stop.clone())),
     ]
 }

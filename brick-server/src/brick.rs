@@ -491,15 +491,28 @@ impl Brick {
     /// # Errors
     /// [`Status::DiskFailed`].
     pub(crate) async fn given(&self, lineage: Option<&Lineage>) -> Result<(), Status> {
-        if lineage.is_none() || lock(&self.lineages).is_doubtful() {
+        if lineage.is_none() || lock(&self.lineages).doubt_longer(Instant::now()) {
             return Ok(());
         }
-        let lives = self.lives.clone();
+        let (lives, lineages) = (self.lives.clone(), self.lineages.clone());
         let noted = move |_: &dyn ChunkStore| {
-            lock(&lives).as_mut().map_or(Ok(()), Lives::doubt).map_err(|e| StoreError::Failed(e.to_string()))
+            let mut lives = lock(&lives);
+            let noted = lives.as_mut().map_or(Ok(()), |lives| lives.vouch(false));
+            lock(&lineages).doubt(Instant::now());
+            noted.map_err(|e| StoreError::Failed(e.to_string()))
         };
-        self.disk(noted).await?;
-        lock(&self.lineages).doubt();
+        self.disk(noted).await
+    }
+
+    /// It vouches for its changes again, if the time for that has come. Waits for the disk.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(crate) fn vouch_again(&self) -> std::io::Result<()> {
+        let mut lives = lock(&self.lives);
+        if lock(&self.lineages).vouch_again(Instant::now()) {
+            lives.as_mut().map_or(Ok(()), |lives| lives.vouch(true))?;
+        }
         Ok(())
     }
 

@@ -30,8 +30,8 @@
 //! 6. Clients find out within [`AGAIN_WITHIN`] and then ask no more. After [`REMEMBERED_FOR`] a lineage is forgotten; beyond [`MOST`] runs of
 //!    bytes nothing is known for as long, and what is sent again is done (`in_the_end_nothing_is_known`).
 //!
-//! A life in which copies were taken from others that may have lost something does not vouch for its changes after its end: that is noted on
-//! the disk ([`crate::store::lives`]).
+//! A life in which copies were taken from others that may have lost something does not vouch for its changes after its end, for as long as
+//! lineages are kept: that is noted on the disk ([`crate::store::lives`]).
 //!
 //! Not covered: bricks that lose a change and start once more before it was sent again. It is done then, also over what others have made
 //! durable in between.
@@ -82,8 +82,8 @@ pub struct Lineages {
     /// Lineages and runs in `kept`.
     cost: usize,
     blind_until: Option<Instant>,
-    /// Copies were taken from others that may have lost something.
-    is_doubtful: bool,
+    /// Until when copies matter that were taken from others which may have lost something.
+    doubtful_until: Option<Instant>,
     /// How often something was done again without it being certain that it is lost.
     doubts: u64,
 }
@@ -99,7 +99,7 @@ impl Lineages {
             removed: ChunkVersion(0),
             cost: 0,
             blind_until: None,
-            is_doubtful: false,
+            doubtful_until: None,
             doubts: 0,
         }
     }
@@ -150,14 +150,28 @@ impl Lineages {
         self.doubts
     }
 
-    /// Whether [`Lineages::doubt`] was called.
+    /// Whether this life would not vouch for its changes if it ended now.
     pub fn is_doubtful(&self) -> bool {
-        self.is_doubtful
+        self.doubtful_until.is_some()
     }
 
-    /// Copies are taken from others that may have lost something.
-    pub fn doubt(&mut self) {
-        self.is_doubtful = true;
+    /// A copy is taken from one that may have lost something.
+    pub fn doubt(&mut self, now: Instant) {
+        self.doubtful_until = Some(now + REMEMBERED_FOR);
+    }
+
+    /// [`Lineages::doubt`], if it is in doubt already; whether it is.
+    pub fn doubt_longer(&mut self, now: Instant) -> bool {
+        let is_doubtful = self.is_doubtful();
+        if is_doubtful {
+            self.doubt(now);
+        }
+        is_doubtful
+    }
+
+    /// Whether it may vouch again from now on, since nobody sends again what was acknowledged before the last such copy.
+    pub fn vouch_again(&mut self, now: Instant) -> bool {
+        self.doubtful_until.take_if(|until| *until <= now).is_some()
     }
 
     /// The version that a change makes of `base`; 0: the chunk is new.
@@ -402,6 +416,17 @@ mod tests {
         let later = start + REMEMBERED_FOR;
         lineages.taken(KEY, None, at(9), later);
         assert!(lineages.kept.is_empty() && lineages.of(KEY, at(9), later).is_none());
+    }
+
+    #[test]
+    fn doubts_pass() {
+        let start = Instant::now();
+        let mut lineages = lineages(start);
+        assert!(!lineages.doubt_longer(start) && !lineages.vouch_again(start));
+        lineages.doubt(start);
+        assert!(lineages.doubt_longer(start + REMEMBERED_FOR / 2) && lineages.is_doubtful());
+        assert!(!lineages.vouch_again(start + REMEMBERED_FOR));
+        assert!(lineages.vouch_again(start + REMEMBERED_FOR * 3 / 2) && !lineages.is_doubtful());
     }
 
     #[test]

@@ -174,14 +174,15 @@ impl Lives {
         }
     }
 
-    /// The present life is given a copy by one that may have lost something. On stable storage when this returns.
+    /// Whether the present life vouches for its changes: it is given a copy by one that may have lost something, or that is long ago. On stable
+    /// storage when this returns.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn doubt(&mut self) -> io::Result<()> {
+    pub fn vouch(&mut self, vouches: bool) -> io::Result<()> {
         match self.lives.last_mut() {
-            Some(last) if !last.doubtful => {
-                last.doubtful = true;
+            Some(last) if last.doubtful == vouches => {
+                last.doubtful = !vouches;
                 self.write()?;
                 self.file.sync_data()
             }
@@ -220,11 +221,15 @@ mod tests {
         first.counts().unwrap();
         let mut second = Lives::begin(dir.path(), BootId(2)).unwrap();
         assert_eq!(second.before(), Some(BootId(1)));
-        second.doubt().unwrap();
-        second.doubt().unwrap();
+        second.vouch(false).unwrap();
+        second.vouch(false).unwrap();
         let third = Lives::begin(dir.path(), BootId(3)).unwrap();
         assert_eq!((third.before(), boots(&third)), (None, vec![1, 2, 3]));
-        assert_eq!(Lives::begin(dir.path(), BootId(4)).unwrap().before(), Some(BootId(3)));
+        let mut fourth = Lives::begin(dir.path(), BootId(4)).unwrap();
+        assert_eq!(fourth.before(), Some(BootId(3)));
+        fourth.vouch(false).unwrap();
+        fourth.vouch(true).unwrap();
+        assert_eq!(Lives::begin(dir.path(), BootId(5)).unwrap().before(), Some(BootId(4)));
     }
 
     #[test]
