@@ -27,8 +27,8 @@
 //! 4. Nor does a copy have more because its number was raised to be above another one's (`a_number_is_no_content`).
 //! 5. The members of a chain keep the same lineages: the head passes its floor on with each change (`members_keep_what_the_head_keeps`), and
 //!    its lineage with each copy (`what_was_given_is_known_to_the_giver`).
-//! 6. Clients find out within [`AGAIN_WITHIN`] and then ask no more. After [`REMEMBERED_FOR`] a lineage is forgotten; beyond [`MOST`] runs of
-//!    bytes nothing is known for as long, and what is sent again is done (`in_the_end_nothing_is_known`).
+//! 6. Clients find out within [`AGAIN_WITHIN`] and then ask no more. After [`REMEMBERED_FOR`] a lineage is forgotten; beyond [`MOST`] of them
+//!    nothing is known for as long, and what is sent again is done (`in_the_end_nothing_is_known`).
 //!
 //! A life in which copies were taken from others that may have lost something does not vouch for its changes after its end, for as long as
 //! lineages are kept: that is noted on the disk ([`crate::store::lives`]).
@@ -47,9 +47,11 @@ use wire::id::{BootId, BrickId, ChunkVersion};
 
 /// How long lineages are kept.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
-/// Lineages and runs of bytes kept at most: some 100 MB.
-const MOST: usize = 1 << 20;
-/// Runs of one chunk.
+/// What lineages may cost at most, in runs of 16 bytes: some 70 MB.
+const MOST: usize = 1 << 22;
+/// What a lineage costs without its runs.
+const OF_A_LINEAGE: usize = 8;
+/// Runs of one chunk; if there are more, all are forgotten.
 const MOST_OF_A_CHUNK: usize = 1 << 12;
 
 const _: () = assert!(AGAIN_WITHIN.as_secs() < REMEMBERED_FOR.as_secs());
@@ -79,7 +81,7 @@ pub struct Lineages {
     kept: HashMap<ChunkKey, Kept>,
     /// The highest version of a chunk that was removed: those of one that is made anew begin above it.
     removed: ChunkVersion,
-    /// Lineages and runs in `kept`.
+    /// Of those in `kept`.
     cost: usize,
     blind_until: Option<Instant>,
     /// Until when copies matter that were taken from others which may have lost something.
@@ -199,6 +201,15 @@ impl Lineages {
             written.clear();
         }
         self.cost = self.cost + written.len() - before;
+        if self.cost > MOST {
+            self.go_blind(now);
+        }
+    }
+
+    fn go_blind(&mut self, now: Instant) {
+        self.kept = HashMap::new();
+        self.cost = 0;
+        self.blind_until = Some(now + REMEMBERED_FOR);
     }
 
     /// A copy at version `base` gets a higher number, and stays as it is: what others made that number with is not in it.
@@ -250,15 +261,13 @@ impl Lineages {
         if self.is_blind(now) {
             return;
         }
-        if self.cost + 1 + lineage.written.len() > MOST {
-            self.kept.retain(|_, kept| now < kept.until);
-            self.cost = self.kept.values().map(|kept| 1 + kept.lineage.written.len()).sum();
-        }
-        let cost = 1 + lineage.written.len();
+        let cost = cost_of(&lineage);
         if self.cost + cost > MOST {
-            self.kept = HashMap::new();
-            self.cost = 0;
-            self.blind_until = Some(now + REMEMBERED_FOR);
+            self.kept.retain(|_, kept| now < kept.until);
+            self.cost = self.kept.values().map(|kept| cost_of(&kept.lineage)).sum();
+        }
+        if self.cost + cost > MOST {
+            self.go_blind(now);
             return;
         }
         self.cost += cost;
@@ -267,9 +276,13 @@ impl Lineages {
 
     fn remove(&mut self, key: ChunkKey) {
         if let Some(kept) = self.kept.remove(&key) {
-            self.cost -= 1 + kept.lineage.written.len();
+            self.cost -= cost_of(&kept.lineage);
         }
     }
+}
+
+fn cost_of(lineage: &Lineage) -> usize {
+    OF_A_LINEAGE + lineage.written.len()
 }
 
 /// Whether these are runs that a lineage can have.
@@ -462,11 +475,11 @@ mod tests {
         assert_eq!(lineages.of(KEY, at(7), end), None);
         change(&mut lineages, 0..4, 6, end);
         assert_eq!(lineages.of(KEY, at(7), end), None, "nobody asks any more");
-        for number in 0..=MOST as u64 {
+        for number in 0..=(MOST / OF_A_LINEAGE) as u64 {
             let key = ChunkKey { ino: Ino(2), index: number };
             lineages.taken(key, Some(Lineage::default()), at(1), end);
         }
-        assert!(lineages.kept.len() <= MOST);
+        assert!(lineages.cost <= MOST && lineages.kept.len() <= MOST / OF_A_LINEAGE);
         assert_eq!(lacks(&mut lineages, 7, &[NOW], 9, end), [0..10]);
         assert_eq!(lineages.of(KEY, at(9), end), Some(Lineage::default()));
         assert_eq!(lacks(&mut lineages, 7, &[NOW], 9, end + REMEMBERED_FOR), NOTHING);
@@ -480,7 +493,7 @@ mod tests {
             change(&mut lineages, 2 * number..2 * number + 1, 1, start);
         }
         assert_eq!(lineages.of(KEY, at(9), start).map(|lineage| lineage.written), Some(Vec::new()));
-        assert_eq!(lineages.cost, 1);
+        assert_eq!(lineages.cost, OF_A_LINEAGE);
     }
 
     proptest! {
@@ -511,7 +524,7 @@ mod tests {
                 }
                 let lineage = lineages.of(KEY, at(0), now).unwrap_or_default();
                 prop_assert!(are_in_order(&lineage.written));
-                prop_assert_eq!(lineages.cost, 1 + lineage.written.len());
+                prop_assert_eq!(lineages.cost, cost_of(&lineage));
                 let mut shown = [0u64; 80];
                 for run in lineage.written {
                     shown[run.from as usize..run.to as usize].fill(run.order.0);
