@@ -100,13 +100,17 @@ pub struct Run {
     pub from: u32,
     /// Up to where.
     pub to: u32,
-    /// The version it made first, of what was sent again; that of everything else is above all of those.
-    pub order: ChunkVersion,
+    /// What lies above what.
+    pub order: Order,
 }
 
-impl Run {
-    /// Of what was not sent again.
-    pub const NEW: ChunkVersion = ChunkVersion(u64::MAX);
+/// Where a change comes in the order of those since a copy was at its floor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Order {
+    /// It was sent again, and made this version first.
+    Again(ChunkVersion),
+    /// It was not, and made this version: above all that was sent again.
+    New(ChunkVersion),
 }
 
 /// A chunk, for comparison.

@@ -41,7 +41,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wire::brick::{AGAIN_WITHIN, Again, Floor, Lineage, Run};
+use wire::brick::{AGAIN_WITHIN, Again, Floor, Lineage, Order, Run};
 use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, ChunkVersion};
 
@@ -62,7 +62,16 @@ pub struct Changed {
     /// Which bytes of the chunk.
     pub range: Range<u32>,
     /// See [`Run::order`].
-    pub order: ChunkVersion,
+    pub order: Order,
+}
+
+/// What is to be done of a change that is sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lacking {
+    /// These bytes of it.
+    pub parts: Vec<Range<u32>>,
+    /// If there are none: a copy that is at this version on its disk has it, or what lies above it.
+    pub there_at: ChunkVersion,
 }
 
 #[derive(Debug)]
@@ -126,24 +135,32 @@ impl Lineages {
         range: Range<u32>,
         now_at: ChunkVersion,
         now: Instant,
-    ) -> Vec<Range<u32>> {
+    ) -> Lacking {
         let took = |life| again.took.contains(&life);
-        let (parts, is_certain) = match self.find(key, now) {
-            _ if self.is_blind(now) => (vec![range], false),
+        let there = |at| Lacking { parts: Vec::new(), there_at: at };
+        let whole = |range| Lacking { parts: vec![range], there_at: now_at };
+        let (lacking, is_certain) = match self.find(key, now) {
+            _ if self.is_blind(now) => (whole(range), false),
             Some(Lineage { floor, written }) => {
                 let is_certain = floor.of.is_none_or(took);
-                let is_there = is_certain && again.version <= floor.version;
-                (if is_there { Vec::new() } else { bare(written, range, again.first) }, is_certain)
+                if is_certain && again.version <= floor.version {
+                    (there(again.version), true)
+                } else {
+                    let parts = bare(written, range.clone(), Order::Again(again.first));
+                    (Lacking { parts, there_at: above(written, range).unwrap_or(now_at) }, is_certain)
+                }
             }
-            None if took(self.me) => (Vec::new(), true),
+            None if took(self.me) => (there(again.version), true),
             None => {
                 let is_certain = took(self.before) || !self.is_young(now) && again.version <= now_at;
                 let is_there = is_certain && again.version <= now_at;
-                (if is_there { Vec::new() } else { vec![range] }, is_certain)
+                (if is_there { there(again.version) } else { whole(range) }, is_certain)
             }
         };
-        self.doubts += u64::from(!is_certain && !parts.is_empty());
-        parts
+        // What lay above one that was sent again before is forgotten.
+        let is_certain = is_certain && again.first == again.version;
+        self.doubts += u64::from(!is_certain && !lacking.parts.is_empty());
+        lacking
     }
 
     /// How often something was done again without it being certain that it is lost.
@@ -224,7 +241,7 @@ impl Lineages {
     /// A chunk was cut to `len` bytes, 0: removed, by the namespace; it was at version `base`.
     pub fn cut(&mut self, key: ChunkKey, len: u32, base: ChunkVersion, now: Instant) {
         let floor = self.floor(key, base, now);
-        self.changed(key, &Changed { range: len..u32::MAX, order: Run::NEW }, floor, now);
+        self.changed(key, &Changed { range: len..u32::MAX, order: Order::New(base) }, floor, now);
         if len == 0 {
             self.removed(base);
         }
@@ -292,11 +309,16 @@ pub fn are_in_order(written: &[Run]) -> bool {
         && written.windows(2).all(|two| two[0].to <= two[1].from)
 }
 
+/// Runs that touch a range.
+fn touching<'a>(written: &'a [Run], range: &Range<u32>) -> impl Iterator<Item = &'a Run> {
+    let (start, end) = (range.start, range.end);
+    written.iter().filter(move |run| run.to > start && run.from < end)
+}
+
 /// The parts of a range on which nothing of this order or a later one lies.
-fn bare(written: &[Run], range: Range<u32>, order: ChunkVersion) -> Vec<Range<u32>> {
+fn bare(written: &[Run], range: Range<u32>, order: Order) -> Vec<Range<u32>> {
     let (mut parts, mut at) = (Vec::new(), range.start);
-    for run in written.iter().filter(|run| run.order >= order && run.to > range.start && run.from < range.end)
-    {
+    for run in touching(written, &range).filter(|run| run.order >= order) {
         if run.from > at {
             parts.push(at..run.from);
         }
@@ -308,10 +330,22 @@ fn bare(written: &[Run], range: Range<u32>, order: ChunkVersion) -> Vec<Range<u3
     parts
 }
 
+/// The version by which all that lies in a range was written, if none of it was sent again.
+fn above(written: &[Run], range: Range<u32>) -> Option<ChunkVersion> {
+    let version = |run: &Run| match run.order {
+        Order::New(version) => Some(version),
+        Order::Again(_) => None,
+    };
+    touching(written, &range).map(version).try_fold(ChunkVersion(0), |last, version| Some(last.max(version?)))
+}
+
 /// The runs with another change laid on them, where nothing later lies.
 fn laid(written: &[Run], change: &Changed) -> Vec<Run> {
     let Changed { range, order } = change;
-    let parts = if *order == Run::NEW { vec![range.clone()] } else { bare(written, range.clone(), *order) };
+    let parts = match order {
+        Order::New(_) => vec![range.clone()],
+        Order::Again(_) => bare(written, range.clone(), *order),
+    };
     let mut runs: Vec<Run> =
         parts.iter().map(|part| Run { from: part.start, to: part.end, order: *order }).collect();
     for run in written {
@@ -328,9 +362,11 @@ fn laid(written: &[Run], change: &Changed) -> Vec<Run> {
     }
     runs.sort_unstable_by_key(|run| run.from);
     runs.dedup_by(|next, last| {
-        let joined = last.to == next.from && last.order == next.order;
+        let both_new = matches!((last.order, next.order), (Order::New(_), Order::New(_)));
+        let joined = last.to == next.from && (both_new || last.order == next.order);
         if joined {
             last.to = next.to;
+            last.order = last.order.max(next.order);
         }
         joined
     });
@@ -360,7 +396,7 @@ mod tests {
     }
 
     fn new(range: Range<u32>) -> Changed {
-        Changed { range, order: Run::NEW }
+        Changed { range, order: Order::New(at(1)) }
     }
 
     /// A change at the head.
@@ -378,7 +414,7 @@ mod tests {
         now: Instant,
     ) -> Vec<Range<u32>> {
         let again = Again { version: at(version), first: at(version), took: took.to_vec() };
-        lineages.lacks(KEY, &again, 0..10, at(now_at), now)
+        lineages.lacks(KEY, &again, 0..10, at(now_at), now).parts
     }
 
     fn whole(floor: u64) -> Lineage {
@@ -431,6 +467,22 @@ mod tests {
         assert!(lineages.kept.is_empty() && lineages.of(KEY, at(9), later).is_none());
     }
 
+    /// What lies beneath something later need not be done when that is on the disk.
+    #[test]
+    fn what_lies_above_says_when_it_is_there() {
+        let start = Instant::now();
+        let mut lineages = lineages(start);
+        for (range, version) in [(0..6, 8), (6..10, 9), (20..30, 12)] {
+            let floor = lineages.floor(KEY, at(7), start);
+            lineages.changed(KEY, &Changed { range, order: Order::New(at(version)) }, floor, start);
+        }
+        let again = |version| Again { version: at(version), first: at(version), took: vec![BEFORE] };
+        let lacking = lineages.lacks(KEY, &again(8), 0..10, at(12), start);
+        assert_eq!(lacking, Lacking { parts: Vec::new(), there_at: at(9) });
+        let lacking = lineages.lacks(KEY, &again(5), 0..10, at(12), start);
+        assert_eq!(lacking, Lacking { parts: Vec::new(), there_at: at(5) });
+    }
+
     #[test]
     fn doubts_pass() {
         let start = Instant::now();
@@ -462,7 +514,10 @@ mod tests {
             member.changed(KEY, &new(range), floor, later);
         }
         assert_eq!(member.of(KEY, at(9), later), head.of(KEY, at(9), later));
-        let wanted = [Run { from: 0, to: 6, order: Run::NEW }, Run { from: 8, to: 12, order: Run::NEW }];
+        let wanted = [
+            Run { from: 0, to: 6, order: Order::New(at(1)) },
+            Run { from: 8, to: 12, order: Order::New(at(1)) },
+        ];
         assert_eq!(member.of(KEY, at(9), later).map(|lineage| lineage.written), Some(wanted.to_vec()));
     }
 
@@ -504,30 +559,33 @@ mod tests {
         ) {
             let now = Instant::now();
             let mut lineages = lineages(now);
+            // New ones are all alike.
+            const NEW: u64 = 7;
             let mut model = [0u64; 80];
-            for (from, len, order) in changes {
+            for (version, (from, len, order)) in (10..).zip(changes) {
                 let range = from..from + len;
-                // Every seventh of an array of orders is new.
-                let order = if order == 7 { Run::NEW } else { at(order) };
-                if order != Run::NEW {
-                    let again = Again { version: order, first: order, took: vec![BEFORE] };
-                    let lacks = lineages.lacks(KEY, &again, range.clone(), at(0), now);
-                    let done: Vec<u32> = lacks.into_iter().flatten().collect();
+                let kind = if order == NEW { Order::New(at(version)) } else { Order::Again(at(order)) };
+                if order != NEW {
+                    let again = Again { version: at(order), first: at(order), took: vec![BEFORE] };
+                    let lacking = lineages.lacks(KEY, &again, range.clone(), at(0), now);
+                    prop_assert!(lacking.there_at < at(version));
+                    let done: Vec<u32> = lacking.parts.into_iter().flatten().collect();
                     let wanted: Vec<u32> =
-                        range.clone().filter(|byte| model[*byte as usize] < order.0).collect();
+                        range.clone().filter(|byte| model[*byte as usize] < order).collect();
                     prop_assert_eq!(done, wanted);
                 }
                 let floor = lineages.floor(KEY, at(0), now);
-                lineages.changed(KEY, &Changed { range: range.clone(), order }, floor, now);
+                lineages.changed(KEY, &Changed { range: range.clone(), order: kind }, floor, now);
                 for byte in range {
-                    model[byte as usize] = model[byte as usize].max(order.0);
+                    model[byte as usize] = model[byte as usize].max(order);
                 }
                 let lineage = lineages.of(KEY, at(0), now).unwrap_or_default();
                 prop_assert!(are_in_order(&lineage.written));
                 prop_assert_eq!(lineages.cost, cost_of(&lineage));
                 let mut shown = [0u64; 80];
                 for run in lineage.written {
-                    shown[run.from as usize..run.to as usize].fill(run.order.0);
+                    let order = if let Order::Again(first) = run.order { first.0 } else { NEW };
+                    shown[run.from as usize..run.to as usize].fill(order);
                 }
                 prop_assert_eq!(shown, model);
             }

@@ -14,9 +14,11 @@
 //! | all have it | may not show it: the session was blocked, the brick is fenced | dropped and taken back |
 //! | all have it | failed | taken over whole from a member |
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use tokio::time::Instant;
-use wire::brick::{Again, BrickReply, BrickRequest, ChainRef, Change, Run, WriterId};
+use wire::brick::{Again, BrickReply, BrickRequest, ChainRef, Change, Order, WriterId};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MAX_IO_BYTES};
 use wire::id::{BootId, BrickId, CallSeq, ChunkVersion, MapEpoch};
 use wire::map::MemberState;
@@ -172,11 +174,11 @@ async fn do_again(
     let key = call.key;
     check_wanted(brick, &call)?;
     let mut header = brick.chunk(key).await?;
-    let whole = bytes_of(&call.change, &payload, None).range;
+    let whole = range_of(&call.change, &payload);
     let now_at = version_of(header.as_ref());
-    let lacks = lock(&brick.lineages).lacks(key, again, whole.clone(), now_at, Instant::now());
+    let lacking = lock(&brick.lineages).lacks(key, again, whole.clone(), now_at, Instant::now());
     let (mut delta, mut last) = (0, None);
-    for part in lacks {
+    for part in lacking.parts {
         let (change, payload) = match call.change {
             Change::Write { .. } => {
                 let of_payload = (part.start - whole.start) as usize..(part.end - whole.start) as usize;
@@ -195,18 +197,27 @@ async fn do_again(
     }
     let (version, members) = match last {
         Some(done) => (done.version, done.members),
-        None => (now_at, level_all(brick, place, key).await?),
+        None => (lacking.there_at, level_all(brick, place, key).await?),
     };
     Ok(finish(brick, &call, Done { version, allocated_delta_bytes: delta, members, bytes: payload.len() }))
 }
 
-/// The bytes that a change changes; `again`: the version that it made first, of one that is sent again.
-pub fn bytes_of(change: &Change, payload: &Bytes, again: Option<ChunkVersion>) -> Changed {
-    let range = match *change {
+/// The bytes that a change changes.
+fn range_of(change: &Change, payload: &Bytes) -> Range<u32> {
+    match *change {
         Change::Write { offset } => offset..offset + payload.len() as u32,
         Change::Punch { offset, len } => offset..offset + len,
-    };
-    Changed { range, order: again.unwrap_or(Run::NEW) }
+    }
+}
+
+/// What a change that makes version `to` means to what is sent again; `again`: the version that it made first, if it is so itself.
+pub fn changed_by(
+    change: &Change,
+    payload: &Bytes,
+    to: ChunkVersion,
+    again: Option<ChunkVersion>,
+) -> Changed {
+    Changed { range: range_of(change, payload), order: again.map_or(Order::New(to), Order::Again) }
 }
 
 /// What was done.
@@ -305,7 +316,7 @@ async fn carry_out_at(
         Ok(prepared) => prepared,
         Err(status) => return take_over(brick, place, &call, to, &acks, status).await,
     };
-    let changed = bytes_of(&change, &payload, again);
+    let changed = changed_by(&change, &payload, to, again);
     let lineages = brick.lineages.clone();
     let publish = move |store: &dyn ChunkStore| {
         let header = store.publish(prepared, chain.id, Some(writer), to)?;

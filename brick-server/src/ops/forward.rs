@@ -11,7 +11,7 @@ use wire::status::Status;
 use crate::brick::{Brick, lock, version_of};
 use crate::chain::rules::Wish;
 use crate::chain::writers::Answer;
-use crate::ops::change::{bytes_of, check_range, prepare_with_repair};
+use crate::ops::change::{changed_by, check_range, prepare_with_repair};
 use crate::store::ChunkStore;
 
 /// What the head passes on; see [`wire::brick::BrickRequest::Forward`].
@@ -75,7 +75,7 @@ pub async fn forward(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) -
     if serving {
         brick.mark(key, chain, to);
     }
-    let bytes = bytes_of(&change, &payload, again);
+    let bytes = changed_by(&change, &payload, to, again);
     let lineages = brick.lineages.clone();
     let publish = move |store: &dyn ChunkStore| {
         let header = store.publish(prepared, chain.id, Some(writer), to)?;
