@@ -100,17 +100,10 @@ pub struct Run {
     pub from: u32,
     /// Up to where.
     pub to: u32,
-    /// What lies above what.
-    pub order: Order,
-}
-
-/// Where a change comes in the order of those since a copy was at its floor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Order {
-    /// It was sent again, and made this version first.
-    Again(ChunkVersion),
-    /// It was not, and made this version: above all that was sent again.
-    New(ChunkVersion),
+    /// The version that it made.
+    pub made: ChunkVersion,
+    /// The one that it made first, of what was sent again: that lies beneath all that was not.
+    pub first: Option<ChunkVersion>,
 }
 
 /// A chunk, for comparison.
@@ -167,7 +160,7 @@ pub enum BrickRequest {
         /// How much, in bytes.
         len: u32,
     },
-    /// To the head: changes a chunk on all in-sync members. -> `Changed`
+    /// To the head: changes a chunk on all in-sync members. -> `Changed`, or `ThereAgain`
     Change {
         /// The chain.
         chain: ChainRef,
@@ -407,6 +400,13 @@ pub enum BrickReply {
         version: ChunkVersion,
         /// Change of the bytes allocated, for one copy.
         allocated_delta_bytes: i64,
+        /// Who has it, and in which life: to be committed there.
+        members: Vec<(BrickId, BootId)>,
+    },
+    /// As `Changed`, of what is sent again.
+    ThereAgain {
+        /// Its bytes, in order, and since which version of the chunk they are there, or what others have written over them since.
+        parts: Vec<(Extent, ChunkVersion)>,
         /// Who has it, and in which life: to be committed there.
         members: Vec<(BrickId, BootId)>,
     },

@@ -41,7 +41,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wire::brick::{AGAIN_WITHIN, Again, Floor, Lineage, Order, Run};
+use wire::brick::{AGAIN_WITHIN, Again, Floor, Lineage, Run};
 use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, ChunkVersion};
 
@@ -61,17 +61,19 @@ const _: () = assert!(AGAIN_WITHIN.as_secs() < REMEMBERED_FOR.as_secs());
 pub struct Changed {
     /// Which bytes of the chunk.
     pub range: Range<u32>,
-    /// See [`Run::order`].
-    pub order: Order,
+    /// See [`Run::made`].
+    pub made: ChunkVersion,
+    /// See [`Run::first`].
+    pub first: Option<ChunkVersion>,
 }
 
-/// What is to be done of a change that is sent again.
+/// A part of a change that is sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lacking {
-    /// These bytes of it.
-    pub parts: Vec<Range<u32>>,
-    /// If there are none: a copy that is at this version on its disk has it, or what lies above it.
-    pub there_at: ChunkVersion,
+pub struct Part {
+    /// Which bytes of the chunk.
+    pub range: Range<u32>,
+    /// Since which version they are there, or what lies above them. Nothing: they have to be done.
+    pub there_at: Option<ChunkVersion>,
 }
 
 #[derive(Debug)]
@@ -127,40 +129,35 @@ impl Lineages {
         now.saturating_duration_since(self.began) < REMEMBERED_FOR
     }
 
-    /// What of a change that is sent again has to be done; `now_at`: the version of the chunk.
-    pub fn lacks(
+    /// What of a change that is sent again has to be done, in order; `now_at`: the version of the chunk.
+    pub fn judge(
         &mut self,
         key: ChunkKey,
         again: &Again,
         range: Range<u32>,
         now_at: ChunkVersion,
         now: Instant,
-    ) -> Lacking {
+    ) -> Vec<Part> {
         let took = |life| again.took.contains(&life);
-        let there = |at| Lacking { parts: Vec::new(), there_at: at };
-        let whole = |range| Lacking { parts: vec![range], there_at: now_at };
-        let (lacking, is_certain) = match self.find(key, now) {
-            _ if self.is_blind(now) => (whole(range), false),
+        let there = |range| vec![Part { range, there_at: Some(again.version) }];
+        let lost = |range| vec![Part { range, there_at: None }];
+        let (parts, is_certain) = match self.find(key, now) {
+            _ if self.is_blind(now) => (lost(range), false),
             Some(Lineage { floor, written }) => {
                 let is_certain = floor.of.is_none_or(took);
-                if is_certain && again.version <= floor.version {
-                    (there(again.version), true)
-                } else {
-                    let parts = bare(written, range.clone(), Order::Again(again.first));
-                    (Lacking { parts, there_at: above(written, range).unwrap_or(now_at) }, is_certain)
-                }
+                let is_there = is_certain && again.version <= floor.version;
+                let order = (false, again.first);
+                (if is_there { there(range) } else { parted(written, range, order) }, is_certain)
             }
-            None if took(self.me) => (there(again.version), true),
+            None if took(self.me) => (there(range), true),
             None => {
                 let is_certain = took(self.before) || !self.is_young(now) && again.version <= now_at;
                 let is_there = is_certain && again.version <= now_at;
-                (if is_there { there(again.version) } else { whole(range) }, is_certain)
+                (if is_there { there(range) } else { lost(range) }, is_certain)
             }
         };
-        // What lay above one that was sent again before is forgotten.
-        let is_certain = is_certain && again.first == again.version;
-        self.doubts += u64::from(!is_certain && !lacking.parts.is_empty());
-        lacking
+        self.doubts += u64::from(!is_certain && parts.iter().any(|part| part.there_at.is_none()));
+        parts
     }
 
     /// How often something was done again without it being certain that it is lost.
@@ -241,7 +238,7 @@ impl Lineages {
     /// A chunk was cut to `len` bytes, 0: removed, by the namespace; it was at version `base`.
     pub fn cut(&mut self, key: ChunkKey, len: u32, base: ChunkVersion, now: Instant) {
         let floor = self.floor(key, base, now);
-        self.changed(key, &Changed { range: len..u32::MAX, order: Order::New(base) }, floor, now);
+        self.changed(key, &Changed { range: len..u32::MAX, made: base, first: None }, floor, now);
         if len == 0 {
             self.removed(base);
         }
@@ -309,48 +306,51 @@ pub fn are_in_order(written: &[Run]) -> bool {
         && written.windows(2).all(|two| two[0].to <= two[1].from)
 }
 
-/// Runs that touch a range.
-fn touching<'a>(written: &'a [Run], range: &Range<u32>) -> impl Iterator<Item = &'a Run> {
-    let (start, end) = (range.start, range.end);
-    written.iter().filter(move |run| run.to > start && run.from < end)
+/// What lies above what: all that was not sent again above all that was.
+fn order_of(made: ChunkVersion, first: Option<ChunkVersion>) -> (bool, ChunkVersion) {
+    (first.is_none(), first.unwrap_or(made))
 }
 
-/// The parts of a range on which nothing of this order or a later one lies.
-fn bare(written: &[Run], range: Range<u32>, order: Order) -> Vec<Range<u32>> {
-    let (mut parts, mut at) = (Vec::new(), range.start);
-    for run in touching(written, &range).filter(|run| run.order >= order) {
+/// The parts of a range on which something of this order or a later one lies, and those that are bare.
+fn parted(written: &[Run], range: Range<u32>, order: (bool, ChunkVersion)) -> Vec<Part> {
+    let (mut parts, mut at): (Vec<Part>, u32) = (Vec::new(), range.start);
+    let lies_above =
+        |run: &&Run| run.to > range.start && run.from < range.end && order_of(run.made, run.first) >= order;
+    for run in written.iter().filter(lies_above) {
         if run.from > at {
-            parts.push(at..run.from);
+            parts.push(Part { range: at..run.from, there_at: None });
         }
-        at = at.max(run.to);
+        let covered = at.max(run.from)..run.to.min(range.end);
+        at = covered.end;
+        match parts.last_mut() {
+            Some(Part { range, there_at: Some(version) }) => {
+                range.end = covered.end;
+                *version = run.made.max(*version);
+            }
+            _ => parts.push(Part { range: covered, there_at: Some(run.made) }),
+        }
     }
     if at < range.end {
-        parts.push(at..range.end);
+        parts.push(Part { range: at..range.end, there_at: None });
     }
     parts
 }
 
-/// The version by which all that lies in a range was written, if none of it was sent again.
-fn above(written: &[Run], range: Range<u32>) -> Option<ChunkVersion> {
-    let version = |run: &Run| match run.order {
-        Order::New(version) => Some(version),
-        Order::Again(_) => None,
-    };
-    touching(written, &range).map(version).try_fold(ChunkVersion(0), |last, version| Some(last.max(version?)))
-}
-
 /// The runs with another change laid on them, where nothing later lies.
 fn laid(written: &[Run], change: &Changed) -> Vec<Run> {
-    let Changed { range, order } = change;
-    let parts = match order {
-        Order::New(_) => vec![range.clone()],
-        Order::Again(_) => bare(written, range.clone(), *order),
+    let Changed { range, made, first } = change;
+    let bare: Vec<Range<u32>> = match first {
+        None => vec![range.clone()],
+        Some(_) => {
+            let parts = parted(written, range.clone(), order_of(*made, *first));
+            parts.into_iter().filter(|part| part.there_at.is_none()).map(|part| part.range).collect()
+        }
     };
-    let mut runs: Vec<Run> =
-        parts.iter().map(|part| Run { from: part.start, to: part.end, order: *order }).collect();
+    let laid = |part: &Range<u32>| Run { from: part.start, to: part.end, made: *made, first: *first };
+    let mut runs: Vec<Run> = bare.iter().map(laid).collect();
     for run in written {
         let mut from = run.from;
-        for part in parts.iter().filter(|part| part.end > run.from && part.start < run.to) {
+        for part in bare.iter().filter(|part| part.end > run.from && part.start < run.to) {
             if part.start > from {
                 runs.push(Run { from, to: part.start, ..*run });
             }
@@ -362,11 +362,10 @@ fn laid(written: &[Run], change: &Changed) -> Vec<Run> {
     }
     runs.sort_unstable_by_key(|run| run.from);
     runs.dedup_by(|next, last| {
-        let both_new = matches!((last.order, next.order), (Order::New(_), Order::New(_)));
-        let joined = last.to == next.from && (both_new || last.order == next.order);
+        let joined = last.to == next.from && last.first == next.first;
         if joined {
             last.to = next.to;
-            last.order = last.order.max(next.order);
+            last.made = last.made.max(next.made);
         }
         joined
     });
@@ -396,7 +395,7 @@ mod tests {
     }
 
     fn new(range: Range<u32>) -> Changed {
-        Changed { range, order: Order::New(at(1)) }
+        Changed { range, made: at(1), first: None }
     }
 
     /// A change at the head.
@@ -414,7 +413,11 @@ mod tests {
         now: Instant,
     ) -> Vec<Range<u32>> {
         let again = Again { version: at(version), first: at(version), took: took.to_vec() };
-        lineages.lacks(KEY, &again, 0..10, at(now_at), now).parts
+        bare(lineages.judge(KEY, &again, 0..10, at(now_at), now))
+    }
+
+    fn bare(parts: Vec<Part>) -> Vec<Range<u32>> {
+        parts.into_iter().filter(|part| part.there_at.is_none()).map(|part| part.range).collect()
     }
 
     fn whole(floor: u64) -> Lineage {
@@ -472,15 +475,22 @@ mod tests {
     fn what_lies_above_says_when_it_is_there() {
         let start = Instant::now();
         let mut lineages = lineages(start);
-        for (range, version) in [(0..6, 8), (6..10, 9), (20..30, 12)] {
+        for (range, version, first) in [(0..4, 8, None), (4..6, 9, None), (9..30, 12, Some(at(6)))] {
             let floor = lineages.floor(KEY, at(7), start);
-            lineages.changed(KEY, &Changed { range, order: Order::New(at(version)) }, floor, start);
+            lineages.changed(KEY, &Changed { range, made: at(version), first }, floor, start);
         }
-        let again = |version| Again { version: at(version), first: at(version), took: vec![BEFORE] };
-        let lacking = lineages.lacks(KEY, &again(8), 0..10, at(12), start);
-        assert_eq!(lacking, Lacking { parts: Vec::new(), there_at: at(9) });
-        let lacking = lineages.lacks(KEY, &again(5), 0..10, at(12), start);
-        assert_eq!(lacking, Lacking { parts: Vec::new(), there_at: at(5) });
+        let mut judge = |version| {
+            let again = Again { version: at(version), first: at(version), took: vec![BEFORE] };
+            let parts = lineages.judge(KEY, &again, 0..10, at(12), start);
+            parts.into_iter().map(|part| (part.range, part.there_at.map(|at| at.0))).collect::<Vec<_>>()
+        };
+        assert_eq!(judge(8), [(0..6, Some(9)), (6..10, None)]);
+        assert_eq!(judge(5), [(0..10, Some(5))]);
+        let again = Again { version: at(8), first: at(5), took: vec![BEFORE] };
+        let parts = lineages.judge(KEY, &again, 5..20, at(12), start);
+        let parts: Vec<_> =
+            parts.into_iter().map(|part| (part.range, part.there_at.map(|at| at.0))).collect();
+        assert_eq!(parts, [(5..6, Some(9)), (6..9, None), (9..20, Some(12))]);
     }
 
     #[test]
@@ -503,6 +513,10 @@ mod tests {
         assert_eq!(lacks(&mut lineages, 2, &[BEFORE], 5, start), NOTHING);
     }
 
+    fn new_run(from: u32, to: u32) -> Run {
+        Run { from, to, made: at(1), first: None }
+    }
+
     #[test]
     fn members_keep_what_the_head_keeps() {
         let start = Instant::now();
@@ -514,10 +528,7 @@ mod tests {
             member.changed(KEY, &new(range), floor, later);
         }
         assert_eq!(member.of(KEY, at(9), later), head.of(KEY, at(9), later));
-        let wanted = [
-            Run { from: 0, to: 6, order: Order::New(at(1)) },
-            Run { from: 8, to: 12, order: Order::New(at(1)) },
-        ];
+        let wanted = [new_run(0, 6), new_run(8, 12)];
         assert_eq!(member.of(KEY, at(9), later).map(|lineage| lineage.written), Some(wanted.to_vec()));
     }
 
@@ -564,18 +575,22 @@ mod tests {
             let mut model = [0u64; 80];
             for (version, (from, len, order)) in (10..).zip(changes) {
                 let range = from..from + len;
-                let kind = if order == NEW { Order::New(at(version)) } else { Order::Again(at(order)) };
-                if order != NEW {
-                    let again = Again { version: at(order), first: at(order), took: vec![BEFORE] };
-                    let lacking = lineages.lacks(KEY, &again, range.clone(), at(0), now);
-                    prop_assert!(lacking.there_at < at(version));
-                    let done: Vec<u32> = lacking.parts.into_iter().flatten().collect();
+                let first = Some(order).filter(|order| *order != NEW).map(at);
+                if let Some(first) = first {
+                    let again = Again { version: first, first, took: vec![BEFORE] };
+                    let parts = lineages.judge(KEY, &again, range.clone(), at(0), now);
+                    let ends = parts.iter().map(|part| part.range.end);
+                    prop_assert!(parts.iter().map(|part| part.range.start).eq([from].into_iter().chain(ends)
+                        .take(parts.len())), "in order: {:?}", parts);
+                    prop_assert_eq!(parts.last().map(|part| part.range.end), Some(from + len));
+                    let done: Vec<u32> = bare(parts).into_iter().flatten().collect();
                     let wanted: Vec<u32> =
                         range.clone().filter(|byte| model[*byte as usize] < order).collect();
                     prop_assert_eq!(done, wanted);
                 }
                 let floor = lineages.floor(KEY, at(0), now);
-                lineages.changed(KEY, &Changed { range: range.clone(), order: kind }, floor, now);
+                let change = Changed { range: range.clone(), made: at(version), first };
+                lineages.changed(KEY, &change, floor, now);
                 for byte in range {
                     model[byte as usize] = model[byte as usize].max(order);
                 }
@@ -584,7 +599,7 @@ mod tests {
                 prop_assert_eq!(lineages.cost, cost_of(&lineage));
                 let mut shown = [0u64; 80];
                 for run in lineage.written {
-                    let order = if let Order::Again(first) = run.order { first.0 } else { NEW };
+                    let order = run.first.map_or(NEW, |first| first.0);
                     shown[run.from as usize..run.to as usize].fill(order);
                 }
                 prop_assert_eq!(shown, model);

@@ -18,7 +18,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wire::brick::{Again, BrickReply, BrickRequest, ChainRef, Change, Order, WriterId};
+use wire::brick::{Again, BrickReply, BrickRequest, ChainRef, Change, Extent, WriterId};
 use wire::chunk::{BLOCK_BYTES, ChunkKey, MAX_CHUNK_BYTES, MAX_IO_BYTES};
 use wire::id::{BootId, BrickId, CallSeq, ChunkVersion, MapEpoch};
 use wire::map::MemberState;
@@ -26,7 +26,7 @@ use wire::net::{CallError, Delivery};
 use wire::status::{FsError, Status};
 
 use crate::brick::{Brick, Place, lock, version_of};
-use crate::chain::lineages::Changed;
+use crate::chain::lineages::{Changed, Part};
 use crate::chain::rules::Wish;
 use crate::chain::writers::Answer;
 use crate::error::status_of;
@@ -173,33 +173,65 @@ async fn do_again(
 ) -> Result<BrickReply, Status> {
     let key = call.key;
     check_wanted(brick, &call)?;
-    let mut header = brick.chunk(key).await?;
     let whole = range_of(&call.change, &payload);
-    let now_at = version_of(header.as_ref());
-    let lacking = lock(&brick.lineages).lacks(key, again, whole.clone(), now_at, Instant::now());
-    let (mut delta, mut last) = (0, None);
-    for part in lacking.parts {
-        let (change, payload) = match call.change {
-            Change::Write { .. } => {
-                let of_payload = (part.start - whole.start) as usize..(part.end - whole.start) as usize;
-                (Change::Write { offset: part.start }, payload.slice(of_payload))
-            }
-            Change::Punch { .. } if header.is_none_or(|h| part.start >= h.len) => continue,
-            Change::Punch { .. } => {
-                (Change::Punch { offset: part.start, len: part.end - part.start }, Bytes::new())
+    let now_at = version_of(brick.chunk(key).await?.as_ref());
+    let parts = lock(&brick.lineages).judge(key, again, whole.clone(), now_at, Instant::now());
+    let (mut there, mut members) = (Vec::with_capacity(parts.len()), None);
+    for Part { range, there_at } in parts {
+        let extent = Extent { offset: range.start, len: range.end - range.start };
+        let version = match there_at {
+            Some(version) => version,
+            None => {
+                let (change, payload) = part_of(&call.change, &payload, &whole, &range);
+                match carry_out_part(brick, place, Call { change, ..call }, again.first, payload).await? {
+                    Some(done) => {
+                        members = Some(done.members);
+                        done.version
+                    }
+                    None => now_at,
+                }
             }
         };
-        let part = Call { change, ..call };
-        let done = carry_out_at(brick, place, part, header, Some(again.first), payload).await?;
-        delta += done.allocated_delta_bytes;
-        last = Some(done);
-        header = brick.chunk(key).await?;
+        there.push((extent, version));
     }
-    let (version, members) = match last {
-        Some(done) => (done.version, done.members),
-        None => (lacking.there_at, level_all(brick, place, key).await?),
+    let members = match members {
+        Some(members) => members,
+        None => level_all(brick, place, key).await?,
     };
-    Ok(finish(brick, &call, Done { version, allocated_delta_bytes: delta, members, bytes: payload.len() }))
+    brick.metrics.changes.add(1);
+    Ok(BrickReply::ThereAgain { parts: there, members: with_me(brick, members) })
+}
+
+/// A part of a change of the bytes `whole`.
+fn part_of(change: &Change, payload: &Bytes, whole: &Range<u32>, range: &Range<u32>) -> (Change, Bytes) {
+    let Range { start, end } = *range;
+    match change {
+        Change::Write { .. } => {
+            let of_payload = (start - whole.start) as usize..(end - whole.start) as usize;
+            (Change::Write { offset: start }, payload.slice(of_payload))
+        }
+        Change::Punch { .. } => (Change::Punch { offset: start, len: end - start }, Bytes::new()),
+    }
+}
+
+/// Does a part of what is sent again; nothing, if there is nothing to do.
+async fn carry_out_part(
+    brick: &Brick,
+    place: &Place,
+    call: Call,
+    first: ChunkVersion,
+    payload: Bytes,
+) -> Result<Option<Done>, Status> {
+    let header = brick.chunk(call.key).await?;
+    if is_void(&call.change, header.as_ref()) {
+        return Ok(None);
+    }
+    carry_out_at(brick, place, call, header, Some(first), payload).await.map(Some)
+}
+
+/// Whether a change would change nothing.
+fn is_void(change: &Change, header: Option<&Header>) -> bool {
+    matches!(*change, Change::Punch { offset, len } if len == 0 || header.is_none_or(|h| offset >= h.len))
 }
 
 /// The bytes that a change changes.
@@ -210,14 +242,14 @@ fn range_of(change: &Change, payload: &Bytes) -> Range<u32> {
     }
 }
 
-/// What a change that makes version `to` means to what is sent again; `again`: the version that it made first, if it is so itself.
+/// What a change that makes version `made` means to what is sent again; `first`: the version that it made first, if it is so itself.
 pub fn changed_by(
     change: &Change,
     payload: &Bytes,
-    to: ChunkVersion,
-    again: Option<ChunkVersion>,
+    made: ChunkVersion,
+    first: Option<ChunkVersion>,
 ) -> Changed {
-    Changed { range: range_of(change, payload), order: again.map_or(Order::New(to), Order::Again) }
+    Changed { range: range_of(change, payload), made, first }
 }
 
 /// What was done.
@@ -250,9 +282,7 @@ async fn carry_out(brick: &Brick, place: &Place, call: Call, payload: Bytes) -> 
         let members = level_all(brick, place, key).await?;
         return Ok(finish(brick, &call, Done::of(&header, members, 0)));
     }
-    if let Change::Punch { offset, len } = change
-        && (len == 0 || header.is_none_or(|h| offset >= h.len))
-    {
+    if is_void(&change, header.as_ref()) {
         let members = vec![(brick.id, brick.boot)];
         return Ok(BrickReply::Changed { version: base, allocated_delta_bytes: 0, members });
     }
@@ -350,9 +380,14 @@ fn reply(answer: Answer) -> BrickReply {
     }
 }
 
+/// The members that have a change, this one first.
+fn with_me(brick: &Brick, others: Vec<(BrickId, BootId)>) -> Vec<(BrickId, BootId)> {
+    [(brick.id, brick.boot)].into_iter().chain(others).collect()
+}
+
 fn finish(brick: &Brick, call: &Call, done: Done) -> BrickReply {
-    let Done { version, allocated_delta_bytes, mut members, bytes } = done;
-    members.insert(0, (brick.id, brick.boot));
+    let Done { version, allocated_delta_bytes, members, bytes } = done;
+    let members = with_me(brick, members);
     let answer = Answer { epoch: call.chain.epoch, version, allocated_delta_bytes, members };
     lock(&brick.writers).record(call.key, call.writer, answer.clone());
     brick.metrics.changes.add(1);

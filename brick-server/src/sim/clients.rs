@@ -135,7 +135,13 @@ impl Client {
                     again: again.clone(),
                 };
                 match self.call(head, request, payload.clone()).await {
-                    Ok((BrickReply::Changed { members, version, .. }, _)) => {
+                    Ok((reply @ (BrickReply::Changed { .. } | BrickReply::ThereAgain { .. }), _)) => {
+                        let (version, members) = match reply {
+                            BrickReply::Changed { version, members, .. } => (version, members),
+                            // What is read of a cell lies in the first part: every write of it covers that.
+                            BrickReply::ThereAgain { parts, members } => (parts[0].1, members),
+                            other => panic!("{other:?}"),
+                        };
                         let holders = Holders::of(&self.map.chains[&CHAIN], &members);
                         let first_version = again.as_ref().map_or(version, |again| again.first);
                         let acked = Acked::new(value, version, first_version, holders);

@@ -390,6 +390,11 @@ impl Cluster {
                 Ok(BrickReply::Changed { version, allocated_delta_bytes, members }) => {
                     return (version, allocated_delta_bytes, members);
                 }
+                Ok(BrickReply::ThereAgain { parts, members }) => {
+                    // The one that is lost first.
+                    let version = parts.iter().map(|(_, version)| *version).max().unwrap();
+                    return (version, 0, members);
+                }
                 Ok(other) => panic!("{other:?}"),
                 Err(error) if begun.elapsed() > PATIENCE => panic!("not done in time: {error}"),
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,

@@ -163,10 +163,21 @@ impl Drop for Counted {
 /// What a change came to.
 #[derive(Debug)]
 pub(crate) struct Changed {
-    /// The version that it made.
-    pub(crate) version: ChunkVersion,
+    /// Its bytes, by number, in order, and the version that made them what they are, or what others have written over them since.
+    pub(crate) parts: Vec<(u64, ChunkVersion)>,
     pub(crate) holders: Holders,
     pub(crate) allocated_delta_bytes: i64,
+}
+
+/// Whether these cover the bytes of a change, one after the other.
+fn are_parts_of(parts: &[(Extent, ChunkVersion)], offset: u32, len: u64) -> bool {
+    let mut at = u64::from(offset);
+    let in_order = parts.iter().all(|(part, _)| {
+        let follows = u64::from(part.offset) == at && part.len > 0;
+        at += u64::from(part.len);
+        follows
+    });
+    in_order && at == u64::from(offset) + len
 }
 
 fn chain_of<'a>(map: &'a ClusterMap, layout: &FileLayout, index: u64) -> Option<&'a Chain> {
@@ -391,7 +402,15 @@ impl Shared {
                         if !members.is_empty() =>
                     {
                         let holders = Holders::of(chain, &members);
-                        return Ok(Changed { version, holders, allocated_delta_bytes });
+                        let parts = vec![(content.len(), version)];
+                        return Ok(Changed { parts, holders, allocated_delta_bytes });
+                    }
+                    Ok((BrickReply::ThereAgain { parts, members }, _))
+                        if !members.is_empty() && are_parts_of(&parts, inside, content.len()) =>
+                    {
+                        let holders = Holders::of(chain, &members);
+                        let parts = parts.iter().map(|(part, version)| (part.len.into(), *version)).collect();
+                        return Ok(Changed { parts, holders, allocated_delta_bytes: 0 });
                     }
                     Ok(_) => return Err(Error::unexpected(format!("brick {head}"), "who has the change")),
                     Err(error) => error,

@@ -308,21 +308,22 @@ impl Shared {
                 let stamp = self.stamps.fetch_add(1, Ordering::SeqCst) + 1;
                 let since = Instant::now();
                 let said = again.as_ref().and_then(|again| again.said.as_ref());
-                let first = said.map_or(changed.version, |said| said.first);
-                state.held.insert(
-                    offset,
-                    Held {
-                        content,
+                let mut at = 0;
+                for (len, version) in changed.parts {
+                    let held = Held {
+                        content: content.part(at, at + len),
                         generation,
                         stamp,
-                        version: changed.version,
-                        first,
-                        holders: changed.holders,
+                        version,
+                        first: said.map_or(version, |said| said.first),
+                        holders: changed.holders.clone(),
                         since,
-                        told: again.is_some_and(|again| again.told),
+                        told: again.as_ref().is_some_and(|again| again.told),
                         durable: false,
-                    },
-                );
+                    };
+                    state.held.insert(offset + at, held);
+                    at += len;
+                }
                 if begun < self.session.id() {
                     // The namespace may have had it cut when it gave up that session.
                     state.been_cut = Some(BeenCut { size: 0, stamp, session_over: true });
