@@ -425,12 +425,13 @@ mod tests {
     }
 
     const NOTHING: [Range<u32>; 0] = [];
+    const ALL: Range<u32> = 0..10;
 
     #[test]
     fn what_is_there_is_not_done_again() {
         let start = Instant::now();
         let mut lineages = lineages(start);
-        let lost = [0..10];
+        let lost = [ALL];
         for now_at in [7, 9] {
             assert_eq!(lacks(&mut lineages, 7, &[OTHER, BEFORE], now_at, start), NOTHING);
             assert_eq!(lacks(&mut lineages, 7, &[OTHER], now_at, start), lost, "of an earlier life, perhaps");
@@ -460,11 +461,11 @@ mod tests {
         let start = Instant::now();
         let mut lineages = lineages(start);
         lineages.taken(KEY, Some(whole(3)), at(9), start);
-        assert_eq!(lacks(&mut lineages, 4, &[NOW], 9, start), [0..10], "that one had lost it");
+        assert_eq!(lacks(&mut lineages, 4, &[NOW], 9, start), [ALL], "that one had lost it");
         assert_eq!(lacks(&mut lineages, 3, &[OTHER], 9, start), NOTHING);
         lineages.taken(KEY, None, at(9), start);
         assert_eq!(lacks(&mut lineages, 9, &[OTHER], 9, start), NOTHING, "that one had everything");
-        assert_eq!(lacks(&mut lineages, 10, &[OTHER], 10, start), [0..10]);
+        assert_eq!(lacks(&mut lineages, 10, &[OTHER], 10, start), [ALL]);
         let later = start + REMEMBERED_FOR;
         lineages.taken(KEY, None, at(9), later);
         assert!(lineages.kept.is_empty() && lineages.of(KEY, at(9), later).is_none());
@@ -509,7 +510,7 @@ mod tests {
         let start = Instant::now();
         let mut lineages = lineages(start);
         lineages.raised(KEY, at(2), start);
-        assert_eq!(lacks(&mut lineages, 3, &[BEFORE], 5, start), [0..10]);
+        assert_eq!(lacks(&mut lineages, 3, &[BEFORE], 5, start), [ALL]);
         assert_eq!(lacks(&mut lineages, 2, &[BEFORE], 5, start), NOTHING);
     }
 
@@ -546,7 +547,7 @@ mod tests {
             lineages.taken(key, Some(Lineage::default()), at(1), end);
         }
         assert!(lineages.cost <= MOST && lineages.kept.len() <= MOST / OF_A_LINEAGE);
-        assert_eq!(lacks(&mut lineages, 7, &[NOW], 9, end), [0..10]);
+        assert_eq!(lacks(&mut lineages, 7, &[NOW], 9, end), [ALL]);
         assert_eq!(lineages.of(KEY, at(9), end), Some(Lineage::default()));
         assert_eq!(lacks(&mut lineages, 7, &[NOW], 9, end + REMEMBERED_FOR), NOTHING);
     }
