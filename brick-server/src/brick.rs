@@ -25,7 +25,7 @@ use crate::background::scrub::Scrubber;
 use crate::chain::copied::Copied;
 use crate::chain::flights::Flights;
 use crate::chain::gates::{Gates, Passage};
-use crate::chain::lineages::Lineages;
+use crate::chain::lineages::{Beginning, Lineages};
 use crate::chain::lost::Lost;
 use crate::chain::marks::Marks;
 use crate::chain::pace::Pace;
@@ -140,8 +140,8 @@ pub(crate) struct Parts {
     pub(crate) namespaces: Namespaces,
     pub(crate) endpoint: Endpoint,
     pub(crate) boot: BootId,
-    /// Of the life before, as far as that is known.
-    pub(crate) before: Option<BootId>,
+    /// How its life began.
+    pub(crate) beginning: Beginning,
     pub(crate) lives: Option<Lives>,
     /// The map its disk remembers.
     pub(crate) seen: Option<ClusterMap>,
@@ -153,7 +153,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Brick {
     pub(crate) fn new(parts: Parts) -> Brick {
-        let lineages = Lineages::new(parts.config.brick, parts.boot, parts.before, Instant::now());
+        let lineages = Lineages::new(parts.config.brick, parts.beginning, Instant::now());
         Brick {
             id: parts.config.brick,
             boot: parts.boot,

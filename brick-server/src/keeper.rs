@@ -12,7 +12,7 @@
 //! 3. It ends when it is stopped, whatever the disk does.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,6 +25,7 @@ use wire::net::{Endpoint, Net};
 use crate::background;
 use crate::background::commit::Committer;
 use crate::brick::{Brick, Parts};
+use crate::chain::lineages::Beginning;
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -159,7 +160,14 @@ impl Keeper {
             pool: Pool::start(&name, self.config.threads, config::POOL_JOBS).map_err(Error::Thread)?,
             namespaces: Namespaces::new(self.config.namespaces.clone()),
             boot,
-            before: lives.as_ref().and_then(Lives::before),
+            beginning: Beginning {
+                boot,
+                is_first: lives.as_ref().is_some_and(|lives| lives.known() == [boot]),
+                vouching: lives.as_ref().and_then(Lives::before),
+                began_ms: SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |since| since.as_millis() as u64),
+            },
             lives,
             seen,
             net: self.net.clone(),

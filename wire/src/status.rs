@@ -114,6 +114,13 @@ pub enum Status {
          it can be reached"
     )]
     Unreached,
+    /// What is sent again may have been lost by bricks that have started several times since, or not, and somebody has written to that part of the
+    /// file in between: doing it could undo that.
+    #[error(
+        "bricks have started more than once since this was written, and others have written there meanwhile: it may be lost, and is not written \
+         again over what came later; compare the file with what you have"
+    )]
+    Overtaken,
 }
 
 impl Status {
@@ -137,7 +144,8 @@ impl Status {
             | Status::Forbidden
             | Status::NotAlone
             | Status::OtherDisk
-            | Status::SetBack => Advice::GiveUp,
+            | Status::SetBack
+            | Status::Overtaken => Advice::GiveUp,
         }
     }
 }

@@ -33,9 +33,12 @@
 //! A life in which copies were taken from others that may have lost something does not vouch for its changes after its end, for as long as
 //! lineages are kept: that is noted on the disk ([`crate::store::lives`]).
 //!
-//! Not covered: bricks that lose a change and start once more before it was sent again. It is done then, also over what others have made
-//! durable in between.
+//! Bricks may start more than once before a change is sent again. A life begins the number of its first change of each chunk with the time: its
+//! *era*. Copies of the era of a change, or of an earlier one, say by their version whether they have it
+//! (`an_era_says_whether_somebody_wrote_since`). If somebody has written to the chunk in a later era, nobody knows where: it is refused, and
+//! its writer is told that it may be lost. What was never made durable may be lost; what was may not be undone.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -55,6 +58,31 @@ const OF_A_LINEAGE: usize = 8;
 const MOST_OF_A_CHUNK: usize = 1 << 12;
 
 const _: () = assert!(AGAIN_WITHIN.as_secs() < REMEMBERED_FOR.as_secs());
+
+/// Versions that a life makes are above the time at which it began, in milliseconds, with so many bits for their number: no brick makes a
+/// million changes of a chunk in one, so those of a later life are higher.
+const ERA_BITS: u32 = 20;
+
+fn era_of(version: ChunkVersion) -> u64 {
+    version.0 >> ERA_BITS
+}
+
+/// A life of a brick.
+#[derive(Debug, Clone, Copy)]
+pub struct Beginning {
+    /// This one.
+    pub boot: BootId,
+    /// It had no life before, so it has lost nothing.
+    pub is_first: bool,
+    /// The one before, if it vouches for what it took over.
+    pub vouching: Option<BootId>,
+    /// When it began, by the clock, in milliseconds since 1970.
+    pub began_ms: u64,
+}
+
+/// Whether a change that is sent again is lost can't be told, nor what was written since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InDoubt;
 
 /// A change, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +117,8 @@ pub struct Lineages {
     me: (BrickId, BootId),
     /// The life before.
     before: (BrickId, BootId),
+    /// Versions of this life are above this.
+    era: ChunkVersion,
     kept: HashMap<ChunkKey, Kept>,
     /// The highest version of a chunk that was removed: those of one that is made anew begin above it.
     removed: ChunkVersion,
@@ -102,12 +132,13 @@ pub struct Lineages {
 }
 
 impl Lineages {
-    /// Of a life that begins, and follows that other one, if there was one.
-    pub fn new(brick: BrickId, boot: BootId, before: Option<BootId>, now: Instant) -> Lineages {
+    /// Of a life that begins.
+    pub fn new(brick: BrickId, life: Beginning, now: Instant) -> Lineages {
         Lineages {
             began: now,
-            me: (brick, boot),
-            before: (brick, before.unwrap_or(BootId(0))),
+            me: (brick, life.boot),
+            before: (brick, life.vouching.unwrap_or(BootId(0))),
+            era: ChunkVersion(if life.is_first { 0 } else { life.began_ms << ERA_BITS }),
             kept: HashMap::new(),
             removed: ChunkVersion(0),
             cost: 0,
@@ -130,6 +161,9 @@ impl Lineages {
     }
 
     /// What of a change that is sent again has to be done, in order; `now_at`: the version of the chunk.
+    ///
+    /// # Errors
+    /// [`InDoubt`].
     pub fn judge(
         &mut self,
         key: ChunkKey,
@@ -137,27 +171,39 @@ impl Lineages {
         range: Range<u32>,
         now_at: ChunkVersion,
         now: Instant,
-    ) -> Vec<Part> {
+    ) -> Result<Vec<Part>, InDoubt> {
         let took = |life| again.took.contains(&life);
         let there = |range| vec![Part { range, there_at: Some(again.version) }];
         let lost = |range| vec![Part { range, there_at: None }];
-        let (parts, is_certain) = match self.find(key, now) {
-            _ if self.is_blind(now) => (lost(range), false),
+        if self.is_blind(now) {
+            self.doubts += 1;
+            return Ok(lost(range));
+        }
+        // A copy that is at `at`, and has all up to there that `of` took over.
+        let has =
+            |at: ChunkVersion, of: Option<(BrickId, BootId)>| match era_of(at).cmp(&era_of(again.version)) {
+                _ if of.is_none_or(took) => Ok(again.version <= at),
+                // Nothing was lost between the two.
+                Ordering::Equal => Ok(again.version <= at),
+                // Nothing was written since it was.
+                Ordering::Less => Ok(false),
+                Ordering::Greater => Err(InDoubt),
+            };
+        match self.find(key, now) {
+            None if took(self.me) || !self.is_young(now) && again.version <= now_at => Ok(there(range)),
+            None => has(now_at, Some(self.before)).map(|has| if has { there(range) } else { lost(range) }),
             Some(Lineage { floor, written }) => {
-                let is_certain = floor.of.is_none_or(took);
-                let is_there = is_certain && again.version <= floor.version;
-                let order = (false, again.first);
-                (if is_there { there(range) } else { parted(written, range, order) }, is_certain)
+                let has = has(floor.version, floor.of);
+                let parts = || parted(written, range.clone(), (false, again.first));
+                match has {
+                    Ok(true) => Ok(there(range)),
+                    Ok(false) => Ok(parts()),
+                    // It may lie beneath what was written since in any case.
+                    Err(InDoubt) if parts().iter().all(|part| part.there_at.is_some()) => Ok(parts()),
+                    Err(InDoubt) => Err(InDoubt),
+                }
             }
-            None if took(self.me) => (there(range), true),
-            None => {
-                let is_certain = took(self.before) || !self.is_young(now) && again.version <= now_at;
-                let is_there = is_certain && again.version <= now_at;
-                (if is_there { there(range) } else { lost(range) }, is_certain)
-            }
-        };
-        self.doubts += u64::from(!is_certain && parts.iter().any(|part| part.there_at.is_none()));
-        parts
+        }
     }
 
     /// How often something was done again without it being certain that it is lost.
@@ -190,9 +236,16 @@ impl Lineages {
         self.doubtful_until.take_if(|until| *until <= now).is_some()
     }
 
-    /// The version that a change makes of `base`; 0: the chunk is new.
-    pub fn next(&self, base: ChunkVersion) -> ChunkVersion {
-        ChunkVersion(1 + if base.0 == 0 { self.removed.0 } else { base.0 })
+    /// The version that a change makes of `base`; 0: the chunk is new. The first one of a life begins an era.
+    pub fn next(&self, key: ChunkKey, base: ChunkVersion, now: Instant) -> ChunkVersion {
+        let least = if base.0 == 0 { self.removed } else { base };
+        let begins = self.is_young(now) && self.find(key, now).is_none();
+        ChunkVersion(1 + if begins { least.max(self.era) } else { least }.0)
+    }
+
+    /// Whether something may be sent again that is lost and not there: then also a hole where nothing is has to be known.
+    pub fn keeps_traces(&self, key: ChunkKey, now: Instant) -> bool {
+        self.find(key, now).is_some() || self.is_young(now) && self.era.0 > 0
     }
 
     /// The floor of a chunk at version `base` that is about to be changed by the head, if its lineage is kept.
@@ -373,6 +426,7 @@ fn laid(written: &[Run], change: &Changed) -> Vec<Run> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
     use wire::id::Ino;
@@ -391,7 +445,8 @@ mod tests {
     }
 
     fn lineages(now: Instant) -> Lineages {
-        Lineages::new(ME, NOW.1, Some(BEFORE.1), now)
+        let life = Beginning { boot: NOW.1, is_first: false, vouching: Some(BEFORE.1), began_ms: 5 };
+        Lineages::new(ME, life, now)
     }
 
     fn new(range: Range<u32>) -> Changed {
@@ -413,7 +468,7 @@ mod tests {
         now: Instant,
     ) -> Vec<Range<u32>> {
         let again = Again { version: at(version), first: at(version), took: took.to_vec() };
-        bare(lineages.judge(KEY, &again, 0..10, at(now_at), now))
+        bare(lineages.judge(KEY, &again, 0..10, at(now_at), now).unwrap())
     }
 
     fn bare(parts: Vec<Part>) -> Vec<Range<u32>> {
@@ -434,7 +489,7 @@ mod tests {
         let lost = [ALL];
         for now_at in [7, 9] {
             assert_eq!(lacks(&mut lineages, 7, &[OTHER, BEFORE], now_at, start), NOTHING);
-            assert_eq!(lacks(&mut lineages, 7, &[OTHER], now_at, start), lost, "of an earlier life, perhaps");
+            assert_eq!(lacks(&mut lineages, 7, &[OTHER], now_at, start), NOTHING, "of the same era");
             assert_eq!(lacks(&mut lineages, 7, &[OTHER], now_at, start + REMEMBERED_FOR), NOTHING);
         }
         assert_eq!(lacks(&mut lineages, 7, &[BEFORE], 6, start), lost);
@@ -446,14 +501,14 @@ mod tests {
             "others have come as far since"
         );
         assert_eq!(lacks(&mut lineages, 6, &[BEFORE], 7, start), NOTHING);
-        assert_eq!(lacks(&mut lineages, 6, &[OTHER], 7, start), [0..4, 6..10]);
+        assert_eq!(lacks(&mut lineages, 6, &[OTHER], 7, start), NOTHING);
         assert_eq!(lineages.floor(KEY, at(9), start).map(|floor| floor.version), Some(at(6)));
         lineages.cut(KEY, 8, at(8), start);
         assert_eq!(lacks(&mut lineages, 7, &[BEFORE], 9, start), [0..4, 6..8]);
-        assert_eq!(lineages.next(at(0)), at(1));
+        assert_eq!(lineages.next(KEY, at(8), start), at(9));
         lineages.cut(KEY, 0, at(9), start);
         assert_eq!(lacks(&mut lineages, 7, &[BEFORE], 1, start), NOTHING, "removed since");
-        assert_eq!((lineages.next(at(0)), lineages.next(at(4))), (at(10), at(5)), "no number comes twice");
+        assert_eq!(lineages.next(KEY, at(0), start), at(10), "no number comes twice");
     }
 
     #[test]
@@ -482,16 +537,51 @@ mod tests {
         }
         let mut judge = |version| {
             let again = Again { version: at(version), first: at(version), took: vec![BEFORE] };
-            let parts = lineages.judge(KEY, &again, 0..10, at(12), start);
+            let parts = lineages.judge(KEY, &again, 0..10, at(12), start).unwrap();
             parts.into_iter().map(|part| (part.range, part.there_at.map(|at| at.0))).collect::<Vec<_>>()
         };
         assert_eq!(judge(8), [(0..6, Some(9)), (6..10, None)]);
         assert_eq!(judge(5), [(0..10, Some(5))]);
         let again = Again { version: at(8), first: at(5), took: vec![BEFORE] };
-        let parts = lineages.judge(KEY, &again, 5..20, at(12), start);
+        let parts = lineages.judge(KEY, &again, 5..20, at(12), start).unwrap();
         let parts: Vec<_> =
             parts.into_iter().map(|part| (part.range, part.there_at.map(|at| at.0))).collect();
         assert_eq!(parts, [(5..6, Some(9)), (6..9, None), (9..20, Some(12))]);
+    }
+
+    /// Also of what earlier lives took over it is known whether it was lost, unless somebody has written since.
+    #[test]
+    fn an_era_says_whether_somebody_wrote_since() {
+        let start = Instant::now();
+        let mut lineages = lineages(start);
+        let version = |era: u64, number| at(era << ERA_BITS | number);
+        let judge = |lineages: &mut Lineages, took, made, now_at| {
+            let again = Again { version: made, first: made, took: vec![took] };
+            lineages.judge(KEY, &again, 0..10, now_at, start).map(bare)
+        };
+        assert_eq!(judge(&mut lineages, OTHER, version(3, 7), version(3, 7)), Ok(Vec::new()));
+        assert_eq!(judge(&mut lineages, OTHER, version(3, 7), version(3, 6)), Ok([ALL].to_vec()));
+        assert_eq!(judge(&mut lineages, OTHER, version(3, 7), version(2, 9)), Ok([ALL].to_vec()));
+        assert_eq!(judge(&mut lineages, OTHER, version(3, 7), version(4, 1)), Err(InDoubt));
+        assert_eq!(judge(&mut lineages, BEFORE, version(3, 7), version(4, 1)), Ok(Vec::new()));
+        // This life's own.
+        assert_eq!(lineages.next(KEY, version(4, 1), start), version(5, 1));
+        assert_eq!(lineages.next(KEY, version(6, 1), start), version(6, 2), "its clock was set back");
+        let floor = lineages.floor(KEY, version(4, 1), start);
+        let change = |range| Changed { range, made: version(5, 1), first: None };
+        lineages.changed(KEY, &change(0..6), floor, start);
+        assert_eq!(lineages.next(KEY, version(5, 1), start), version(5, 2));
+        assert_eq!(judge(&mut lineages, OTHER, version(3, 7), version(5, 1)), Err(InDoubt));
+        assert_eq!(judge(&mut lineages, OTHER, version(4, 2), version(5, 1)), Ok(vec![6..10; 1]));
+        lineages.changed(KEY, &change(6..10), floor, start);
+        assert_eq!(
+            judge(&mut lineages, OTHER, version(3, 7), version(5, 1)),
+            Ok(Vec::new()),
+            "beneath it all"
+        );
+        // The first life of a brick has lost nothing.
+        let first = Beginning { boot: NOW.1, is_first: true, vouching: None, began_ms: 5 };
+        assert_eq!(Lineages::new(ME, first, start).next(KEY, at(0), start), at(1));
     }
 
     #[test]
@@ -579,7 +669,7 @@ mod tests {
                 let first = Some(order).filter(|order| *order != NEW).map(at);
                 if let Some(first) = first {
                     let again = Again { version: first, first, took: vec![BEFORE] };
-                    let parts = lineages.judge(KEY, &again, range.clone(), at(0), now);
+                    let parts = lineages.judge(KEY, &again, range.clone(), at(0), now).unwrap();
                     let ends = parts.iter().map(|part| part.range.end);
                     prop_assert!(parts.iter().map(|part| part.range.start).eq([from].into_iter().chain(ends)
                         .take(parts.len())), "in order: {:?}", parts);

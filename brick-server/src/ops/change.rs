@@ -26,7 +26,7 @@ use wire::net::{CallError, Delivery};
 use wire::status::{FsError, Status};
 
 use crate::brick::{Brick, Place, lock, version_of};
-use crate::chain::lineages::{Changed, Part};
+use crate::chain::lineages::{Changed, InDoubt, Part};
 use crate::chain::rules::Wish;
 use crate::chain::writers::Answer;
 use crate::error::status_of;
@@ -175,7 +175,8 @@ async fn do_again(
     check_wanted(brick, &call)?;
     let whole = range_of(&call.change, &payload);
     let now_at = version_of(brick.chunk(key).await?.as_ref());
-    let parts = lock(&brick.lineages).judge(key, again, whole.clone(), now_at, Instant::now());
+    let judged = lock(&brick.lineages).judge(key, again, whole.clone(), now_at, Instant::now());
+    let parts = judged.map_err(|InDoubt| Status::Overtaken)?;
     let (mut there, mut members) = (Vec::with_capacity(parts.len()), None);
     for Part { range, there_at } in parts {
         let extent = Extent { offset: range.start, len: range.end - range.start };
@@ -282,7 +283,9 @@ async fn carry_out(brick: &Brick, place: &Place, call: Call, payload: Bytes) -> 
         let members = level_all(brick, place, key).await?;
         return Ok(finish(brick, &call, Done::of(&header, members, 0)));
     }
-    if is_void(&change, header.as_ref()) {
+    // Where something may have been sent and lost before it leaves a trace all the same.
+    let is_void = is_void(&change, header.as_ref());
+    if is_void && !lock(&brick.lineages).keeps_traces(key, Instant::now()) {
         let members = vec![(brick.id, brick.boot)];
         return Ok(BrickReply::Changed { version: base, allocated_delta_bytes: 0, members });
     }
@@ -303,7 +306,7 @@ async fn carry_out_at(
     let base = version_of(header.as_ref());
     let (to, floor) = {
         let lineages = lock(&brick.lineages);
-        (lineages.next(base), lineages.floor(key, base, Instant::now()))
+        (lineages.next(key, base, Instant::now()), lineages.floor(key, base, Instant::now()))
     };
     let forward = BrickRequest::Forward { chain: place.chain, key, writer, base, to, change, again, floor };
     let bytes = payload.len();

@@ -464,7 +464,8 @@ pub async fn equalise(brick: &Brick, place: &Place, key: ChunkKey, to: BrickId) 
         (None, None) => Ok(0),
         (None, Some(other)) => drop_there(brick, place, key, to, other.version).await.map(|()| 0),
         (Some(mine), Some(other)) if other.version >= mine.version => {
-            let (chain, next) = (place.chain.id, ChunkVersion(other.version.0 + 1));
+            let chain = place.chain.id;
+            let next = lock(&brick.lineages).next(key, other.version, Instant::now());
             let lineages = brick.lineages.clone();
             let raise = move |store: &dyn ChunkStore| {
                 lock(&lineages).raised(key, mine.version, Instant::now());

@@ -65,6 +65,8 @@ enum Wrote {
     /// Refused for good.
     No,
     SessionGone,
+    /// It may be lost, and others have written since.
+    Overtaken,
 }
 
 impl Client {
@@ -150,6 +152,7 @@ impl Client {
                     }
                     Ok(other) => panic!("{other:?}"),
                     Err(CallError::Status(Status::SessionGone)) => return Wrote::SessionGone,
+                    Err(CallError::Status(Status::Overtaken)) => return Wrote::Overtaken,
                     Err(CallError::Status(Status::Fs(FsError::NoSpace))) if first => return Wrote::No,
                     Err(CallError::Status(Status::Malformed | Status::Forbidden)) => panic!("refused"),
                     Err(_) => {}
@@ -182,6 +185,7 @@ impl Client {
             Wrote::Done(acked) => return Some(acked),
             Wrote::No if !is_new => {}
             Wrote::No => self.oracle().forbid(cell, value, "no space"),
+            Wrote::Overtaken => self.oracle().given_up(cell, value),
             Wrote::SessionGone => return self.begin_anew(cell, value).await,
         }
         None
@@ -208,7 +212,7 @@ impl Client {
             loop {
                 match self.write_value(cell, value, None).await {
                     Wrote::Done(acked) => return Some(acked),
-                    Wrote::No => self.pause().await,
+                    Wrote::No | Wrote::Overtaken => self.pause().await,
                     Wrote::SessionGone => return Box::pin(self.begin_anew(cell, value)).await,
                 }
             }
@@ -305,6 +309,7 @@ impl Client {
                 self.held.insert(cell, acked);
             }
             Wrote::No => {}
+            Wrote::Overtaken => drop(self.held.remove(&cell)),
             Wrote::SessionGone => self.renew_session().await,
         }
     }

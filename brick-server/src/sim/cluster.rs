@@ -21,6 +21,7 @@ use wire::status::Status;
 
 use crate::background::{self, commit::Committer};
 use crate::brick::{Brick, Parts, lock};
+use crate::chain::lineages::Beginning;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::namespace::Namespaces;
@@ -166,7 +167,13 @@ impl Cluster {
             pool: Pool::simulated(move || for_pool.disk_delay(id)),
             namespaces: Namespaces::new(vec![self.namespace_at]),
             boot,
-            before,
+            beginning: Beginning {
+                boot,
+                is_first: !lock(&self.disks).contains_key(&number),
+                vouching: before,
+                // No two begin at once.
+                began_ms: self.boots,
+            },
             lives: None,
             seen: None,
             net,

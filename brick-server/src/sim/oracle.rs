@@ -103,6 +103,11 @@ impl Oracle {
         });
     }
 
+    /// Its writer was told that it may be lost.
+    pub fn given_up(&self, cell: CellId, value: u64) {
+        self.with(cell, |cell| cell.acked.retain(|acked| acked.committed || acked.value != value));
+    }
+
     /// What is not known to be committed.
     pub fn uncommitted(&self, cell: CellId) -> Vec<Acked> {
         self.with(cell, |cell| cell.acked.iter().filter(|a| !a.committed).cloned().collect())

@@ -4,7 +4,9 @@ use proptest::test_runner::{Config, TestRunner};
 use proptest::{prelude::*, sample::subsequence};
 use wire::brick::{Again, Change};
 use wire::chunk::ChunkKey;
-use wire::map::MemberState::{Offline, Serving};
+use wire::map::MemberState::{Offline, Serving, Syncing};
+use wire::net::CallError;
+use wire::status::Status;
 
 use crate::support::{CHAIN, Cluster, key};
 
@@ -139,13 +141,76 @@ async fn a_copy_does_not_have_what_its_giver_lost() {
         cluster.write(K(), byte, b"N").await;
     }
     cluster.up(1).await;
-    cluster.namespace.set_chain(CHAIN, &[(0, Serving), (1, wire::map::MemberState::Syncing)]);
+    cluster.namespace.set_chain(CHAIN, &[(0, Serving), (1, Syncing)]);
     cluster.until_equal(0, 1).await;
     cluster.until_readable(&[0, 1]).await;
     cluster.namespace.set_chain(CHAIN, &[(1, Serving), (0, Serving)]);
     cluster.until_readable(&[0, 1]).await;
     sent.again(&cluster).await;
     cluster.expect(b"lost--NNN-").await;
+}
+
+/// All have lost the whole chunk, and a hole is made where it was: the hole stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hole_in_what_is_lost_stays() {
+    let mut cluster = Cluster::pair().await;
+    let mut older = Sent::write(&cluster, 0, &[7; 20_000]).await;
+    cluster.restart(&[0, 1]).await;
+    assert!(cluster.holds(0).await.is_empty());
+    cluster.change(K(), Change::Punch { offset: 100, len: 10_000 }, &[]).await;
+    older.again(&cluster).await;
+    let mut wanted = vec![7; 20_000];
+    wanted[100..10_100].fill(0);
+    cluster.expect(&wanted).await;
+    // Also where nothing was sent again before bricks start once more.
+    cluster.change(key(2, 0), Change::Punch { offset: 100, len: 10_000 }, &[]).await;
+    cluster.commit_all().await;
+    cluster.restart(&[0]).await;
+    cluster.restart(&[0, 1]).await;
+    cluster.until_equal(0, 1).await;
+    assert!(cluster.read(1, key(2, 0), 0, 20_000).await.is_empty());
+}
+
+/// Bricks are killed twice before it is sent again. Who wrote alone loses nothing; where others have made something durable in between, that
+/// stays, and the one who comes late is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_after_two_losses_undoes_nothing() {
+    for others_wrote in [false, true] {
+        let mut cluster = Cluster::pair().await;
+        cluster.write(K(), 0, b"----------").await;
+        cluster.commit_all().await;
+        let mut older = Sent::write(&cluster, 2, b"older").await;
+        cluster.restart(&[0, 1]).await;
+        if others_wrote {
+            cluster.write(K(), 0, b"newer").await;
+        }
+        cluster.commit_all().await;
+        cluster.restart(&[0, 1]).await;
+        if others_wrote {
+            let (writer, again) = (cluster.writer(), Some(older.again.clone()));
+            let late = cluster.try_change_again(K(), writer, older.change, &older.data, again).await;
+            assert!(matches!(late, Err(CallError::Status(Status::Overtaken))), "{late:?}");
+            cluster.expect(b"newer-----").await;
+        } else {
+            older.again(&cluster).await;
+            cluster.expect(b"--older---").await;
+        }
+    }
+}
+
+/// Bricks are killed, it is found to be there, and they are killed again: that it was found does not make it younger.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_found_stays_beneath_what_came_later() {
+    let mut cluster = Cluster::pair().await;
+    let mut older = Sent::write(&cluster, 0, b"older bytes").await;
+    cluster.write(K(), 2, b"newer").await;
+    cluster.commit_all().await;
+    for round in 0..3 {
+        cluster.restart(&[0, 1]).await;
+        cluster.write(K(), 20 + round, b"not durable").await;
+        older.again(&cluster).await;
+        cluster.expect(b"olnewerytes").await;
+    }
 }
 
 /// Some write, some bricks are killed, some write again, and all send again what may be lost, in any order, while the head may change:

@@ -345,7 +345,7 @@ impl Cluster {
     }
 
     /// `again`: when it was acknowledged first.
-    async fn try_change_again(
+    pub async fn try_change_again(
         &self,
         key: ChunkKey,
         writer: WriterId,
