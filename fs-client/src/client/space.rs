@@ -18,6 +18,8 @@ use crate::locked;
 
 /// Chunks changed at the same time.
 const BATCH: usize = 32;
+/// A hole of at most so many chunks is made also in those that do not exist: bricks may have lost one that somebody sends again, beneath the hole.
+const FEW_CHUNKS: u64 = 64;
 /// Bytes read at once when copying; with what writing behind keeps, all the memory it takes.
 const COPY_BYTES: u64 = 4 << 20;
 
@@ -192,7 +194,12 @@ impl Shared {
         let layout = locked(&inode.state).attr.layout;
         let chunk_bytes = u64::from(layout.chunk_bytes.max(1));
         let until = end.div_ceil(chunk_bytes);
-        let mut survey = Survey::begin(self, inode.ino, layout, start / chunk_bytes, until).await?;
+        // The first chunk that was not looked at.
+        let mut next = start / chunk_bytes;
+        let mut survey = match until - next {
+            ..=FEW_CHUNKS => None,
+            _ => Some(Survey::begin(self, inode.ino, layout, next, until).await?),
+        };
         {
             // A hole where there was none before is a change all the same.
             let mut state = locked(&inode.state);
@@ -213,16 +220,17 @@ impl Shared {
             state.held.cut(from.max(start), to.min(end));
             self.account_held(kept, state.held.cost());
         };
-        // The first chunk that was not looked at.
-        let mut next = start / chunk_bytes;
         loop {
             let mut chunks = Vec::new();
             while chunks.len() < BATCH
-                && let Some(chunk) = survey.next().await?
+                && let Some(index) = match &mut survey {
+                    Some(survey) => survey.next().await?.map(|chunk| chunk.index),
+                    None => Some(next).filter(|index| *index < until),
+                }
             {
-                forget(next * chunk_bytes, chunk.index * chunk_bytes);
-                next = chunk.index + 1;
-                chunks.push(chunk.index);
+                forget(next * chunk_bytes, index * chunk_bytes);
+                next = index + 1;
+                chunks.push(index);
             }
             if chunks.is_empty() {
                 forget(next.saturating_mul(chunk_bytes), end);
