@@ -127,8 +127,6 @@ pub struct Lineages {
     blind_until: Option<Instant>,
     /// Until when copies matter that were taken from others which may have lost something.
     doubtful_until: Option<Instant>,
-    /// How often something was done again without it being certain that it is lost.
-    doubts: u64,
 }
 
 impl Lineages {
@@ -144,7 +142,6 @@ impl Lineages {
             cost: 0,
             blind_until: None,
             doubtful_until: None,
-            doubts: 0,
         }
     }
 
@@ -165,7 +162,7 @@ impl Lineages {
     /// # Errors
     /// [`InDoubt`].
     pub fn judge(
-        &mut self,
+        &self,
         key: ChunkKey,
         again: &Again,
         range: Range<u32>,
@@ -176,7 +173,6 @@ impl Lineages {
         let there = |range| vec![Part { range, there_at: Some(again.version) }];
         let lost = |range| vec![Part { range, there_at: None }];
         if self.is_blind(now) {
-            self.doubts += 1;
             return Ok(lost(range));
         }
         // A copy that is at `at`, and has all up to there that `of` took over.
@@ -204,12 +200,6 @@ impl Lineages {
                 }
             }
         }
-    }
-
-    /// How often something was done again without it being certain that it is lost.
-    #[cfg(test)]
-    pub fn doubts(&self) -> u64 {
-        self.doubts
     }
 
     /// Whether this life would not vouch for its changes if it ended now.
@@ -461,7 +451,7 @@ mod tests {
 
     /// What of ten bytes is lacking that these took over at that version, where the chunk is at `now_at`.
     fn lacks(
-        lineages: &mut Lineages,
+        lineages: &Lineages,
         version: u64,
         took: &[(BrickId, BootId)],
         now_at: u64,
@@ -488,26 +478,22 @@ mod tests {
         let mut lineages = lineages(start);
         let lost = [ALL];
         for now_at in [7, 9] {
-            assert_eq!(lacks(&mut lineages, 7, &[OTHER, BEFORE], now_at, start), NOTHING);
-            assert_eq!(lacks(&mut lineages, 7, &[OTHER], now_at, start), NOTHING, "of the same era");
-            assert_eq!(lacks(&mut lineages, 7, &[OTHER], now_at, start + REMEMBERED_FOR), NOTHING);
+            assert_eq!(lacks(&lineages, 7, &[OTHER, BEFORE], now_at, start), NOTHING);
+            assert_eq!(lacks(&lineages, 7, &[OTHER], now_at, start), NOTHING, "of the same era");
+            assert_eq!(lacks(&lineages, 7, &[OTHER], now_at, start + REMEMBERED_FOR), NOTHING);
         }
-        assert_eq!(lacks(&mut lineages, 7, &[BEFORE], 6, start), lost);
-        assert_eq!(lacks(&mut lineages, 7, &[NOW], 2, start), NOTHING, "removed since");
+        assert_eq!(lacks(&lineages, 7, &[BEFORE], 6, start), lost);
+        assert_eq!(lacks(&lineages, 7, &[NOW], 2, start), NOTHING, "removed since");
         change(&mut lineages, 4..6, 6, start);
-        assert_eq!(
-            lacks(&mut lineages, 7, &[BEFORE], 7, start),
-            [0..4, 6..10],
-            "others have come as far since"
-        );
-        assert_eq!(lacks(&mut lineages, 6, &[BEFORE], 7, start), NOTHING);
-        assert_eq!(lacks(&mut lineages, 6, &[OTHER], 7, start), NOTHING);
+        assert_eq!(lacks(&lineages, 7, &[BEFORE], 7, start), [0..4, 6..10], "others have come as far since");
+        assert_eq!(lacks(&lineages, 6, &[BEFORE], 7, start), NOTHING);
+        assert_eq!(lacks(&lineages, 6, &[OTHER], 7, start), NOTHING);
         assert_eq!(lineages.floor(KEY, at(9), start).map(|floor| floor.version), Some(at(6)));
         lineages.cut(KEY, 8, at(8), start);
-        assert_eq!(lacks(&mut lineages, 7, &[BEFORE], 9, start), [0..4, 6..8]);
+        assert_eq!(lacks(&lineages, 7, &[BEFORE], 9, start), [0..4, 6..8]);
         assert_eq!(lineages.next(KEY, at(8), start), at(9));
         lineages.cut(KEY, 0, at(9), start);
-        assert_eq!(lacks(&mut lineages, 7, &[BEFORE], 1, start), NOTHING, "removed since");
+        assert_eq!(lacks(&lineages, 7, &[BEFORE], 1, start), NOTHING, "removed since");
         assert_eq!(lineages.next(KEY, at(0), start), at(10), "no number comes twice");
     }
 
@@ -516,11 +502,11 @@ mod tests {
         let start = Instant::now();
         let mut lineages = lineages(start);
         lineages.taken(KEY, Some(whole(3)), at(9), start);
-        assert_eq!(lacks(&mut lineages, 4, &[NOW], 9, start), [ALL], "that one had lost it");
-        assert_eq!(lacks(&mut lineages, 3, &[OTHER], 9, start), NOTHING);
+        assert_eq!(lacks(&lineages, 4, &[NOW], 9, start), [ALL], "that one had lost it");
+        assert_eq!(lacks(&lineages, 3, &[OTHER], 9, start), NOTHING);
         lineages.taken(KEY, None, at(9), start);
-        assert_eq!(lacks(&mut lineages, 9, &[OTHER], 9, start), NOTHING, "that one had everything");
-        assert_eq!(lacks(&mut lineages, 10, &[OTHER], 10, start), [ALL]);
+        assert_eq!(lacks(&lineages, 9, &[OTHER], 9, start), NOTHING, "that one had everything");
+        assert_eq!(lacks(&lineages, 10, &[OTHER], 10, start), [ALL]);
         let later = start + REMEMBERED_FOR;
         lineages.taken(KEY, None, at(9), later);
         assert!(lineages.kept.is_empty() && lineages.of(KEY, at(9), later).is_none());
@@ -535,7 +521,7 @@ mod tests {
             let floor = lineages.floor(KEY, at(7), start);
             lineages.changed(KEY, &Changed { range, made: at(version), first }, floor, start);
         }
-        let mut judge = |version| {
+        let judge = |version| {
             let again = Again { version: at(version), first: at(version), took: vec![BEFORE] };
             let parts = lineages.judge(KEY, &again, 0..10, at(12), start).unwrap();
             parts.into_iter().map(|part| (part.range, part.there_at.map(|at| at.0))).collect::<Vec<_>>()
@@ -555,15 +541,15 @@ mod tests {
         let start = Instant::now();
         let mut lineages = lineages(start);
         let version = |era: u64, number| at(era << ERA_BITS | number);
-        let judge = |lineages: &mut Lineages, took, made, now_at| {
+        let judge = |lineages: &Lineages, took, made, now_at| {
             let again = Again { version: made, first: made, took: vec![took] };
             lineages.judge(KEY, &again, 0..10, now_at, start).map(bare)
         };
-        assert_eq!(judge(&mut lineages, OTHER, version(3, 7), version(3, 7)), Ok(Vec::new()));
-        assert_eq!(judge(&mut lineages, OTHER, version(3, 7), version(3, 6)), Ok([ALL].to_vec()));
-        assert_eq!(judge(&mut lineages, OTHER, version(3, 7), version(2, 9)), Ok([ALL].to_vec()));
-        assert_eq!(judge(&mut lineages, OTHER, version(3, 7), version(4, 1)), Err(InDoubt));
-        assert_eq!(judge(&mut lineages, BEFORE, version(3, 7), version(4, 1)), Ok(Vec::new()));
+        assert_eq!(judge(&lineages, OTHER, version(3, 7), version(3, 7)), Ok(Vec::new()));
+        assert_eq!(judge(&lineages, OTHER, version(3, 7), version(3, 6)), Ok([ALL].to_vec()));
+        assert_eq!(judge(&lineages, OTHER, version(3, 7), version(2, 9)), Ok([ALL].to_vec()));
+        assert_eq!(judge(&lineages, OTHER, version(3, 7), version(4, 1)), Err(InDoubt));
+        assert_eq!(judge(&lineages, BEFORE, version(3, 7), version(4, 1)), Ok(Vec::new()));
         // This life's own.
         assert_eq!(lineages.next(KEY, version(4, 1), start), version(5, 1));
         assert_eq!(lineages.next(KEY, version(6, 1), start), version(6, 2), "its clock was set back");
@@ -571,14 +557,10 @@ mod tests {
         let change = |range| Changed { range, made: version(5, 1), first: None };
         lineages.changed(KEY, &change(0..6), floor, start);
         assert_eq!(lineages.next(KEY, version(5, 1), start), version(5, 2));
-        assert_eq!(judge(&mut lineages, OTHER, version(3, 7), version(5, 1)), Err(InDoubt));
-        assert_eq!(judge(&mut lineages, OTHER, version(4, 2), version(5, 1)), Ok(vec![6..10; 1]));
+        assert_eq!(judge(&lineages, OTHER, version(3, 7), version(5, 1)), Err(InDoubt));
+        assert_eq!(judge(&lineages, OTHER, version(4, 2), version(5, 1)), Ok(vec![6..10; 1]));
         lineages.changed(KEY, &change(6..10), floor, start);
-        assert_eq!(
-            judge(&mut lineages, OTHER, version(3, 7), version(5, 1)),
-            Ok(Vec::new()),
-            "beneath it all"
-        );
+        assert_eq!(judge(&lineages, OTHER, version(3, 7), version(5, 1)), Ok(Vec::new()), "beneath it all");
         // The first life of a brick has lost nothing.
         let first = Beginning { boot: NOW.1, is_first: true, vouching: None, began_ms: 5 };
         assert_eq!(Lineages::new(ME, first, start).next(KEY, at(0), start), at(1));
@@ -600,8 +582,8 @@ mod tests {
         let start = Instant::now();
         let mut lineages = lineages(start);
         lineages.raised(KEY, at(2), start);
-        assert_eq!(lacks(&mut lineages, 3, &[BEFORE], 5, start), [ALL]);
-        assert_eq!(lacks(&mut lineages, 2, &[BEFORE], 5, start), NOTHING);
+        assert_eq!(lacks(&lineages, 3, &[BEFORE], 5, start), [ALL]);
+        assert_eq!(lacks(&lineages, 2, &[BEFORE], 5, start), NOTHING);
     }
 
     fn new_run(from: u32, to: u32) -> Run {
@@ -637,9 +619,9 @@ mod tests {
             lineages.taken(key, Some(Lineage::default()), at(1), end);
         }
         assert!(lineages.cost <= MOST && lineages.kept.len() <= MOST / OF_A_LINEAGE);
-        assert_eq!(lacks(&mut lineages, 7, &[NOW], 9, end), [ALL]);
+        assert_eq!(lacks(&lineages, 7, &[NOW], 9, end), [ALL]);
         assert_eq!(lineages.of(KEY, at(9), end), Some(Lineage::default()));
-        assert_eq!(lacks(&mut lineages, 7, &[NOW], 9, end + REMEMBERED_FOR), NOTHING);
+        assert_eq!(lacks(&lineages, 7, &[NOW], 9, end + REMEMBERED_FOR), NOTHING);
     }
 
     #[test]

@@ -184,7 +184,6 @@ impl Cluster {
             endpoint,
             config,
         }));
-        lock(&self.world.lineages).push(brick.lineages.clone());
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for work in background::loops(&brick, &stopped) {

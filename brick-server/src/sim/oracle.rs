@@ -121,11 +121,6 @@ impl Oracle {
         });
     }
 
-    /// Whether what is seen of the cell is uncertain: all write it, and what was done in doubt may have undone another's.
-    fn is_uncertain(&self, (_, offset): CellId) -> bool {
-        offset == SHARED && self.world.in_doubt()
-    }
-
     fn is_kept(&self, acked: &Acked) -> bool {
         acked.committed || acked.holders.members.iter().any(|h| self.world.kept(h.brick, h.boot, acked.at))
     }
@@ -151,9 +146,6 @@ impl Oracle {
     ) {
         let crashes = self.world.crash_count();
         let now = Instant::now();
-        if self.is_uncertain(cell) {
-            return;
-        }
         self.with(cell, |state| {
             let place = || format!("cell {cell:?} at version {version} of brick {from}, {now:?}");
             assert!(value <= state.invoked, "{value} was never written: {}", place());
@@ -183,9 +175,6 @@ impl Oracle {
     pub fn at_rest(&self, read: impl Fn(CellId) -> u64) {
         for (id, cell) in lock(&self.cells).iter() {
             let value = read(*id);
-            if self.is_uncertain(*id) {
-                continue;
-            }
             assert!(!cell.forbidden.contains_key(&value), "{value} of {id:?} was refused, and stays");
             if let Some(last) = cell.acked.iter().filter(|a| a.committed).map(|a| a.value).max() {
                 assert!(value >= last, "{id:?} ends with {value}, committed was {last}");

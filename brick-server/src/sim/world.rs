@@ -11,7 +11,6 @@ use wire::id::{BootId, BrickId, NodeId};
 use wire::net::{Fate, Identity, Weather};
 
 use crate::brick::lock;
-use crate::chain::lineages::Lineages;
 
 /// Numbers from a seed: SplitMix64.
 #[derive(Debug)]
@@ -137,8 +136,6 @@ pub struct World {
     heads: Mutex<Vec<(u64, Option<BrickId>)>>,
     /// How often a brick lost its memory, or served again without it.
     pub crashes: AtomicU64,
-    /// Of all lives.
-    pub lineages: Mutex<Vec<Arc<Mutex<Lineages>>>>,
 }
 
 impl World {
@@ -156,7 +153,6 @@ impl World {
             serving: Mutex::default(),
             heads: Mutex::default(),
             crashes: AtomicU64::new(0),
-            lineages: Mutex::default(),
         })
     }
 
@@ -229,11 +225,6 @@ impl World {
 
     pub fn crash_count(&self) -> u64 {
         self.crashes.load(Ordering::Relaxed)
-    }
-
-    /// Whether something was done again without it being certain that it was lost: what others have written may be undone then.
-    pub fn in_doubt(&self) -> bool {
-        lock(&self.lineages).iter().any(|lineages| lock(lineages).doubts() > 0)
     }
 
     pub fn born(&self, brick: BrickId, boot: BootId) {
