@@ -33,8 +33,8 @@
 //! A life in which copies were taken from others that may have lost something does not vouch for its changes after its end, for as long as
 //! lineages are kept: that is noted on the disk ([`crate::store::lives`]).
 //!
-//! Bricks may start more than once before a change is sent again. A life begins the number of its first change of each chunk with the time: its
-//! *era*. Copies of the era of a change, or of an earlier one, say by their version whether they have it
+//! Bricks may start more than once before a change is sent again. The first change of a chunk in a life, and of a copy whose giver may have lost
+//! something, is numbered by the time at which that life began, or the copy was given: its *era*. Copies of the era of a change, or of an earlier one, say by their version whether they have it
 //! (`an_era_says_whether_somebody_wrote_since`). If somebody has written to the chunk in a later era, nobody knows where: it is refused, and
 //! its writer is told that it may be lost. What was never made durable may be lost; what was may not be undone.
 
@@ -107,6 +107,8 @@ pub struct Part {
 #[derive(Debug)]
 struct Kept {
     lineage: Lineage,
+    /// Versions made on this copy are above this.
+    era: ChunkVersion,
     until: Instant,
 }
 
@@ -117,8 +119,8 @@ pub struct Lineages {
     me: (BrickId, BootId),
     /// The life before.
     before: (BrickId, BootId),
-    /// Versions of this life are above this.
-    era: ChunkVersion,
+    is_first: bool,
+    began_ms: u64,
     kept: HashMap<ChunkKey, Kept>,
     /// The highest version of a chunk that was removed: those of one that is made anew begin above it.
     removed: ChunkVersion,
@@ -136,7 +138,8 @@ impl Lineages {
             began: now,
             me: (brick, life.boot),
             before: (brick, life.vouching.unwrap_or(BootId(0))),
-            era: ChunkVersion(if life.is_first { 0 } else { life.began_ms << ERA_BITS }),
+            is_first: life.is_first,
+            began_ms: life.began_ms,
             kept: HashMap::new(),
             removed: ChunkVersion(0),
             cost: 0,
@@ -229,18 +232,30 @@ impl Lineages {
     /// The version that a change makes of `base`; 0: the chunk is new. The first one of a life begins an era.
     pub fn next(&self, key: ChunkKey, base: ChunkVersion, now: Instant) -> ChunkVersion {
         let least = if base.0 == 0 { self.removed } else { base };
-        let begins = self.is_young(now) && self.find(key, now).is_none();
-        ChunkVersion(1 + if begins { least.max(self.era) } else { least }.0)
+        let kept = self.kept.get(&key).filter(|kept| now < kept.until);
+        let era = kept.map(|kept| kept.era).or(self.is_young(now).then(|| self.era()));
+        ChunkVersion(1 + least.max(era.unwrap_or_default()).0)
+    }
+
+    /// The era of changes of what came from the disk: the first life of a brick has lost nothing.
+    fn era(&self) -> ChunkVersion {
+        ChunkVersion(if self.is_first { 0 } else { self.began_ms << ERA_BITS })
+    }
+
+    /// The era of changes of what is given by others now.
+    fn era_now(&self, now: Instant) -> ChunkVersion {
+        let lived = now.saturating_duration_since(self.began).as_millis() as u64;
+        ChunkVersion((self.began_ms + lived) << ERA_BITS)
     }
 
     /// Whether something may be sent again that is lost and not there: then also a hole where nothing is has to be known.
     pub fn keeps_traces(&self, key: ChunkKey, now: Instant) -> bool {
-        self.find(key, now).is_some() || self.is_young(now) && self.era.0 > 0
+        self.find(key, now).is_some() || self.is_young(now) && !self.is_first
     }
 
     /// The floor of a chunk at version `base` that is about to be changed by the head, if its lineage is kept.
     pub fn floor(&self, key: ChunkKey, base: ChunkVersion, now: Instant) -> Option<Floor> {
-        let of_disk = Floor { version: base, of: Some(self.before) };
+        let of_disk = Floor { version: base, of: Some(self.before).filter(|_| !self.is_first) };
         self.find(key, now).map(|lineage| lineage.floor).or(self.is_young(now).then_some(of_disk))
     }
 
@@ -248,7 +263,7 @@ impl Lineages {
     pub fn changed(&mut self, key: ChunkKey, change: &Changed, floor: Option<Floor>, now: Instant) {
         if self.find(key, now).is_none() {
             let Some(floor) = floor else { return };
-            self.put(key, Lineage { floor, written: Vec::new() }, now);
+            self.put(key, Lineage { floor, written: Vec::new() }, self.era(), now);
         }
         let Some(kept) = self.kept.get_mut(&key) else { return };
         let written = &mut kept.lineage.written;
@@ -274,7 +289,7 @@ impl Lineages {
         if self.find(key, now).is_none()
             && let Some(floor) = self.floor(key, base, now)
         {
-            self.put(key, Lineage { floor, written: Vec::new() }, now);
+            self.put(key, Lineage { floor, written: Vec::new() }, self.era(), now);
         }
     }
 
@@ -295,9 +310,11 @@ impl Lineages {
     /// A copy was taken whole, at `version`, with what is known of it; nothing: that it has everything.
     pub fn taken(&mut self, key: ChunkKey, lineage: Option<Lineage>, version: ChunkVersion, now: Instant) {
         self.remove(key);
-        let everything = || Lineage { floor: Floor { version, of: None }, written: Vec::new() };
-        if let Some(lineage) = lineage.or_else(|| self.is_young(now).then(everything)) {
-            self.put(key, lineage, now);
+        if let Some(lineage) = lineage {
+            self.put(key, lineage, self.era_now(now), now);
+        } else if self.is_young(now) {
+            let everything = Lineage { floor: Floor { version, of: None }, written: Vec::new() };
+            self.put(key, everything, self.era(), now);
         }
     }
 
@@ -307,13 +324,16 @@ impl Lineages {
             // Better to have too much done again than to miss something.
             return Some(Lineage::default());
         }
+        if self.is_first && self.find(key, now).is_none() {
+            return None;
+        }
         self.floor(key, version, now).map(|floor| {
             let written = self.find(key, now).map_or_else(Vec::new, |lineage| lineage.written.clone());
             Lineage { floor, written }
         })
     }
 
-    fn put(&mut self, key: ChunkKey, lineage: Lineage, now: Instant) {
+    fn put(&mut self, key: ChunkKey, lineage: Lineage, era: ChunkVersion, now: Instant) {
         self.remove(key);
         if self.is_blind(now) {
             return;
@@ -328,7 +348,7 @@ impl Lineages {
             return;
         }
         self.cost += cost;
-        self.kept.insert(key, Kept { lineage, until: now + REMEMBERED_FOR });
+        self.kept.insert(key, Kept { lineage, era, until: now + REMEMBERED_FOR });
     }
 
     fn remove(&mut self, key: ChunkKey) {
@@ -557,6 +577,15 @@ mod tests {
         let change = |range| Changed { range, made: version(5, 1), first: None };
         lineages.changed(KEY, &change(0..6), floor, start);
         assert_eq!(lineages.next(KEY, version(5, 1), start), version(5, 2));
+        let other = ChunkKey { ino: Ino(2), index: 0 };
+        lineages.taken(other, Some(Lineage::default()), version(4, 1), start + Duration::from_millis(2));
+        assert_eq!(
+            lineages.next(other, version(4, 1), start),
+            version(7, 1),
+            "its giver may have lost something"
+        );
+        lineages.taken(other, None, version(4, 1), start);
+        assert_eq!(lineages.next(other, version(4, 1), start), version(5, 1));
         assert_eq!(judge(&lineages, OTHER, version(3, 7), version(5, 1)), Err(InDoubt));
         assert_eq!(judge(&lineages, OTHER, version(4, 2), version(5, 1)), Ok(vec![6..10; 1]));
         lineages.changed(KEY, &change(6..10), floor, start);

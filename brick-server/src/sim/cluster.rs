@@ -107,7 +107,9 @@ struct Cluster {
     running: BTreeMap<u32, Running>,
     graves: Vec<Serving>,
     boots: u64,
-    /// The last one of each brick.
+    /// When the run began.
+    begun: Instant,
+    /// The last life of each brick.
     lives: BTreeMap<u32, BootId>,
     shared_sessions: Arc<AtomicU64>,
 }
@@ -171,8 +173,7 @@ impl Cluster {
                 boot,
                 is_first: !lock(&self.disks).contains_key(&number),
                 vouching: before,
-                // No two begin at once.
-                began_ms: self.boots,
+                began_ms: self.begun.elapsed().as_millis() as u64 + 1,
             },
             lives: None,
             seen: None,
@@ -380,6 +381,7 @@ async fn story(plan: Plan) -> Done {
         running: BTreeMap::new(),
         graves: Vec::new(),
         boots: 0,
+        begun: Instant::now(),
         lives: BTreeMap::new(),
         shared_sessions: Arc::new(AtomicU64::new(CLIENTS.into())),
     };
