@@ -25,7 +25,7 @@
 //!    (`laws_of_what_is_written_since`).
 //! 3. Versions of a chunk that is made anew begin above those of all that this life has removed (`what_is_there_is_not_done_again`).
 //! 4. Nor does a copy have more because its number was raised to be above another one's (`a_number_is_no_content`).
-//! 5. The members of a chain keep the same lineages: the head passes its floor on with each change (`members_keep_what_the_head_keeps`), and
+//! 5. The members of a chain keep the same lineages: the head passes its floor on with each change, and who has no lineage gets it with a copy (`members_keep_what_the_head_keeps`), and
 //!    its lineage with each copy (`what_was_given_is_known_to_the_giver`).
 //! 6. Clients find out within [`AGAIN_WITHIN`] and then ask no more. After [`REMEMBERED_FOR`] a lineage is forgotten; beyond [`MOST`] of them
 //!    nothing is known for as long, and what is sent again is done (`in_the_end_nothing_is_known`).
@@ -257,6 +257,11 @@ impl Lineages {
     pub fn floor(&self, key: ChunkKey, base: ChunkVersion, now: Instant) -> Option<Floor> {
         let of_disk = Floor { version: base, of: Some(self.before).filter(|_| !self.is_first) };
         self.find(key, now).map(|lineage| lineage.floor).or(self.is_young(now).then_some(of_disk))
+    }
+
+    /// Whether a member that is as the head was at `base` has the head's lineage, which has this floor, or it has only begun.
+    pub fn can_follow(&self, key: ChunkKey, base: ChunkVersion, floor: Floor, now: Instant) -> bool {
+        floor.version == base || self.find(key, now).is_some()
     }
 
     /// A chunk was changed; `floor`: what [`Lineages::floor`] said before, at the head.
@@ -511,10 +516,11 @@ mod tests {
         assert_eq!(lineages.floor(KEY, at(9), start).map(|floor| floor.version), Some(at(6)));
         lineages.cut(KEY, 8, at(8), start);
         assert_eq!(lacks(&lineages, 7, &[BEFORE], 9, start), [0..4, 6..8]);
-        assert_eq!(lineages.next(KEY, at(8), start), at(9));
-        lineages.cut(KEY, 0, at(9), start);
+        let above = at((5 << ERA_BITS) + 1);
+        assert_eq!(lineages.next(KEY, at(8), start), above);
+        lineages.cut(KEY, 0, above, start);
         assert_eq!(lacks(&lineages, 7, &[BEFORE], 1, start), NOTHING, "removed since");
-        assert_eq!(lineages.next(KEY, at(0), start), at(10), "no number comes twice");
+        assert_eq!(lineages.next(KEY, at(0), start), at(above.0 + 1), "no number comes twice");
     }
 
     #[test]
@@ -630,6 +636,11 @@ mod tests {
             member.changed(KEY, &new(range), floor, later);
         }
         assert_eq!(member.of(KEY, at(9), later), head.of(KEY, at(9), later));
+        // Who has lost it gets it with a copy.
+        let floor = head.floor(KEY, at(9), later).unwrap();
+        assert!(member.can_follow(KEY, at(9), floor, later));
+        assert!(!lineages(later).can_follow(KEY, at(9), floor, later));
+        assert!(lineages(later).can_follow(KEY, at(6), floor, later), "it has only begun");
         let wanted = [new_run(0, 6), new_run(8, 12)];
         assert_eq!(member.of(KEY, at(9), later).map(|lineage| lineage.written), Some(wanted.to_vec()));
     }

@@ -61,7 +61,9 @@ pub async fn forward(brick: &Brick, map: MapEpoch, call: Call, payload: Bytes) -
         return Ok(done(header.version, header.delta_blocks));
     }
     let serving = place.chain()?.state_of(brick.id) == Some(MemberState::Serving);
-    if version != base {
+    // A lineage that the head keeps and this brick does not comes with a copy.
+    let knows = floor.is_none_or(|floor| lock(&brick.lineages).can_follow(key, base, floor, Instant::now()));
+    if version != base || !knows {
         if serving {
             // Others may have more, or less.
             brick.mark(key, chain, to);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use brickyard_fs_client::{ClientConfig, Error, FallocateMode, OpenOptions};
 use rustix::io::Errno;
 use wire::brick::BrickRequest;
+use wire::chunk::DEFAULT_CHUNK_BYTES;
 use wire::id::{BrickId, Ino};
 use wire::map::MemberState;
 use wire::meta::{Access, AttrChanges, FsRequest, Name, NewInode};
@@ -384,12 +385,15 @@ async fn a_hole_that_fails_forgets_nothing() {
     let data = pattern(1, 300_000);
     client.write_at(&file, 0, &data).await.unwrap();
     client.flush(&file).await.unwrap();
+    // A short hole is made without asking which chunks there are.
+    let long = 70 * u64::from(DEFAULT_CHUNK_BYTES);
+    client.fallocate(&file, FallocateMode::Allocate { keep_size: false }, 0, long).await.unwrap();
     cluster.world.fault(|_, request| {
         let commits = matches!(request, BrickRequest::Commit);
         let lists = matches!(request, BrickRequest::ListFile { .. } | BrickRequest::Extents { .. });
         (commits || lists).then_some(Fault::Refuse(Status::Busy))
     });
-    assert!(client.fallocate(&file, FallocateMode::PunchHole, 100_000, 100_000).await.is_err());
+    assert!(client.fallocate(&file, FallocateMode::PunchHole, 100_000, long).await.is_err());
     for brick in 0..3 {
         cluster.world.restart(BrickId(brick));
     }
