@@ -259,9 +259,10 @@ impl Lineages {
         self.find(key, now).map(|lineage| lineage.floor).or(self.is_young(now).then_some(of_disk))
     }
 
-    /// Whether a member that is as the head was at `base` has the head's lineage, which has this floor, or it has only begun.
+    /// Whether a member that is as the head was at `base` has the head's lineage, which has this floor, or it has only begun. One that knows
+    /// nothing for now would not keep it.
     pub fn can_follow(&self, key: ChunkKey, base: ChunkVersion, floor: Floor, now: Instant) -> bool {
-        floor.version == base || self.find(key, now).is_some()
+        floor.version == base || self.find(key, now).is_some() || self.is_blind(now)
     }
 
     /// A chunk was changed; `floor`: what [`Lineages::floor`] said before, at the head.
@@ -660,6 +661,7 @@ mod tests {
         }
         assert!(lineages.cost <= MOST && lineages.kept.len() <= MOST / OF_A_LINEAGE);
         assert_eq!(lacks(&lineages, 7, &[NOW], 9, end), [ALL]);
+        assert!(lineages.can_follow(KEY, at(9), Floor::default(), end));
         assert_eq!(lineages.of(KEY, at(9), end), Some(Lineage::default()));
         assert_eq!(lacks(&lineages, 7, &[NOW], 9, end + REMEMBERED_FOR), NOTHING);
     }
