@@ -10,5 +10,6 @@ pub mod pace;
 pub mod pieces;
 pub mod reach;
 pub mod rules;
+pub mod runs;
 pub mod syncs;
 pub mod writers;

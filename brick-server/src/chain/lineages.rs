@@ -11,13 +11,20 @@
 //!
 //! ```text
 //!    sent again: version v,      lineage?
-//!    taken over by ...             none: by this life                              -> it has it
+//!    taken over by ...             none: by this life                               -> it has it
 //!                                        by the life before, and it is at v or later -> it has it
-//!                                        it is at v or later, and lives long        -> it has it
-//!                                        otherwise                                  -> lost, done whole
-//!                                  some: v <= floor, by the life it speaks of       -> it has it
-//!                                        otherwise                                  -> lost, done where nothing
-//!                                                                                      later was written
+//!                                        it is at v or later, and lives long         -> it has it
+//!                                        by another one: see eras below
+//!                                        otherwise                                   -> lost, done whole
+//!                                  some: v <= floor, by the life it speaks of        -> it has it
+//!                                        by another one: see eras below
+//!                                        otherwise                                   -> lost, done where nothing
+//!                                                                                       later was written
+//!    by another life, of an
+//!    era (e) before v's                                                              -> lost
+//!        that of v                                                                   -> as if by the same life
+//!        after v's                                                                   -> in doubt, refused, unless all of it
+//!                                                                                       lies beneath what was written since
 //! ```
 //!
 //! 1. What is in a copy is not done again (`what_is_there_is_not_done_again`).
@@ -25,18 +32,21 @@
 //!    (`laws_of_what_is_written_since`).
 //! 3. Versions of a chunk that is made anew begin above those of all that this life has removed (`what_is_there_is_not_done_again`).
 //! 4. Nor does a copy have more because its number was raised to be above another one's (`a_number_is_no_content`).
-//! 5. The members of a chain keep the same lineages: the head passes its floor on with each change, and who has no lineage gets it with a copy (`members_keep_what_the_head_keeps`), and
-//!    its lineage with each copy (`what_was_given_is_known_to_the_giver`).
-//! 6. Clients find out within [`AGAIN_WITHIN`] and then ask no more. After [`REMEMBERED_FOR`] a lineage is forgotten; beyond [`MOST`] of them
-//!    nothing is known for as long, and what is sent again is done (`in_the_end_nothing_is_known`).
+//! 5. The members of a chain keep the same lineages: the head passes its floor on with each change, and its lineage with each copy
+//!    (`members_keep_what_the_head_keeps`, `what_was_given_is_known_to_the_giver`). Who has no lineage gets it with a copy.
+//! 6. Clients find out within [`AGAIN_WITHIN`] and then ask no more. After [`REMEMBERED_FOR`] a lineage is forgotten; beyond [`MOST`] of
+//!    them nothing is known for as long, and what is sent again is done (`in_the_end_nothing_is_known`).
 //!
-//! A life in which copies were taken from others that may have lost something does not vouch for its changes after its end, for as long as
-//! lineages are kept: that is noted on the disk ([`crate::store::lives`]).
+//! A life in which copies were taken from others that may have lost something does not vouch for its changes after its end, for as long
+//! as lineages are kept: that is noted on the disk ([`crate::store::lives`]).
 //!
-//! Bricks may start more than once before a change is sent again. The first change of a chunk in a life, and of a copy whose giver may have lost
-//! something, is numbered by the time at which that life began, or the copy was given: its *era*. Copies of the era of a change, or of an earlier one, say by their version whether they have it
-//! (`an_era_says_whether_somebody_wrote_since`). If somebody has written to the chunk in a later era, nobody knows where: it is refused, and
-//! its writer is told that it may be lost. What was never made durable may be lost; what was may not be undone.
+//! # Eras
+//!
+//! Bricks may start more than once before a change is sent again. The first change of a chunk in a life, and of a copy whose giver may
+//! have lost something, is numbered by the time at which that life began, or the copy was given: its *era*. Copies of the era of a
+//! change, or of an earlier one, say by their version whether they have it (`an_era_says_whether_somebody_wrote_since`). If somebody has
+//! written to the chunk in a later era, nobody knows where: it is refused, and its writer is told that it may be lost. What was never
+//! made durable may be lost; what was may not be undone.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -44,9 +54,11 @@ use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wire::brick::{AGAIN_WITHIN, Again, Floor, Lineage, Run};
+use wire::brick::{AGAIN_WITHIN, Again, Floor, Lineage};
 use wire::chunk::ChunkKey;
 use wire::id::{BootId, BrickId, ChunkVersion};
+
+use crate::chain::runs::{self, Changed, Part};
 
 /// How long lineages are kept.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
@@ -54,8 +66,6 @@ pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 const MOST: usize = 1 << 22;
 /// What a lineage costs without its runs.
 const OF_A_LINEAGE: usize = 8;
-/// Runs of one chunk; if there are more, all are forgotten.
-const MOST_OF_A_CHUNK: usize = 1 << 12;
 
 const _: () = assert!(AGAIN_WITHIN.as_secs() < REMEMBERED_FOR.as_secs());
 
@@ -83,26 +93,6 @@ pub struct Beginning {
 /// Whether a change that is sent again is lost can't be told, nor what was written since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InDoubt;
-
-/// A change, as far as it matters here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changed {
-    /// Which bytes of the chunk.
-    pub range: Range<u32>,
-    /// See [`Run::made`].
-    pub made: ChunkVersion,
-    /// See [`Run::first`].
-    pub first: Option<ChunkVersion>,
-}
-
-/// A part of a change that is sent again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    /// Which bytes of the chunk.
-    pub range: Range<u32>,
-    /// Since which version they are there, or what lies above them. Nothing: they have to be done.
-    pub there_at: Option<ChunkVersion>,
-}
 
 #[derive(Debug)]
 struct Kept {
@@ -148,8 +138,12 @@ impl Lineages {
         }
     }
 
+    fn kept(&self, key: ChunkKey, now: Instant) -> Option<&Kept> {
+        self.kept.get(&key).filter(|kept| now < kept.until)
+    }
+
     fn find(&self, key: ChunkKey, now: Instant) -> Option<&Lineage> {
-        self.kept.get(&key).filter(|kept| now < kept.until).map(|kept| &kept.lineage)
+        self.kept(key, now).map(|kept| &kept.lineage)
     }
 
     fn is_blind(&self, now: Instant) -> bool {
@@ -193,14 +187,13 @@ impl Lineages {
             None => has(now_at, Some(self.before)).map(|has| if has { there(range) } else { lost(range) }),
             Some(Lineage { floor, written }) => {
                 let has = has(floor.version, floor.of);
-                let parts = || parted(written, range.clone(), (false, again.first));
-                match has {
-                    Ok(true) => Ok(there(range)),
-                    Ok(false) => Ok(parts()),
-                    // It may lie beneath what was written since in any case.
-                    Err(InDoubt) if parts().iter().all(|part| part.there_at.is_some()) => Ok(parts()),
-                    Err(InDoubt) => Err(InDoubt),
+                if has == Ok(true) {
+                    return Ok(there(range));
                 }
+                let parts = runs::parted(written, range, again.first);
+                // It may lie beneath what was written since in any case.
+                let is_beneath = || parts.iter().all(|part| part.there_at.is_some());
+                if has.is_ok() || is_beneath() { Ok(parts) } else { Err(InDoubt) }
             }
         }
     }
@@ -232,8 +225,7 @@ impl Lineages {
     /// The version that a change makes of `base`; 0: the chunk is new. The first one of a life begins an era.
     pub fn next(&self, key: ChunkKey, base: ChunkVersion, now: Instant) -> ChunkVersion {
         let least = if base.0 == 0 { self.removed } else { base };
-        let kept = self.kept.get(&key).filter(|kept| now < kept.until);
-        let era = kept.map(|kept| kept.era).or(self.is_young(now).then(|| self.era()));
+        let era = self.kept(key, now).map(|kept| kept.era).or(self.is_young(now).then(|| self.era()));
         ChunkVersion(1 + least.max(era.unwrap_or_default()).0)
     }
 
@@ -274,8 +266,8 @@ impl Lineages {
         let Some(kept) = self.kept.get_mut(&key) else { return };
         let written = &mut kept.lineage.written;
         let before = written.len();
-        *written = laid(written, change);
-        if written.len() > MOST_OF_A_CHUNK {
+        runs::lay(written, change);
+        if written.len() > runs::MOST_OF_A_CHUNK {
             written.clear();
         }
         self.cost = self.cost + written.len() - before;
@@ -368,83 +360,11 @@ fn cost_of(lineage: &Lineage) -> usize {
     OF_A_LINEAGE + lineage.written.len()
 }
 
-/// Whether these are runs that a lineage can have.
-pub fn are_in_order(written: &[Run]) -> bool {
-    written.len() <= MOST_OF_A_CHUNK
-        && written.iter().all(|run| run.from < run.to)
-        && written.windows(2).all(|two| two[0].to <= two[1].from)
-}
-
-/// What lies above what: all that was not sent again above all that was.
-fn order_of(made: ChunkVersion, first: Option<ChunkVersion>) -> (bool, ChunkVersion) {
-    (first.is_none(), first.unwrap_or(made))
-}
-
-/// The parts of a range on which something of this order or a later one lies, and those that are bare.
-fn parted(written: &[Run], range: Range<u32>, order: (bool, ChunkVersion)) -> Vec<Part> {
-    let (mut parts, mut at): (Vec<Part>, u32) = (Vec::new(), range.start);
-    let lies_above =
-        |run: &&Run| run.to > range.start && run.from < range.end && order_of(run.made, run.first) >= order;
-    for run in written.iter().filter(lies_above) {
-        if run.from > at {
-            parts.push(Part { range: at..run.from, there_at: None });
-        }
-        let covered = at.max(run.from)..run.to.min(range.end);
-        at = covered.end;
-        match parts.last_mut() {
-            Some(Part { range, there_at: Some(version) }) => {
-                range.end = covered.end;
-                *version = run.made.max(*version);
-            }
-            _ => parts.push(Part { range: covered, there_at: Some(run.made) }),
-        }
-    }
-    if at < range.end {
-        parts.push(Part { range: at..range.end, there_at: None });
-    }
-    parts
-}
-
-/// The runs with another change laid on them, where nothing later lies.
-fn laid(written: &[Run], change: &Changed) -> Vec<Run> {
-    let Changed { range, made, first } = change;
-    let bare: Vec<Range<u32>> = match first {
-        None => vec![range.clone()],
-        Some(_) => {
-            let parts = parted(written, range.clone(), order_of(*made, *first));
-            parts.into_iter().filter(|part| part.there_at.is_none()).map(|part| part.range).collect()
-        }
-    };
-    let laid = |part: &Range<u32>| Run { from: part.start, to: part.end, made: *made, first: *first };
-    let mut runs: Vec<Run> = bare.iter().map(laid).collect();
-    for run in written {
-        let mut from = run.from;
-        for part in bare.iter().filter(|part| part.end > run.from && part.start < run.to) {
-            if part.start > from {
-                runs.push(Run { from, to: part.start, ..*run });
-            }
-            from = part.end;
-        }
-        if from < run.to {
-            runs.push(Run { from, ..*run });
-        }
-    }
-    runs.sort_unstable_by_key(|run| run.from);
-    runs.dedup_by(|next, last| {
-        let joined = last.to == next.from && last.first == next.first;
-        if joined {
-            last.to = next.to;
-            last.made = last.made.max(next.made);
-        }
-        joined
-    });
-    runs
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
+    use wire::brick::Run;
     use wire::id::Ino;
 
     use super::*;
@@ -670,7 +590,7 @@ mod tests {
     fn a_chunk_of_many_runs_is_forgotten() {
         let start = Instant::now();
         let mut lineages = lineages(start);
-        for number in 0..=MOST_OF_A_CHUNK as u32 {
+        for number in 0..=runs::MOST_OF_A_CHUNK as u32 {
             change(&mut lineages, 2 * number..2 * number + 1, 1, start);
         }
         assert_eq!(lineages.of(KEY, at(9), start).map(|lineage| lineage.written), Some(Vec::new()));
@@ -710,7 +630,7 @@ mod tests {
                     model[byte as usize] = model[byte as usize].max(order);
                 }
                 let lineage = lineages.of(KEY, at(0), now).unwrap_or_default();
-                prop_assert!(are_in_order(&lineage.written));
+                prop_assert!(runs::are_in_order(&lineage.written));
                 prop_assert_eq!(lineages.cost, cost_of(&lineage));
                 let mut shown = [0u64; 80];
                 for run in lineage.written {

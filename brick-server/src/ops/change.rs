@@ -26,8 +26,9 @@ use wire::net::{CallError, Delivery};
 use wire::status::{FsError, Status};
 
 use crate::brick::{Brick, Place, lock, version_of};
-use crate::chain::lineages::{Changed, InDoubt, Part};
+use crate::chain::lineages::InDoubt;
 use crate::chain::rules::Wish;
+use crate::chain::runs::{Changed, Part};
 use crate::chain::writers::Answer;
 use crate::error::status_of;
 use crate::ops::{copy, repair};

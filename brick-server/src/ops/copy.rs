@@ -13,8 +13,8 @@ use wire::net::CallError;
 use wire::status::Status;
 
 use crate::brick::{Brick, Place, lock};
-use crate::chain::lineages;
 use crate::chain::pieces::{self, Digest};
+use crate::chain::runs;
 use crate::error::status_of;
 use crate::ops::assembly::Assembly;
 use crate::ops::{inspect, patch, repair};
@@ -89,7 +89,7 @@ async fn their_pieces(
     let request = BrickRequest::Pieces { chain: place.chain, key, blocks_of };
     match brick.ask(place, member, request, Bytes::new()).await {
         Ok((BrickReply::Pieces { chunk, digests, lineage }, _))
-            if lineage.as_ref().is_none_or(|lineage| lineages::are_in_order(&lineage.written)) =>
+            if lineage.as_ref().is_none_or(|lineage| runs::are_in_order(&lineage.written)) =>
         {
             Ok(Theirs { chunk, digests, lineage })
         }

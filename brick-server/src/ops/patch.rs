@@ -16,8 +16,8 @@ use wire::map::MemberState;
 use wire::status::Status;
 
 use crate::brick::{Brick, lock, version_of};
-use crate::chain::lineages;
 use crate::chain::rules::Wish;
+use crate::chain::runs;
 use crate::config::{STAGED_CHUNKS, STAGED_FOR};
 use crate::ops::assembly::Assembly;
 use crate::store::{ChunkStore, Shrunk};
@@ -91,7 +91,7 @@ pub async fn patch(
         && end <= u64::from(MAX_CHUNK_BYTES)
         && part.to.len <= MAX_CHUNK_BYTES
         && are_in_order(&lost, part.offset, payload.len())
-        && lineage.as_ref().is_none_or(|lineage| lineages::are_in_order(&lineage.written));
+        && lineage.as_ref().is_none_or(|lineage| runs::are_in_order(&lineage.written));
     if !fits {
         return Err(Status::Malformed);
     }
