@@ -79,7 +79,7 @@ pub enum Error {
     },
     /// The log of several members could not be started.
     #[error("the namespace's log: {0}")]
-    Raft(String),
+    Log(String),
     /// The log on this disk cannot be used.
     #[error("the namespace's log: {0}")]
     Journal(#[from] crate::log::raft::journal::JournalError),

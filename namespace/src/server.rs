@@ -173,7 +173,10 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
     // Who is alone leads from the first moment.
     let leads = *namespace.log.leadership().borrow();
     let begun = match &order {
-        Order::Alone(_) => Some((leads, reign::begin(&namespace, &trims)?)),
+        Order::Alone(_) => {
+            reign::skip_inodes(&namespace).await.map_err(|status| Error::Log(status.to_string()))?;
+            Some((leads, reign::begin(&namespace, &trims)?))
+        }
         Order::Member(_) => None,
     };
     let handler = Typed::<MetaProtocol, _>::handler(Arc::new(Door(Arc::downgrade(&namespace))));

@@ -401,7 +401,7 @@ fn counters(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Node>) -
         Ok(())
     })?;
     let counters = state.get(keys::COUNTERS)?.and_then(|v| record::<Counters>(report, keys::COUNTERS, &v));
-    match counters {
+    match &counters {
         None => report.wrong(|| "the counters are missing".to_owned()),
         Some(counters) => {
             let orphans = nodes.values().filter(|n| n.orphan).count() as u64;
@@ -422,6 +422,10 @@ fn counters(state: &dyn Read, report: &mut Report, nodes: &HashMap<Ino, Node>) -
         None => report.wrong(|| "the cluster map is missing".to_owned()),
         Some(Err(error)) => report.wrong(|| error.to_string()),
         Some(Ok(map)) => {
+            let given = counters.map_or(0, |counters| counters.next_ino);
+            report.must(map.inodes_below == 0 || given <= map.inodes_below, || {
+                format!("inodes are given up to {given}, the map allows them below {}", map.inodes_below)
+            });
             if let Err(problem) = map.verify() {
                 report.wrong(|| format!("cluster map: {problem}"));
             }

@@ -127,6 +127,8 @@ pub struct ClusterMap {
     pub blocked: EndedSessions,
     /// The table that new files are laid out by.
     pub current: Option<TableVersion>,
+    /// Numbers of inodes that were given are below this; 0: it is not known how far they go.
+    pub inodes_below: u64,
 }
 
 impl ClusterMap {
@@ -141,6 +143,7 @@ impl ClusterMap {
             tables: BTreeMap::new(),
             blocked: EndedSessions::default(),
             current: None,
+            inodes_below: 0,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! mark    the first 8 bytes, little-endian, of BLAKE3, key "brickyard 2026-11 mark of a cluster map", of this:
-//! map     cluster 16 | epoch | replicas 1 | n (brick) | n (chain) | n (table) | n (ended) | current
+//! map     cluster 16 | epoch | replicas 1 | n (brick) | n (chain) | n (table) | n (ended) | current | inodes below, unless 0
 //! brick   number | number | store 16 | node 16 | length host | endpoint | boot | alive 1
 //! endpoint  0 address (QUIC) | 1 address (TLS) | 2 number
 //! address 0 ip 4 port | 1 ip 16 port
@@ -41,7 +41,7 @@ impl MapMark {
 
 /// What is hashed.
 fn form(map: &ClusterMap) -> Vec<u8> {
-    let ClusterMap { cluster, epoch, replicas, bricks, chains, tables, blocked, current } = map;
+    let ClusterMap { cluster, epoch, replicas, bricks, chains, tables, blocked, current, inodes_below } = map;
     let mut form = Form(Vec::new());
     form.bytes(&cluster.0);
     form.number(epoch.0);
@@ -75,6 +75,9 @@ fn form(map: &ClusterMap) -> Vec<u8> {
             form.number(1);
             form.number(version.0.into());
         }
+    }
+    if *inodes_below > 0 {
+        form.number(*inodes_below);
     }
     form.0
 }

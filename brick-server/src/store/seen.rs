@@ -9,6 +9,7 @@
 //! | version | since | why |
 //! |---|---|---|
 //! | 1 | 0.2.0 | the first |
+//! | 2 | 0.1.0 | how far numbers of inodes go; version 1 ends before that |
 //!
 //! 1. It is written whole beside the old one and takes its place when it is durable, so a crash leaves one of the two
 //!    (`the_newest_map_is_there_after_a_crash`).
@@ -27,7 +28,7 @@ pub const MAP_FILE: &str = "map";
 /// What is to become it.
 const NEW_FILE: &str = "map.new";
 const MAGIC: &[u8; 8] = b"BYSEENMP";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD_BYTES: usize = 16;
 
 fn encode(map: &ClusterMap) -> io::Result<Vec<u8>> {
@@ -49,16 +50,18 @@ fn decode(bytes: &[u8]) -> Result<Option<ClusterMap>, u32> {
     if !bytes.starts_with(MAGIC) {
         return Ok(None);
     }
-    match number(bytes, MAGIC.len()) {
-        Some(VERSION) => {}
+    // What a map of that version lacks at its end: nobody knew how far numbers of inodes go.
+    let lacks: &[u8] = match number(bytes, MAGIC.len()) {
+        Some(1) => &[0],
+        Some(VERSION) => &[],
         Some(later) if later > VERSION => return Err(later),
         _ => return Ok(None),
-    }
+    };
     let (Some(sum), Some(body)) = (number(bytes, 12), bytes.get(HEAD_BYTES..)) else { return Ok(None) };
     if crc32c::crc32c(body) != sum {
         return Ok(None);
     }
-    match postcard::take_from_bytes::<ClusterMap>(body) {
+    match postcard::take_from_bytes::<ClusterMap>(&[body, lacks].concat()) {
         Ok((map, [])) if map.verify().is_ok() => Ok(Some(map)),
         _ => Ok(None),
     }
@@ -159,11 +162,14 @@ mod tests {
     /// Bytes on disk, for good.
     #[test]
     fn a_noted_map_is_what_it_always_was() {
-        let mut golden = b"BYSEENMP\x01\0\0\0".to_vec();
-        let body = [vec![1; 16], vec![0xac, 2, 2, 0, 0, 0, 0, 0]].concat();
-        golden.extend(crc32c::crc32c(&body).to_le_bytes());
-        golden.extend(&body);
-        assert_eq!(encode(&map(300)).unwrap(), golden);
-        assert_eq!(decode(&golden), Ok(Some(map(300))));
+        let golden = |version: u8, ends: &[u8]| {
+            let body = [&[1; 16][..], &[0xac, 2, 2, 0, 0, 0, 0, 0], ends].concat();
+            let head = [&b"BYSEENMP"[..], &[version, 0, 0, 0], &crc32c::crc32c(&body).to_le_bytes()].concat();
+            [head, body].concat()
+        };
+        let map = ClusterMap { inodes_below: 300, ..map(300) };
+        assert_eq!(encode(&map).unwrap(), golden(2, &[0xac, 2]));
+        assert_eq!(decode(&golden(2, &[0xac, 2])), Ok(Some(map.clone())));
+        assert_eq!(decode(&golden(1, &[])), Ok(Some(ClusterMap { inodes_below: 0, ..map })));
     }
 }

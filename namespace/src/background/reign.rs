@@ -12,10 +12,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use wire::id::Ino;
+use wire::status::Status;
 
 use crate::background::{Stop, collect, doubts, journal, liveness, moves, reclaim, stopped, tokens, trims};
 use crate::error::Error;
 use crate::log::Leadership;
+use crate::machine::command::Op;
 use crate::namespace::Namespace;
 
 /// Time for loops to end by themselves.
@@ -30,6 +32,14 @@ pub type Trims = Arc<Mutex<mpsc::Receiver<Ino>>>;
 pub struct Reign {
     stop: watch::Sender<bool>,
     loops: JoinSet<()>,
+}
+
+/// What has to be done before a reign begins: numbers of inodes go on behind all that a lost state may have given.
+///
+/// # Errors
+/// If this member leads no more, or its disk fails.
+pub async fn skip_inodes(namespace: &Namespace) -> Result<(), Status> {
+    namespace.propose_anyway(Op::SkipInodes).await.map(|_| ())
 }
 
 /// Begins to lead.
@@ -85,26 +95,23 @@ pub async fn run(
             end(&namespace, ended).await;
         }
         if let (Leadership::Leading { term }, None) = (now, &reign) {
-            let passed = tokio::select! {
-                passed = namespace.log.read_barrier() => passed.is_ok(),
+            let ready = async {
+                namespace.log.read_barrier().await?;
+                skip_inodes(&namespace).await
+            };
+            let ready = tokio::select! {
+                ready = ready => ready,
                 () = stopped(&mut stop) => return,
                 _ = leadership.changed() => continue,
             };
-            match if passed { Some(begin(&namespace, &trims)) } else { None } {
-                Some(Ok(begun)) => {
-                    info!(term, "leads the namespace");
-                    reign = Some((now, begun));
-                }
-                Some(Err(error)) => {
-                    namespace.failed(&error);
-                    sleep(PAUSE).await;
-                    continue;
-                }
-                None => {
-                    sleep(PAUSE).await;
-                    continue;
-                }
-            }
+            let begun =
+                ready.and_then(|()| begin(&namespace, &trims).map_err(|error| namespace.failed(&error)));
+            let Ok(begun) = begun else {
+                sleep(PAUSE).await;
+                continue;
+            };
+            info!(term, "leads the namespace");
+            reign = Some((now, begun));
         }
         tokio::select! {
             () = stopped(&mut stop) => {

@@ -178,6 +178,8 @@ pub enum Op {
     TakeBack(BrickId),
     /// A living brick can't be reached: others go on with the chains that they serve.
     StepBack(BrickId),
+    /// Somebody begins to lead: numbers of inodes go on behind all that lost states of this map may have given.
+    SkipInodes,
 }
 
 /// All living bricks that owed cuts of a file have nothing to cut any more.

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use crate::machine::FIRST_COOKIE;
 use crate::machine::acl;
 use crate::machine::files::{changed, modified};
-use crate::machine::journal;
 use crate::machine::txn::{Do, Txn};
+use crate::machine::{inodes, journal};
 use crate::store::records::{Entry, Inode, Listed, Place, encode};
 use crate::store::{Read, keys};
 
@@ -63,8 +63,7 @@ pub fn fresh(
     finish: impl FnOnce(&mut Inode),
 ) -> Do<(Ino, Inode)> {
     let is_dir = kind == FileKind::Directory;
-    let ino = Ino(txn.counters.next_ino);
-    txn.counters.next_ino += 1;
+    let ino = inodes::give(txn);
     txn.counters.inodes += 1;
     let group_inherits = dir.mode & 0o2000 != 0;
     let (mode, lists) = acl::heritage(txn, (parent, dir), new, kind)?;

@@ -6,7 +6,7 @@
 //!    bricks; so what bricks remember of a lost number never meets a new thing of that number (`no_lost_number_is_given_again`).
 //! 3. Chunks of inodes that only the lost states knew are kept until that is taken back (`what_lost_names_had_is_kept`).
 
-use wire::id::{ChainEpoch, Ino, LockGeneration, MapEpoch, SessionId, StoreId};
+use wire::id::{ChainEpoch, LockGeneration, MapEpoch, SessionId, StoreId};
 use wire::map::ClusterMap;
 use wire::mark::MapMark;
 use wire::meta::MapMemory;
@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use crate::error::Error;
 use crate::machine::command::Outcome;
 use crate::machine::txn::{Do, Txn, load};
-use crate::machine::{bricks, sessions, trims, wishes};
+use crate::machine::{bricks, inodes, sessions, trims, wishes};
 use crate::store::records::Session;
 use crate::store::records::decode;
 use crate::store::{Read, keys};
@@ -33,9 +33,6 @@ pub const LOST_INODES: u64 = 1 << 44;
 pub const LOST_SESSIONS: u64 = 1 << 32;
 /// See [`LOST_SESSIONS`]; locks come as fast as files.
 pub const LOST_LOCKS: u64 = 1 << 44;
-
-/// First and last numbers of inodes that may have been given by lost states.
-pub type LostInodes = Vec<(Ino, Ino)>;
 
 /// Whether a state with this map comes after a map that somebody has seen. Of those that are older than the marks go back it does.
 ///
@@ -65,19 +62,6 @@ pub fn note(txn: &mut Txn<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Numbers of inodes that may have been given by lost states.
-///
-/// # Errors
-/// If the state can't be read.
-pub fn lost_inodes(state: &dyn Read) -> Result<LostInodes, Error> {
-    Ok(load(state, keys::LOST_INODES)?.unwrap_or_default())
-}
-
-/// What bricks have of lost inodes may go.
-pub fn free_lost(txn: &mut Txn<'_>) {
-    txn.delete(keys::LOST_INODES.to_vec());
-}
-
 /// Goes on with a map that bricks have seen and this state does not know. One that it knows changes nothing.
 pub fn adopt(txn: &mut Txn<'_>, newest: &ClusterMap) -> Do<Outcome> {
     let before = txn.map.clone();
@@ -99,11 +83,9 @@ pub fn adopt(txn: &mut Txn<'_>, newest: &ClusterMap) -> Do<Outcome> {
     map.blocked.extend(&before.blocked);
     map.blocked.insert_all(SessionId(lost.0), SessionId(lost.1 - 1), map.epoch);
     txn.counters.next_session = lost.1;
-    let lost = (txn.counters.next_ino, far(txn.counters.next_ino, LOST_INODES)?);
-    let mut inodes = lost_inodes(txn)?;
-    inodes.push((Ino(lost.0), Ino(lost.1 - 1)));
-    txn.put(keys::LOST_INODES.to_vec(), &inodes)?;
-    txn.counters.next_ino = lost.1;
+    let next = far(txn.counters.next_ino.max(newest.inodes_below), LOST_INODES)?;
+    inodes::lose(txn, next)?;
+    map.inodes_below = next + inodes::BLOCK;
     let locks: LockGeneration = txn.load(keys::LOCK_GENERATION)?.unwrap_or_default();
     txn.put(keys::LOCK_GENERATION.to_vec(), &LockGeneration(far(locks.0, LOST_LOCKS)?))?;
     // The marks are those of maps that were not seen by those who go on.

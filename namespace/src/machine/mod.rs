@@ -20,6 +20,7 @@ pub mod bricks;
 pub mod command;
 pub mod dirs;
 pub mod files;
+pub mod inodes;
 pub mod journal;
 pub mod lineage;
 pub mod locks;
@@ -314,9 +315,10 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
         Op::Adopt(map) => lineage::adopt(txn, map),
         Op::NoteRecords(told) => reached::note(txn, told).map(|()| Outcome::Done),
         Op::FreeLost => {
-            lineage::free_lost(txn);
+            inodes::free_lost(txn);
             Ok(Outcome::Done)
         }
+        Op::SkipInodes => inodes::skip(txn).map(|()| Outcome::Done),
     }
 }
 
@@ -402,10 +404,14 @@ fn create(store: &impl Write, cluster: ClusterId, birth: Birth, at: Timestamp) -
         trims: 0,
         owed: BTreeMap::new(),
     };
+    let map = ClusterMap {
+        inodes_below: counters.next_ino + inodes::BLOCK,
+        ..ClusterMap::new(cluster, birth.replicas)
+    };
     store.write(&BTreeMap::from([
         (keys::inode(Ino::ROOT), Some(encode(&root)?)),
         (keys::COUNTERS.to_vec(), Some(encode(&counters)?)),
-        (keys::MAP.to_vec(), Some(encode_map(&ClusterMap::new(cluster, birth.replicas))?)),
+        (keys::MAP.to_vec(), Some(encode_map(&map)?)),
         (keys::JOURNAL.to_vec(), Some(encode(&journal::empty())?)),
         (keys::WISHES.to_vec(), Some(encode(&Wishes::new(birth.bricks))?)),
         (keys::APPLIED.to_vec(), Some(encode(&LogIndex(0))?)),

@@ -17,7 +17,7 @@ use wire::meta::FileKind;
 use crate::error::Error;
 use crate::machine::bricks;
 use crate::machine::command::{CutAck, TrimAck};
-use crate::machine::lineage::lost_inodes;
+use crate::machine::inodes;
 use crate::machine::locks;
 use crate::machine::txn::{Do, Txn, load};
 use crate::store::records::{Inode, Trim};
@@ -247,7 +247,7 @@ pub struct Useless {
 /// Inode numbers are given once and before the first chunk is written, so a number that was
 /// given and has no inode is of a file that is gone for good. A number that was never given is
 /// of a later state than this one, which must not cut what it does not know; and so is one that
-/// a lost state may have given, see [`crate::machine::lineage`].
+/// a lost state may have given, see [`crate::machine::inodes`].
 ///
 /// # Errors
 /// If the state cannot be read.
@@ -257,7 +257,7 @@ pub fn useless(state: &dyn Read, next_ino: u64, chunk: ChunkKey) -> Result<Optio
         return Ok(None);
     }
     let Some(inode) = load::<Inode>(state, &keys::inode(ino))? else {
-        if lost_inodes(state)?.iter().any(|(first, last)| (*first..=*last).contains(&ino)) {
+        if inodes::is_lost(state, ino)? {
             return Ok(None);
         }
         return Ok(Some(Useless { chunk_bytes: FileLayout::default().chunk_bytes, size: 0 }));

@@ -20,7 +20,7 @@ use crate::config::MAP_WAIT_MS;
 use crate::error::Error;
 use crate::machine::bricks::may_take_the_place;
 use crate::machine::command::{Op, Outcome};
-use crate::machine::lineage::lost_inodes;
+use crate::machine::inodes;
 use crate::machine::locks::recalls;
 use crate::machine::reached::{is_taken_back, noted};
 use crate::machine::sessions::class;
@@ -421,7 +421,7 @@ impl Namespace {
             held_ms: map.bricks.values().filter(|b| !b.alive).filter_map(|b| held(&b.id)).collect(),
             refused: lock(&self.watchers.refusals).lately(now),
             behind: lock(&self.watchers.claims).behind(),
-            lost_inodes: lost_inodes(&*self.db)?,
+            lost_inodes: inodes::lost(&*self.db)?,
             sessions,
             inodes: counters.inodes,
             orphans: counters.orphans,

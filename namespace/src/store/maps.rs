@@ -5,6 +5,7 @@
 //! | 1 | 0.1.0 | the first: ended sessions one by one, the oldest forgotten |
 //! | 2 | 0.1.0 | ended sessions as ranges, none forgotten |
 //! | 3 | 0.1.0 | which table is for new files; it was the last one |
+//! | 4 | 0.1.0 | how far numbers of inodes go; it was not known |
 //!
 //! Older formats are read, and become the newest with the next change (`old_maps_are_read`).
 
@@ -20,7 +21,7 @@ use wire::map::{BrickInfo, Chain, ClusterMap};
 use crate::error::Error;
 
 /// The format this program writes.
-pub const MAP_FORMAT: u8 = 3;
+pub const MAP_FORMAT: u8 = 4;
 
 /// A map of format 1 or 2, which differ in how sessions are kept that have ended.
 #[derive(Deserialize)]
@@ -57,6 +58,7 @@ impl<Blocked> Old<Blocked> {
             current: self.tables.keys().next_back().copied(),
             tables: self.tables,
             blocked: ended(self.blocked),
+            inodes_below: 0,
         }
     }
 }
@@ -78,6 +80,8 @@ pub fn decode_map(key: &[u8], bytes: &[u8]) -> Result<ClusterMap, Error> {
     match bytes.split_first() {
         Some((1, body)) => whole::<Old<OneByOne>>(body).map(|old| old.renew(ranges)),
         Some((2, body)) => whole::<Old<EndedSessions>>(body).map(|old| old.renew(|ended| ended)),
+        // It ends before the last field of today's.
+        Some((3, body)) => whole(&[body, &[0]].concat()),
         Some((&MAP_FORMAT, body)) => whole(body),
         Some((format, _)) => Err(format!("record format {format} is not known")),
         None => Err("empty".to_owned()),
@@ -123,17 +127,18 @@ mod tests {
         map
     }
 
-    /// The bytes of format 3, for good.
+    /// The bytes of format 4, for good.
     #[test]
     fn maps_are_golden() {
         let mut map = map();
         map.blocked.insert(SessionId(4), MapEpoch(6));
         map.blocked.insert(SessionId(5), MapEpoch(7));
+        map.inodes_below = 300;
         let bytes = encode_map(&map).unwrap();
         assert_eq!(
             hex(&bytes),
             format!(
-                "03{}0102010303{}{}0168020709010101010501030301000101010405070100",
+                "04{}0102010303{}{}0168020709010101010501030301000101010405070100ac02",
                 "01".repeat(16),
                 "02".repeat(16),
                 "03".repeat(16)
@@ -142,8 +147,8 @@ mod tests {
         assert_eq!(decode_map(b"Cmap", &bytes).unwrap(), map);
         assert!(decode_map(b"Cmap", &bytes[..bytes.len() - 1]).is_err());
         let mut unknown = bytes;
-        unknown[0] = 4;
-        assert!(decode_map(b"Cmap", &unknown).unwrap_err().to_string().contains("format 4"));
+        unknown[0] = 5;
+        assert!(decode_map(b"Cmap", &unknown).unwrap_err().to_string().contains("format 5"));
     }
 
     /// A map of a directory of before is the same map now.
@@ -164,6 +169,9 @@ mod tests {
         assert_eq!(read.blocked.since(SessionId(9)), Some(MapEpoch(8)));
         assert!(!read.blocked.contains_key(&SessionId(5)));
         assert_eq!(ClusterMap { blocked: EndedSessions::default(), ..read }, new);
+        let third = postcard::to_extend(&new, vec![3]).unwrap();
+        assert_eq!(decode_map(b"Cmap", &third[..third.len() - 1]).unwrap(), new);
+        assert!(decode_map(b"Cmap", &third).is_err());
         let mut tables = new.tables.clone();
         tables.insert(TableVersion(7), vec![ChainId(1), ChainId(1)]);
         let old = Old {

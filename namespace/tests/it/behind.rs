@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use namespace::machine::command::{Op, Outcome};
+use namespace::machine::inodes;
 use namespace::machine::lineage::{self, knows};
 use namespace::machine::trims::useless;
 use namespace::store::records::Counters;
@@ -137,7 +138,8 @@ fn no_lost_number_is_given_again() {
         let known = map_before.chains[id].epoch.max(chain.epoch);
         assert!(map.chains[id].epoch.0 >= known.0 + lineage::LOST_EPOCHS);
     }
-    assert_eq!(after.next_ino, before.next_ino + lineage::LOST_INODES);
+    assert_eq!(after.next_ino, newest.inodes_below + lineage::LOST_INODES);
+    assert!(map.inodes_below > after.next_ino);
     assert!(lost_file.0 >= before.next_ino && lost_file.0 < after.next_ino);
     let new_session = back.open_session(8);
     assert!(new_session.0 >= before.next_session + lineage::LOST_SESSIONS && new_session > lost_session);
@@ -259,4 +261,87 @@ async fn a_service_that_was_set_back_asks_its_bricks() {
         crate::cluster::call(&as_client, cluster.endpoint(), None, 0, MetaRequest::Cluster(adopt(&[])));
     assert_eq!(denied.await.unwrap_err(), Status::Forbidden);
     cluster.stop().await;
+}
+
+fn skip(world: &mut World) {
+    assert_eq!(world.op(Op::SkipInodes), Ok(Outcome::Done));
+}
+
+/// No brick, no mount came or went between the backup and the loss: all have seen the same map.
+#[test]
+fn a_state_set_back_beneath_one_map_gives_no_number_again() {
+    let mut world = with_bricks(2);
+    skip(&mut world);
+    let kept = world.written_file(ROOT, "kept", 100);
+    let mut back = copy(&world);
+    let before = saw(&world);
+    let lost: Vec<Ino> =
+        (0..20).map(|number| world.written_file(ROOT, &format!("lost{number}"), 100)).collect();
+    assert_eq!(saw(&world), before);
+    assert!(is_known(&back, before));
+    skip(&mut back);
+    let new: Vec<Ino> = (0..20).map(|number| back.file(ROOT, &format!("new{number}"))).collect();
+    assert!(new.iter().all(|new| !lost.contains(new) && *new > kept), "{new:?} {lost:?}");
+    let is_useless = |back: &World, ino: Ino| {
+        useless(&**back.machine.store(), counters(back).next_ino, ChunkKey { ino, index: 0 })
+            .unwrap()
+            .is_some()
+    };
+    assert!(lost.iter().all(|ino| !is_useless(&back, *ino)), "nobody knows whether it is of use");
+    back.op(Op::FreeLost).unwrap();
+    assert!(lost.iter().all(|ino| is_useless(&back, *ino)));
+    back.reopen();
+    back.sound();
+}
+
+/// So much was made meanwhile that the map has changed: bricks tell of it.
+#[test]
+fn a_state_that_gave_more_than_its_map_allowed_had_another_map() {
+    let mut world = with_bricks(2);
+    let mut back = copy(&world);
+    let allowed = world.machine.map().inodes_below;
+    // Nearly half of what is allowed was made.
+    let given = Counters { next_ino: allowed - inodes::BLOCK / 2 - 5, ..counters(&world) };
+    let given = namespace::store::records::encode(&given).unwrap();
+    world.machine.store().write(&[(keys::COUNTERS.to_vec(), Some(given))].into()).unwrap();
+    world.reopen();
+    let before = saw(&world);
+    let files: Vec<Ino> = (0..10).map(|number| world.file(ROOT, &format!("file{number}"))).collect();
+    assert_eq!(saw(&world).epoch.0, before.epoch.0 + 1, "bricks see it long before it matters");
+    assert!(files[9].0 + inodes::BLOCK / 4 < allowed && !is_known(&back, saw(&world)));
+    skip(&mut back);
+    assert!(!is_known(&back, saw(&world)), "what it has of that epoch now is another map");
+    back.op(Op::Adopt(Box::new(world.machine.map().as_ref().clone()))).unwrap();
+    let new = back.file(ROOT, "new");
+    assert!(new.0 > world.machine.map().inodes_below + lineage::LOST_INODES - 1);
+    back.sound();
+}
+
+#[test]
+fn skips_are_remembered_for_long_and_not_for_ever() {
+    let mut world = with_bricks(2);
+    let first = counters(&world).next_ino;
+    let file = |world: &mut World| {
+        world.file(ROOT, "file");
+        world.unlink(ROOT, "file").unwrap();
+    };
+    for _ in 0..inodes::MOST_SKIPS {
+        file(&mut world);
+        skip(&mut world);
+        skip(&mut world);
+    }
+    let lost = |world: &World| inodes::lost(&**world.machine.store()).unwrap();
+    assert_eq!(lost(&world).len(), inodes::MOST_SKIPS, "twice in a row is once");
+    assert_eq!(lost(&world)[0].0, Ino(first + 1));
+    let seen = ClusterMap { epoch: MapEpoch(1 << 40), ..world.machine.map().as_ref().clone() };
+    world.op(Op::Adopt(Box::new(seen))).unwrap();
+    let kept = lost(&world);
+    for _ in 0..inodes::MOST_SKIPS + 2 {
+        file(&mut world);
+        skip(&mut world);
+    }
+    let now = lost(&world);
+    assert_eq!(now.len(), inodes::MOST_SKIPS + 1);
+    assert_eq!(now.first(), kept.last(), "what was adopted is kept");
+    world.sound();
 }

@@ -115,7 +115,7 @@ fn settings(timing: &Timing) -> Result<openraft::Config, Error> {
         install_snapshot_timeout: 10_000,
         ..openraft::Config::default()
     };
-    config.validate().map_err(|error| Error::Raft(error.to_string()))
+    config.validate().map_err(|error| Error::Log(error.to_string()))
 }
 
 impl RaftLog {
@@ -132,7 +132,7 @@ impl RaftLog {
     ) -> Result<Self, Error> {
         let MemberConfig { id, endpoint, founder, timing, .. } = member;
         let (id, endpoint) = (*id, *endpoint);
-        let failed = |error: String| Error::Raft(error);
+        let failed = |error: String| Error::Log(error);
         let config = Arc::new(settings(timing)?);
         let raft = openraft::Raft::new(id, config, Peers::new(net), store, replica)
             .await

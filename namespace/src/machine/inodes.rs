@@ -1,0 +1,98 @@
+//! Numbers of inodes: each is given once, also by states that were lost.
+//!
+//! The map says below which number inodes may be given, and is changed half a block before that is reached. Whoever begins to lead
+//! goes on where that block ends.
+//!
+//! ```text
+//!                backup       lost            after the backup was put back
+//!     numbers  ----|-----------|=======skipped=======|------------ ...
+//!              next_ino    next_ino            inodes_below as of the backup: the next leader begins here
+//!              of the      of what
+//!              backup      was lost
+//! ```
+//!
+//! 1. A state that was set back gives no number that the lost one gave: if the lost one had come further than its map of the backup
+//!    allowed, bricks have seen its next map, and tell ([`super::lineage`]) (`a_state_set_back_beneath_one_map_gives_no_number_again`).
+//! 2. Numbers that were skipped are as those of lost states: what bricks have of them is kept. Nobody has anything of them where nothing
+//!    was lost. Of the last [`MOST_SKIPS`] times this is remembered (`skips_are_remembered_for_long_and_not_for_ever`).
+
+use wire::id::Ino;
+
+use crate::error::Error;
+use crate::machine::lineage::LOST_INODES;
+use crate::machine::txn::{Do, Txn, load};
+use crate::store::{Read, keys};
+
+/// Numbers that a map allows: one change of the map for so many inodes.
+pub const BLOCK: u64 = 1 << 18;
+/// How far ahead of its end the next block is allowed: all bricks have seen the map long before so many inodes were made.
+const AHEAD: u64 = BLOCK / 2;
+/// How many times of those at which somebody began to lead the numbers skipped are remembered.
+pub const MOST_SKIPS: usize = 1024;
+
+/// First and last numbers of inodes that may have been given by lost states, in order.
+pub type LostInodes = Vec<(Ino, Ino)>;
+
+/// The number of a new inode.
+pub fn give(txn: &mut Txn<'_>) -> Ino {
+    let ino = Ino(txn.counters.next_ino);
+    txn.counters.next_ino += 1;
+    allow(txn);
+    ino
+}
+
+/// Has the map allow what comes next.
+fn allow(txn: &mut Txn<'_>) {
+    let next = txn.counters.next_ino;
+    if next.saturating_add(AHEAD) >= txn.map.inodes_below {
+        txn.change_map().inodes_below = next.saturating_add(BLOCK);
+    }
+}
+
+/// Goes on behind all numbers that states of this map may have given.
+pub fn skip(txn: &mut Txn<'_>) -> Do<()> {
+    let (next, below) = (txn.counters.next_ino, txn.map.inodes_below);
+    if next < below {
+        lose(txn, below)?;
+    }
+    allow(txn);
+    Ok(())
+}
+
+/// The next number is this one; those before it may have been given by states that were lost.
+pub fn lose(txn: &mut Txn<'_>, next: u64) -> Do<()> {
+    let first = std::mem::replace(&mut txn.counters.next_ino, next);
+    let mut lost = lost(txn)?;
+    match lost.last_mut() {
+        // Nothing was given in between.
+        Some((_, last)) if last.0 + 1 == first => *last = Ino(next - 1),
+        _ => lost.push((Ino(first), Ino(next - 1))),
+    }
+    // What was adopted is kept until somebody says otherwise.
+    let is_skip = |(first, last): &(Ino, Ino)| last.0 - first.0 < LOST_INODES - 1;
+    let too_many = lost.iter().filter(|range| is_skip(range)).count().saturating_sub(MOST_SKIPS);
+    let oldest: Vec<_> = lost.iter().copied().filter(is_skip).take(too_many).collect();
+    lost.retain(|range| !oldest.contains(range));
+    txn.put(keys::LOST_INODES.to_vec(), &lost)
+}
+
+/// Numbers of inodes that may have been given by lost states.
+///
+/// # Errors
+/// If the state can't be read.
+pub fn lost(state: &dyn Read) -> Result<LostInodes, Error> {
+    Ok(load(state, keys::LOST_INODES)?.unwrap_or_default())
+}
+
+/// Whether a lost state may have given this number.
+///
+/// # Errors
+/// If the state can't be read.
+pub fn is_lost(state: &dyn Read, ino: Ino) -> Result<bool, Error> {
+    Ok(lost(state)?.iter().any(|(first, last)| (*first..=*last).contains(&ino)))
+}
+
+/// What bricks have of lost inodes may go.
+pub fn free_lost(txn: &mut Txn<'_>) {
+    txn.delete(keys::LOST_INODES.to_vec());
+}
