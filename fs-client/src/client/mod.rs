@@ -26,6 +26,7 @@ mod locks;
 mod names;
 mod open;
 mod paths;
+mod privileges;
 mod read;
 mod readahead;
 mod retry;

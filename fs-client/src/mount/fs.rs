@@ -393,14 +393,19 @@ impl Adapter {
         });
     }
 
-    fn write(&self, handle: u64, offset: u64, data: &[u8], reply: Reply) {
+    fn write(&self, (handle, drops_privileges): (u64, bool), offset: u64, data: &[u8], reply: Reply) {
         let file = or_bad_handle!(reply, self.files.get(handle));
-        if let Some(result) = self.client.try_write_at(&file, offset, data) {
+        let drops = drops_privileges && self.client.is_privileged(&file);
+        if !drops && let Some(result) = self.client.try_write_at(&file, offset, data) {
             return answer_written(reply, data.len(), result);
         }
         let data = data.to_vec();
-        self.spawn(reply, |client, reply| async move {
-            let result = client.write_at(&file, offset, &data).await;
+        self.spawn(reply, move |client, reply| async move {
+            let dropped = if drops { client.drop_privileges(&file).await } else { Ok(()) };
+            let result = match dropped {
+                Ok(()) => client.write_at(&file, offset, &data).await,
+                Err(error) => Err(error),
+            };
             answer_written(reply, data.len(), result);
         });
     }
@@ -487,7 +492,14 @@ impl Adapter {
         });
     }
 
-    fn setxattr(&self, (ino, uid): (Ino, u32), attribute: &[u8], value: &[u8], flags: u32, reply: Reply) {
+    fn setxattr(
+        &self,
+        (ino, uid): (Ino, u32),
+        attribute: &[u8],
+        value: &[u8],
+        (flags, drops_group_id): (u32, bool),
+        reply: Reply,
+    ) {
         if is_foreign(attribute) {
             return reply.error(Errno::OPNOTSUPP);
         }
@@ -507,7 +519,10 @@ impl Adapter {
         };
         let attribute = Bytes::copy_from_slice(attribute);
         let value = Bytes::copy_from_slice(value);
-        self.spawn_nothing(reply, |client| async move { client.setxattr(ino, attribute, value, mode).await });
+        self.spawn_nothing(reply, move |client| async move {
+            client.setxattr(ino, attribute, value, mode).await?;
+            if drops_group_id { client.drop_group_id(ino).await } else { Ok(()) }
+        });
     }
 
     pub(super) fn getxattr(&self, (ino, thread): (Ino, u32), attribute: &[u8], size: u32, reply: Reply) {
@@ -686,7 +701,9 @@ impl Handler for Adapter {
                 );
             }
             O::Read { handle, offset, size, .. } => self.read(handle, offset, size, reply),
-            O::Write { handle, offset, data } => self.write(handle, offset, data, reply),
+            O::Write { handle, offset, data, drops_privileges } => {
+                self.write((handle, drops_privileges), offset, data, reply)
+            }
             O::StatFs => self.statfs(reply),
             O::Release { handle } => {
                 let file = or_bad_handle!(reply, self.files.remove(handle));
@@ -699,8 +716,8 @@ impl Handler for Adapter {
             O::Flush { handle, owner } => self.flush(handle, owner, reply),
             O::GetLock(lock) => self.get_lock(lock, reply),
             O::SetLock { lock, wait } => self.set_lock(lock, wait, reply),
-            O::SetXattr { name, value, flags } => {
-                self.setxattr((ino, request.uid), name, value, flags, reply)
+            O::SetXattr { name, value, flags, drops_group_id } => {
+                self.setxattr((ino, request.uid), name, value, (flags, drops_group_id), reply)
             }
             O::GetXattr { name, size } => self.getxattr((ino, request.pid), name, size, reply),
             O::ListXattr { size } => self.listxattr(ino, size, reply),

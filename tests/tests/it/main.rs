@@ -1,6 +1,6 @@
 //! The stories told of a real cluster, by a real mount. One module a theme.
 //!
-//! `trees`, `files`, `sparse`, `names`, `acls`, `locks`, `mapping`, `databases` and `suites` use POSIX calls only, and run in a
+//! `trees`, `files`, `sparse`, `names`, `acls`, `privileges`, `locks`, `mapping`, `databases` and `suites` use POSIX calls only, and run in a
 //! local directory too (`BRICKYARD_TEST_DIR`), which proves the tests; the others need the product.
 
 mod acls;
@@ -12,6 +12,7 @@ mod databases;
 mod faults;
 mod files;
 mod full;
+mod hosts_again;
 mod hosts_behind;
 mod hosts_birth;
 mod hosts_disks;
@@ -31,6 +32,7 @@ mod mapping;
 mod memory;
 mod moves;
 mod names;
+mod privileges;
 mod salvage;
 mod sparse;
 mod suites;

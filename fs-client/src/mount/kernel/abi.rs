@@ -100,11 +100,18 @@ pub(super) mod init {
     pub const POSIX_ACL: u64 = 1 << 20;
     /// Requests of more than 32 pages.
     pub const MAX_PAGES: u64 = 1 << 22;
+    /// Who sets an access list may be somebody who loses the set-group-id bit by that.
+    pub const SETXATTR_EXT: u64 = 1 << 29;
     /// There are more than 32 flags.
     pub const INIT_EXT: u64 = 1 << 30;
     /// What is open past the kernel's pages may be mapped into memory and shared all the same.
     pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
 }
+
+/// Who writes past the kernel's pages takes the set-user-id bit away by that.
+pub(in crate::mount) const WRITE_DROPS_PRIVILEGES: u32 = 1 << 2;
+/// Who sets the access list takes the set-group-id bit away by that.
+pub(in crate::mount) const SETXATTR_DROPS_GROUP_ID: u32 = 1;
 
 /// How the kernel is to treat an open file.
 pub(in crate::mount) type OpenFlags = u32;

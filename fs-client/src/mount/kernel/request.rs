@@ -122,6 +122,8 @@ pub(in crate::mount) enum Operation<'a> {
         handle: u64,
         offset: u64,
         data: &'a [u8],
+        /// Of the file: see [`abi::WRITE_DROPS_PRIVILEGES`].
+        drops_privileges: bool,
     },
     StatFs,
     Release {
@@ -143,6 +145,8 @@ pub(in crate::mount) enum Operation<'a> {
         name: &'a [u8],
         value: &'a [u8],
         flags: u32,
+        /// From the file's mode: see [`abi::SETXATTR_DROPS_GROUP_ID`].
+        drops_group_id: bool,
     },
     GetXattr {
         name: &'a [u8],
@@ -233,8 +237,8 @@ pub(super) enum Malformed {
 }
 
 impl<'a> Request<'a> {
-    /// Understands what was read from the device.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Request<'a>, Malformed> {
+    /// Understands what was read from the device; `agreed`: which of [`abi::init`] hold, for some requests are longer by them.
+    pub(super) fn parse(bytes: &'a [u8], agreed: u64) -> Result<Request<'a>, Malformed> {
         let mut head = Input(bytes.get(..abi::IN_HEAD).ok_or(Malformed::Head)?);
         let mut field = || head.u32().ok_or(Malformed::Head);
         let (len, opcode) = (field()? as usize, field()?);
@@ -244,14 +248,14 @@ impl<'a> Request<'a> {
         let (uid, gid, pid) = (field()?, field()?, field()?);
         let body = Malformed::Body { unique, opcode };
         let Some(arguments) = bytes.get(abi::IN_HEAD..len) else { return Err(body) };
-        match operation(opcode, Input(arguments)) {
+        match operation(opcode, Input(arguments), agreed) {
             Some(operation) => Ok(Request { unique, node, uid, gid, pid, operation }),
             None => Err(body),
         }
     }
 }
 
-fn operation<'a>(opcode: u32, mut input: Input<'a>) -> Option<Operation<'a>> {
+fn operation<'a>(opcode: u32, mut input: Input<'a>, agreed: u64) -> Option<Operation<'a>> {
     use Operation as O;
     Some(match opcode {
         abi::LOOKUP => O::Lookup { name: input.name()? },
@@ -302,8 +306,9 @@ fn operation<'a>(opcode: u32, mut input: Input<'a>) -> Option<Operation<'a>> {
         }
         abi::WRITE => {
             let (handle, offset, size) = (input.u64()?, input.u64()?, input.u32()?);
-            input.skip(20)?;
-            O::Write { handle, offset, data: input.bytes(size as usize)? }
+            let drops_privileges = input.u32()? & abi::WRITE_DROPS_PRIVILEGES != 0;
+            input.skip(16)?;
+            O::Write { handle, offset, data: input.bytes(size as usize)?, drops_privileges }
         }
         abi::STATFS => O::StatFs,
         abi::RELEASE => O::Release { handle: input.u64()? },
@@ -317,8 +322,10 @@ fn operation<'a>(opcode: u32, mut input: Input<'a>) -> Option<Operation<'a>> {
         abi::SETLK | abi::SETLKW => O::SetLock { lock: lock(input)?, wait: opcode == abi::SETLKW },
         abi::SETXATTR => {
             let (size, flags) = (input.u32()?, input.u32()?);
+            let more = if agreed & abi::init::SETXATTR_EXT == 0 { 0 } else { input.u64()? as u32 };
+            let drops_group_id = more & abi::SETXATTR_DROPS_GROUP_ID != 0;
             let name = input.name()?;
-            O::SetXattr { name, value: input.bytes(size as usize)?, flags }
+            O::SetXattr { name, value: input.bytes(size as usize)?, flags, drops_group_id }
         }
         abi::GETXATTR => {
             let size = input.u32()?;
@@ -449,12 +456,16 @@ mod tests {
     }
 
     fn parsed(opcode: u32, arguments: Sent, expected: Operation<'_>) {
+        parsed_as(0, opcode, arguments, expected);
+    }
+
+    fn parsed_as(agreed: u64, opcode: u32, arguments: Sent, expected: Operation<'_>) {
         let whole = arguments.with_head(opcode);
         let request = Request { unique: 0x77, node: 5, uid: 10, gid: 20, pid: 30, operation: expected };
-        assert_eq!(Request::parse(&whole), Ok(request));
+        assert_eq!(Request::parse(&whole, agreed), Ok(request));
         // Whatever is cut off, it is not understood as something else, or is not needed.
         for len in 0..whole.len() {
-            match Request::parse(&whole[..len]) {
+            match Request::parse(&whole[..len], agreed) {
                 Err(Malformed::Head) => assert!(len < abi::IN_HEAD),
                 Err(Malformed::Body { unique, opcode: of }) => assert_eq!((unique, of), (0x77, opcode)),
                 Ok(_) => panic!("{opcode} of {len} bytes was understood"),
@@ -500,18 +511,27 @@ mod tests {
         let create = O::Create { name: b"n", flags: 1, mode: 2, umask: 3 };
         parsed(abi::CREATE, sent().n32(&[1, 2, 3, 0]).bytes(b"n\0"), create);
         let write = sent().n64(&[1, 2]).n32(&[4, 0]).n64(&[3]).n32(&[0, 0]).bytes(b"data");
-        parsed(abi::WRITE, write, O::Write { handle: 1, offset: 2, data: b"data" });
+        let whole = |drops_privileges| O::Write { handle: 1, offset: 2, data: b"data", drops_privileges };
+        parsed(abi::WRITE, write, whole(false));
+        let write = sent().n64(&[1, 2]).n32(&[4, 4]).n64(&[3]).n32(&[0, 0]).bytes(b"data");
+        parsed(abi::WRITE, write, whole(true));
         let set = sent().n32(&[3, 1]).bytes(b"user.a\0xyz");
-        parsed(abi::SETXATTR, set, O::SetXattr { name: b"user.a", value: b"xyz", flags: 1 });
+        let expected =
+            |drops_group_id| O::SetXattr { name: b"user.a", value: b"xyz", flags: 1, drops_group_id };
+        parsed(abi::SETXATTR, set, expected(false));
+        for drops in [false, true] {
+            let set = sent().n32(&[3, 1, u32::from(drops), 0]).bytes(b"user.a\0xyz");
+            parsed_as(abi::init::SETXATTR_EXT, abi::SETXATTR, set, expected(drops));
+        }
         let get = sent().n32(&[64, 0]).bytes(b"user.a\0");
         parsed(abi::GETXATTR, get, O::GetXattr { name: b"user.a", size: 64 });
         parsed(abi::REMOVEXATTR, sent().bytes(b"user.a\0"), O::RemoveXattr { name: b"user.a" });
         let copy = O::CopyRange { from: 1, from_offset: 2, to: 4, to_offset: 5, len: 6 };
         for opcode in [abi::COPY_FILE_RANGE, abi::COPY_FILE_RANGE_64] {
             let mut whole = sent().n64(&[1, 2, 3, 4, 5, 6, 0]).with_head(opcode);
-            assert_eq!(Request::parse(&whole).unwrap().operation, copy);
+            assert_eq!(Request::parse(&whole, 0).unwrap().operation, copy);
             whole.truncate(80);
-            assert!(Request::parse(&whole).is_err());
+            assert!(Request::parse(&whole, 0).is_err());
         }
         parsed(abi::FLUSH, sent().n64(&[1, 0, 3]), O::Flush { handle: 1, owner: LockOwner(3) });
         let part = LockRange { start: 5, end: 9 };
@@ -525,7 +545,7 @@ mod tests {
         };
         let sent_lock =
             |end: u64, mode: u32, flags: u32| sent().n64(&[1, 2, 5, end]).n32(&[mode, 30, flags, 0]);
-        let asked = |opcode: u32, arguments: Sent| match Request::parse(&arguments.with_head(opcode))
+        let asked = |opcode: u32, arguments: Sent| match Request::parse(&arguments.with_head(opcode), 0)
             .unwrap()
             .operation
         {
@@ -542,7 +562,7 @@ mod tests {
         let flock =
             Lock { kind: LockKind::Flock, range: LockRange::ALL, mode: Some(LockMode::Shared), ..range };
         assert_eq!(asked(abi::SETLKW, sent_lock(9, 0, 1)), (flock, Some(true)));
-        assert!(Request::parse(&sent().n64(&[1, 2, 5, 9]).n32(&[1, 30]).with_head(abi::SETLK)).is_err());
+        assert!(Request::parse(&sent().n64(&[1, 2, 5, 9]).n32(&[1, 30]).with_head(abi::SETLK), 0).is_err());
         let order = sent().n64(&[1]).n32(&[0, 0x4008_4201]).n64(&[7]).n32(&[8, 0]).bytes(b"12345678");
         parsed(abi::IOCTL, order, O::IoCtl { handle: 1, command: abi::WATCH_FROM, data: b"12345678" });
         parsed(abi::INTERRUPT, sent().n64(&[0x76]), O::Interrupt { unique: 0x76 });
@@ -583,10 +603,10 @@ mod tests {
             (abi::LSEEK, sent().n64(&[1, 2]).n32(&[3, 0]), O::LSeek { handle: 1, offset: 2, whence: 3 }),
         ] {
             let whole = arguments.with_head(opcode);
-            assert_eq!(Request::parse(&whole).unwrap().operation, expected);
+            assert_eq!(Request::parse(&whole, 0).unwrap().operation, expected);
         }
         let old = sent().n32(&[7, 31, 100, 1 << 20]).with_head(abi::INIT);
-        let introduced = |bytes: &[u8]| match Request::parse(bytes).unwrap().operation {
+        let introduced = |bytes: &[u8]| match Request::parse(bytes, 0).unwrap().operation {
             O::Init(init) => init,
             other => panic!("{other:?}"),
         };
@@ -605,7 +625,7 @@ mod tests {
         let mut campaign = wire::fuzz::Campaign::of(200_000);
         while campaign.goes_on() {
             let bytes = campaign.spoil(&messages);
-            match Request::parse(&bytes) {
+            match Request::parse(&bytes, u64::MAX) {
                 Ok(request) => assert_eq!(request.unique.to_ne_bytes(), bytes[8..16]),
                 Err(Malformed::Body { unique, .. }) => assert_eq!(unique.to_ne_bytes(), bytes[8..16]),
                 Err(Malformed::Head) => {}

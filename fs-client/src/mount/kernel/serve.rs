@@ -47,6 +47,7 @@ impl Wanted {
             | init::PARALLEL_DIROPS
             | init::POSIX_ACL
             | init::MAX_PAGES
+            | init::SETXATTR_EXT
             | init::INIT_EXT
             | init::DIRECT_IO_ALLOW_MMAP;
         let drops = if self.drops_pages { init::AUTO_INVAL_DATA } else { 0 };
@@ -82,7 +83,7 @@ pub(in crate::mount) fn serve(
     done: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
     let first = Arc::new(device);
-    introduce(&first, wanted)?;
+    let agreed = introduce(&first, wanted)?;
     let mut devices = vec![first.clone()];
     for _ in 1..wanted.threads {
         // Without an end of its own a thread listens at the first one.
@@ -92,7 +93,7 @@ pub(in crate::mount) fn serve(
     }
     let interrupts = interrupts.clone();
     let listen = move |device: &Arc<Device>| {
-        if let Err(error) = listen(device, wanted, &*handler, &interrupts) {
+        if let Err(error) = listen(device, (wanted, agreed), &*handler, &interrupts) {
             tracing::warn!(%error, "serving the mount ended with an error");
         }
     };
@@ -112,11 +113,12 @@ fn buffer(wanted: Wanted) -> Vec<u8> {
     vec![0; wanted.max_write as usize + abi::MOST_ARGUMENTS]
 }
 
-fn introduce(device: &Arc<Device>, wanted: Wanted) -> io::Result<()> {
+/// Returns which of [`init`] hold.
+fn introduce(device: &Arc<Device>, wanted: Wanted) -> io::Result<u64> {
     let mut buffer = buffer(wanted);
     let ended = || io::Error::other("it was unmounted while it was being mounted");
     let len = device.read(&mut buffer)?.ok_or_else(ended)?;
-    let request = Request::parse(&buffer[..len]);
+    let request = Request::parse(&buffer[..len], 0);
     let Ok(Request { unique, pid, operation: Operation::Init(kernel), .. }) = request else {
         return Err(io::Error::other("the kernel did not introduce itself"));
     };
@@ -137,19 +139,19 @@ fn introduce(device: &Arc<Device>, wanted: Wanted) -> io::Result<()> {
         "the kernel introduces itself"
     );
     reply.raw(&wanted.answer(&kernel));
-    Ok(())
+    Ok(wanted.flags() & kernel.flags)
 }
 
 /// Listens until the mount is over.
 fn listen(
     device: &Arc<Device>,
-    wanted: Wanted,
+    (wanted, agreed): (Wanted, u64),
     handler: &impl Handler,
     interrupts: &Interrupts,
 ) -> io::Result<()> {
     let mut buffer = buffer(wanted);
     while let Some(len) = device.read(&mut buffer)? {
-        match Request::parse(&buffer[..len]) {
+        match Request::parse(&buffer[..len], agreed) {
             // Neither takes an answer.
             Ok(Request { operation: Operation::Forget, .. }) => {}
             Ok(Request { operation: Operation::Interrupt { unique }, .. }) => interrupts.signalled(unique),
