@@ -55,7 +55,7 @@ pub enum Order {
 #[derive(Debug, Clone, Args)]
 pub struct DrainOptions {
     /// Its number
-    #[arg(value_name = "BRICK")]
+    #[arg(value_name = "BRICK", allow_negative_numbers = true)]
     pub brick: u32,
     /// Take it back: the brick stays
     #[arg(long)]
@@ -72,7 +72,7 @@ pub struct DrainOptions {
 #[derive(Debug, Clone, Args)]
 pub struct RemoveOptions {
     /// Its number; it is never given to another brick
-    #[arg(value_name = "BRICK")]
+    #[arg(value_name = "BRICK", allow_negative_numbers = true)]
     pub brick: u32,
     /// Though it is in chains: it must be dead and everything it holds be served by others
     #[arg(long)]
@@ -85,7 +85,7 @@ pub struct RemoveOptions {
 #[derive(Debug, Clone, Args)]
 pub struct TakeBackOptions {
     /// Its number
-    #[arg(value_name = "BRICK")]
+    #[arg(value_name = "BRICK", allow_negative_numbers = true)]
     pub brick: u32,
     #[command(flatten)]
     pub cluster: ClusterOptions,
@@ -108,7 +108,7 @@ pub struct RebalanceOptions {
 #[derive(Debug, Clone, Args)]
 pub struct ScrubOptions {
     /// Their numbers [default: all that are alive]
-    #[arg(value_name = "BRICK")]
+    #[arg(value_name = "BRICK", allow_negative_numbers = true)]
     pub bricks: Vec<u32>,
     /// Return when they are through, and show how far they are until then
     #[arg(long)]

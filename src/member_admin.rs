@@ -71,7 +71,7 @@ pub struct JournalOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(256..=1 << 32))]
     pub entries: Option<u64>,
     /// Keep none that are older, such as 12h [in a new cluster: 720h, 30 days]
-    #[arg(long, value_name = "TIME", value_parser = times::some)]
+    #[arg(long, value_name = "TIME", value_parser = times::some, allow_hyphen_values = true)]
     pub age: Option<Duration>,
     #[command(flatten)]
     pub cluster: ClusterOptions,

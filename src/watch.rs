@@ -31,7 +31,7 @@ pub const LOST: u8 = 3;
 pub struct WatchOptions {
     /// Begin with what changed after this entry of the change journal; 0: with all that ever did. Without it, with what
     /// changes from now on
-    #[arg(long, value_name = "INDEX", conflicts_with = "index")]
+    #[arg(long, value_name = "INDEX", allow_negative_numbers = true, conflicts_with = "index")]
     pub since: Option<u64>,
     /// Only print the index of the newest entry
     #[arg(long)]

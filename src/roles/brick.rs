@@ -53,7 +53,7 @@ pub struct Options {
     #[arg(long, requires = "join")]
     pub prepare: bool,
     /// Name of the machine: copies are kept on different ones [default: the host name]; remembered
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = super::host_name)]
     pub host: Option<String>,
     #[command(flatten)]
     pub metrics: exporter::Options,

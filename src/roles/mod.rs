@@ -40,7 +40,15 @@ pub const NAMESPACE_PORT: u16 = 7000;
 /// If one is no address or no name that is known.
 pub fn addresses(list: &str) -> Result<Vec<SocketAddr>> {
     let mut found = Vec::new();
-    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+    for text in list.split(',').map(str::trim) {
+        if text.is_empty() && list.contains(',') {
+            bail!(
+                "{list:?}: nothing stands before, behind or between two commas; give HOST:PORT[,HOST:PORT...]"
+            );
+        }
+        if text.is_empty() {
+            break;
+        }
         let with_port = match text.parse::<std::net::IpAddr>() {
             Ok(address) => SocketAddr::new(address, NAMESPACE_PORT).to_string(),
             Err(_) if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
@@ -56,6 +64,21 @@ pub fn addresses(list: &str) -> Result<Vec<SocketAddr>> {
         bail!("{list:?} names no address of the namespace: give HOST:PORT[,HOST:PORT...]");
     }
     Ok(found)
+}
+
+/// The name of a machine, as it stands on a command line: people read it in tables.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn host_name(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("it is empty: give the name of the machine".to_owned()),
+        _ if text.chars().any(|c| c.is_whitespace() || c.is_control()) => {
+            Err("a name of a machine has no blanks in it".to_owned())
+        }
+        _ if text.len() > 255 => Err("it is too long: 255 bytes at most".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 /// An address and a port to listen on, as it stands on a command line.

@@ -4,7 +4,7 @@
 //!    let pass (`options_are_understood_or_refused`).
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -192,7 +192,10 @@ impl Wanted {
             "cred" => self.credential = Some(absolute(some()?)?),
             "log" => self.log = Some(absolute(some()?)?),
             "loglevel" => self.log_level = some()?.to_owned(),
-            "host" => self.host = Some(some()?.to_owned()),
+            "host" => {
+                let host = super::host_name(some()?);
+                self.host = Some(host.map_err(|why| anyhow!("mount option host: {why}"))?);
+            }
             "wait" => {
                 let seconds = some()?.parse().ok().filter(|seconds| *seconds <= MOST_WAIT.as_secs());
                 let seconds = seconds.with_context(|| {
@@ -241,7 +244,13 @@ fn source_parts(source: &str) -> Result<(Vec<SocketAddr>, PathBuf)> {
     let Some((list, path)) = source.split_once(":/") else {
         bail!("{source:?} is not ADDR[,ADDR...]:/[DIR] (addresses of the namespace, a colon, a path)");
     };
-    Ok((addresses(list)?, Path::new("/").join(path)))
+    let path = Path::new("/").join(path);
+    if path.components().any(|part| part == Component::ParentDir) {
+        bail!(
+            "{source:?} has a .. in its path: name the directory by its path from the root of the filesystem"
+        );
+    }
+    Ok((addresses(list)?, path))
 }
 
 #[cfg(test)]
@@ -311,6 +320,9 @@ mod tests {
             ("10.0.0.1:/", "--help"),
             ("10.0.0.1 /mnt", "10.0.0.1"),
             (":/ /mnt", "address"),
+            ("10.0.0.1,,10.0.0.2:/ /mnt", "between two commas"),
+            ("10.0.0.1:/a/../.. /mnt", ".."),
+            ("10.0.0.1:/ /mnt -o host=a\tb", "host"),
         ] {
             let error = format!("{:#}", parse(line).unwrap_err());
             assert!(error.contains(word), "{line}: {error}");

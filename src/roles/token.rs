@@ -26,7 +26,7 @@ pub struct Options {
     #[arg(long, value_name = "ADDR:PORT,...")]
     pub join: Option<String>,
     /// How long it is valid: a number with s, m, h or d
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = times::some)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = times::some, allow_hyphen_values = true)]
     pub ttl: Duration,
     /// How many machines may use it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
