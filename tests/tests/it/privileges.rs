@@ -23,7 +23,7 @@ fn file(path: &Path, mode: u32) -> Result<()> {
 
 #[test]
 fn who_changes_the_content_takes_them_away() -> Result<()> {
-    let mut place = Place::new()?;
+    let place = Place::new()?;
     for order in [
         "dd if=/dev/zero of=\"$1\" bs=4096 count=1 conv=notrunc oflag=direct status=none",
         "dd if=/dev/zero of=\"$1\" bs=4096 count=1 conv=notrunc status=none",
@@ -52,7 +52,7 @@ fn who_changes_the_content_takes_them_away() -> Result<()> {
 #[test]
 fn who_is_not_in_the_group_takes_its_bit_away_with_a_list() -> Result<()> {
     need(&[("setfacl", "acl")])?;
-    let mut place = Place::new()?;
+    let place = Place::new()?;
     let path = place.join("file");
     file(&path, 0o2755)?;
     Run::new("setfacl").args(["-m", "u:1001:rwx"]).arg(&path).ok()?;
