@@ -22,6 +22,7 @@ mod detours;
 mod gather;
 mod held;
 mod inode;
+mod leader;
 mod locks;
 mod names;
 mod open;
@@ -72,6 +73,7 @@ pub(crate) struct Outside {
     pub(crate) metrics: Metrics,
     /// Of the namespace.
     pub(crate) members: Members,
+    pub(crate) last_asked: leader::LastAsked,
 }
 
 /// Everything the clones of a client share.
@@ -125,7 +127,8 @@ impl Client {
     pub async fn connect(config: ClientConfig, net: Net) -> Result<Client, Error> {
         let deadline = Instant::now() + config.deadline;
         let members = Members::new(config.namespaces.clone());
-        let outside = Outside { config, net, metrics: Metrics::default(), members };
+        let last_asked = leader::LastAsked::default();
+        let outside = Outside { config, net, metrics: Metrics::default(), members, last_asked };
         let grant = session::open_session(&outside, deadline).await?;
         let config = &outside.config;
         let shared = Arc::new(Shared {

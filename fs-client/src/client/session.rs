@@ -10,17 +10,15 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use wire::id::{BootId, BrickId, CallSeq, MapEpoch, SessionId};
 use wire::map::ClusterMap;
 use wire::meta::{
-    ClusterReply, ClusterRequest, FsReply, FsRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest, Recall,
-    SessionGrant,
+    ClusterReply, ClusterRequest, FsReply, FsRequest, MetaCall, MetaReply, MetaRequest, Recall, SessionGrant,
 };
 use wire::net::typed::CallError;
-use wire::status::{Advice, Status};
+use wire::status::Advice;
 
 use super::Shared;
 use super::retry::Retry;
@@ -165,14 +163,14 @@ pub(crate) async fn open_session(
     };
     let mut retry = Retry::until(&shared.metrics, deadline);
     loop {
-        let Some(endpoint) = shared.members.to_ask() else {
+        if shared.members.count() == 0 {
             return Err(no_namespace());
-        };
+        }
         add(&shared.metrics.meta_calls, 1);
         let attempt = retry.attempt(config.attempt_timeout);
         let asked = Instant::now();
-        match shared.net.request::<MetaProtocol>(&endpoint, &call, Bytes::new(), attempt).await {
-            Ok((MetaReply::Cluster(ClusterReply::Session(grant)), _)) => {
+        match shared.ask_leader(&call, attempt).await {
+            Ok(MetaReply::Cluster(ClusterReply::Session(grant))) => {
                 add(&shared.metrics.sessions, 1);
                 tracing::info!(session = %grant.session, map = %grant.map.epoch, "opened a session");
                 return Ok((grant, asked));
@@ -181,10 +179,7 @@ pub(crate) async fn open_session(
             Err(error) if error.advice() == Advice::GiveUp => {
                 return Err(Error::of_call("the namespace", error));
             }
-            Err(error) => {
-                shared.members.failed(endpoint, &error);
-                retry.pause("the namespace", &error).await?;
-            }
+            Err(error) => retry.pause("the namespace", &error).await?,
         }
     }
 }
@@ -250,17 +245,7 @@ impl Shared {
     /// One attempt of one call.
     pub(crate) async fn meta_once(&self, call: &MetaCall, deadline: Instant) -> Result<MetaReply, CallError> {
         add(&self.outside.metrics.meta_calls, 1);
-        let outside = &self.outside;
-        let Some(endpoint) = outside.members.to_ask() else {
-            return Err(CallError::Status(Status::NotLeader(None)));
-        };
-        match outside.net.request::<MetaProtocol>(&endpoint, call, Bytes::new(), deadline).await {
-            Ok((reply, _)) => Ok(reply),
-            Err(error) => {
-                outside.members.failed(endpoint, &error);
-                Err(error)
-            }
-        }
+        self.outside.ask_leader(call, deadline).await
     }
 
     /// One attempt of a call about the cluster, within the session.

@@ -47,6 +47,11 @@ impl Members {
         self.at().known.len()
     }
 
+    /// All that are known but this one.
+    pub fn others(&self, than: Endpoint) -> Vec<Endpoint> {
+        self.at().known.iter().copied().filter(|known| *known != than).collect()
+    }
+
     /// Who the members are, as one of them says. Those that were given stay known.
     pub fn learn(&self, members: impl IntoIterator<Item = Endpoint>) {
         let mut known = self.given.clone();
