@@ -354,7 +354,7 @@ impl Namespace {
     /// are in a chain again.
     ///
     /// # Errors
-    /// "Busy" if that takes too long: the same call may be made again.
+    /// "Busy" if that takes too long, or the service stops: the same call may be made again.
     pub async fn wait_for_trims(&self, ino: Ino) -> Result<(), Status> {
         let deadline = Instant::now() + self.config.trim_wait;
         let mut trimmed = self.watchers.trimmed.subscribe();
@@ -363,9 +363,12 @@ impl Namespace {
             if !self.is_being_cut(ino)? {
                 return Ok(());
             }
-            match timeout_at(deadline, trimmed.changed()).await {
-                Ok(Ok(())) => {}
-                _ => return Err(Status::Busy),
+            tokio::select! {
+                changed = timeout_at(deadline, trimmed.changed()) => match changed {
+                    Ok(Ok(())) => {}
+                    _ => return Err(Status::Busy),
+                },
+                () = self.watchers.stopped() => return Err(Status::Busy),
             }
         }
     }

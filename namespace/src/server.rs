@@ -174,7 +174,7 @@ pub async fn start(config: Config, net: Net) -> Result<Running, Error> {
     let leads = *namespace.log.leadership().borrow();
     let begun = match &order {
         Order::Alone(_) => {
-            reign::skip_inodes(&namespace).await.map_err(|status| Error::Log(status.to_string()))?;
+            reign::announce(&namespace).await.map_err(|status| Error::Log(status.to_string()))?;
             Some((leads, reign::begin(&namespace, &trims)?))
         }
         Order::Member(_) => None,

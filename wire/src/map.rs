@@ -129,6 +129,9 @@ pub struct ClusterMap {
     pub current: Option<TableVersion>,
     /// Numbers of inodes that were given are below this; 0: it is not known how far they go.
     pub inodes_below: u64,
+    /// A number that whoever began to lead last has drawn: a state that is set back has other maps from then on, also of the same epochs
+    /// and with the same in them.
+    pub reign: u64,
 }
 
 impl ClusterMap {
@@ -144,6 +147,7 @@ impl ClusterMap {
             blocked: EndedSessions::default(),
             current: None,
             inodes_below: 0,
+            reign: 0,
         }
     }
 

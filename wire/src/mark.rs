@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! mark    the first 8 bytes, little-endian, of BLAKE3, key "brickyard 2026-11 mark of a cluster map", of this:
-//! map     cluster 16 | epoch | replicas 1 | n (brick) | n (chain) | n (table) | n (ended) | current | inodes below, unless 0
+//! map     cluster 16 | epoch | replicas 1 | n (brick) | n (chain) | n (table) | n (ended) | current | inodes below | reign, unless both are 0
 //! brick   number | number | store 16 | node 16 | length host | endpoint | boot | alive 1
 //! endpoint  0 address (QUIC) | 1 address (TLS) | 2 number
 //! address 0 ip 4 port | 1 ip 16 port
@@ -41,7 +41,18 @@ impl MapMark {
 
 /// What is hashed.
 fn form(map: &ClusterMap) -> Vec<u8> {
-    let ClusterMap { cluster, epoch, replicas, bricks, chains, tables, blocked, current, inodes_below } = map;
+    let ClusterMap {
+        cluster,
+        epoch,
+        replicas,
+        bricks,
+        chains,
+        tables,
+        blocked,
+        current,
+        inodes_below,
+        reign,
+    } = map;
     let mut form = Form(Vec::new());
     form.bytes(&cluster.0);
     form.number(epoch.0);
@@ -76,8 +87,9 @@ fn form(map: &ClusterMap) -> Vec<u8> {
             form.number(version.0.into());
         }
     }
-    if *inodes_below > 0 {
+    if (*inodes_below, *reign) != (0, 0) {
         form.number(*inodes_below);
+        form.number(*reign);
     }
     form.0
 }
@@ -206,16 +218,24 @@ mod tests {
         map
     }
 
+    /// With what maps got later.
+    fn newer() -> ClusterMap {
+        ClusterMap { inodes_below: 1 << 20, reign: u64::MAX, ..map() }
+    }
+
     /// Invariant 1: numbers that are remembered by clusters.
     #[test]
     fn marks_are_golden() {
         assert_eq!(MapMark::of(&ClusterMap::new(ClusterId([1; 16]), 2)), MapMark(0x210e_54d4_3059_e05d));
         assert_eq!(MapMark::of(&map()), MapMark(0x96a1_699a_151c_6140));
+        assert_eq!(MapMark::of(&newer()), MapMark(0x4a7d_e157_386c_baf9));
     }
 
     /// Invariant 2. This goes when the encoding of maps changes; the marks do not.
     #[test]
     fn all_of_a_map_is_in_its_mark() {
-        assert_eq!(postcard::to_allocvec(&map()), Ok(form(&map())));
+        assert_eq!(postcard::to_allocvec(&newer()), Ok(form(&newer())));
+        let older = postcard::to_allocvec(&map());
+        assert_eq!(older, Ok([&form(&map())[..], &[0, 0]].concat()), "what was not there counts for nothing");
     }
 }

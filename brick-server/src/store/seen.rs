@@ -9,7 +9,7 @@
 //! | version | since | why |
 //! |---|---|---|
 //! | 1 | 0.2.0 | the first |
-//! | 2 | 0.1.0 | how far numbers of inodes go; version 1 ends before that |
+//! | 2 | 0.1.0 | how far numbers of inodes go, and the last reign; version 1 ends before that |
 //!
 //! 1. It is written whole beside the old one and takes its place when it is durable, so a crash leaves one of the two
 //!    (`the_newest_map_is_there_after_a_crash`).
@@ -50,9 +50,9 @@ fn decode(bytes: &[u8]) -> Result<Option<ClusterMap>, u32> {
     if !bytes.starts_with(MAGIC) {
         return Ok(None);
     }
-    // What a map of that version lacks at its end: nobody knew how far numbers of inodes go.
+    // What a map of that version lacks at its end: nobody knew how far numbers of inodes go, nor reigns.
     let lacks: &[u8] = match number(bytes, MAGIC.len()) {
-        Some(1) => &[0],
+        Some(1) => &[0, 0],
         Some(VERSION) => &[],
         Some(later) if later > VERSION => return Err(later),
         _ => return Ok(None),
@@ -167,9 +167,9 @@ mod tests {
             let head = [&b"BYSEENMP"[..], &[version, 0, 0, 0], &crc32c::crc32c(&body).to_le_bytes()].concat();
             [head, body].concat()
         };
-        let map = ClusterMap { inodes_below: 300, ..map(300) };
-        assert_eq!(encode(&map).unwrap(), golden(2, &[0xac, 2]));
-        assert_eq!(decode(&golden(2, &[0xac, 2])), Ok(Some(map.clone())));
-        assert_eq!(decode(&golden(1, &[])), Ok(Some(ClusterMap { inodes_below: 0, ..map })));
+        let map = ClusterMap { inodes_below: 300, reign: 7, ..map(300) };
+        assert_eq!(encode(&map).unwrap(), golden(2, &[0xac, 2, 7]));
+        assert_eq!(decode(&golden(2, &[0xac, 2, 7])), Ok(Some(map.clone())));
+        assert_eq!(decode(&golden(1, &[])), Ok(Some(ClusterMap { inodes_below: 0, reign: 0, ..map })));
     }
 }

@@ -34,12 +34,19 @@ pub struct Reign {
     loops: JoinSet<()>,
 }
 
-/// What has to be done before a reign begins: numbers of inodes go on behind all that a lost state may have given.
+/// What has to be done before a reign begins: a state that is set back later is told from this one by the number it draws, and numbers
+/// of inodes go on behind all that a lost state may have given.
 ///
 /// # Errors
 /// If this member leads no more, or its disk fails.
-pub async fn skip_inodes(namespace: &Namespace) -> Result<(), Status> {
-    namespace.propose_anyway(Op::SkipInodes).await.map(|_| ())
+pub async fn announce(namespace: &Namespace) -> Result<(), Status> {
+    let drawn = wire::net::pki::random_id().map_err(|error| {
+        warn!(%error, "no random number can be had");
+        Status::Busy
+    })?;
+    let [a, b, c, d, e, f, g, h, ..] = drawn;
+    let reign = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    namespace.propose_anyway(Op::BeginReign(reign)).await.map(|_| ())
 }
 
 /// Begins to lead.
@@ -97,7 +104,7 @@ pub async fn run(
         if let (Leadership::Leading { term }, None) = (now, &reign) {
             let ready = async {
                 namespace.log.read_barrier().await?;
-                skip_inodes(&namespace).await
+                announce(&namespace).await
             };
             let ready = tokio::select! {
                 ready = ready => ready,

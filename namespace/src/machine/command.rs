@@ -178,8 +178,9 @@ pub enum Op {
     TakeBack(BrickId),
     /// A living brick can't be reached: others go on with the chains that they serve.
     StepBack(BrickId),
-    /// Somebody begins to lead: numbers of inodes go on behind all that lost states of this map may have given.
-    SkipInodes,
+    /// Somebody begins to lead, and has drawn this number: the map is another one from now on, and numbers of inodes go on behind all that
+    /// lost states of the one before may have given.
+    BeginReign(u64),
 }
 
 /// All living bricks that owed cuts of a file have nothing to cut any more.

@@ -1,18 +1,19 @@
 //! Numbers of inodes: each is given once, also by states that were lost.
 //!
 //! The map says below which number inodes may be given, and is changed half a block before that is reached. Whoever begins to lead
-//! goes on where that block ends.
+//! goes on behind that block, somewhere in the 2^34 numbers that follow, by a map that no other reign has.
 //!
 //! ```text
 //!                backup       lost            after the backup was put back
 //!     numbers  ----|-----------|=======skipped=======|------------ ...
-//!              next_ino    next_ino            inodes_below as of the backup: the next leader begins here
+//!              next_ino    next_ino            inodes_below as of the backup: the next leader begins behind it
 //!              of the      of what
 //!              backup      was lost
 //! ```
 //!
-//! 1. A state that was set back gives no number that the lost one gave: if the lost one had come further than its map of the backup
-//!    allowed, bricks have seen its next map, and tell ([`super::lineage`]) (`a_state_set_back_beneath_one_map_gives_no_number_again`).
+//! 1. A state that was set back gives no number that the lost one gave (`a_state_set_back_beneath_one_map_gives_no_number_again`). If
+//!    the lost one had come further than its map of the backup allowed, or another reign had begun, bricks have seen its next map, and
+//!    tell ([`super::lineage`]; `a_state_that_gave_more_than_its_map_allowed_had_another_map`, `a_state_set_back_to_before_a_reign_is_told`).
 //! 2. Numbers that were skipped are as those of lost states: what bricks have of them is kept. Nobody has anything of them where nothing
 //!    was lost. Of the last [`MOST_SKIPS`] times this is remembered (`skips_are_remembered_for_long_and_not_for_ever`).
 
@@ -27,6 +28,8 @@ use crate::store::{Read, keys};
 pub const BLOCK: u64 = 1 << 18;
 /// How far ahead of its end the next block is allowed: all bricks have seen the map long before so many inodes were made.
 const AHEAD: u64 = BLOCK / 2;
+/// A reign begins in one of so many blocks: not where a lost one began that came after the same map, before bricks can tell of it.
+const FIRST_BLOCKS: u64 = 1 << 16;
 /// How many times of those at which somebody began to lead the numbers skipped are remembered.
 pub const MOST_SKIPS: usize = 1024;
 
@@ -49,11 +52,11 @@ fn allow(txn: &mut Txn<'_>) {
     }
 }
 
-/// Goes on behind all numbers that states of this map may have given.
-pub fn skip(txn: &mut Txn<'_>) -> Do<()> {
-    let (next, below) = (txn.counters.next_ino, txn.map.inodes_below);
-    if next < below {
-        lose(txn, below)?;
+/// A reign begins: goes on behind all numbers that states of this map may have given, at a block that the number drawn says.
+pub fn skip(txn: &mut Txn<'_>, reign: u64) -> Do<()> {
+    let next = txn.counters.next_ino.max(txn.map.inodes_below) + reign % FIRST_BLOCKS * BLOCK;
+    if next > txn.counters.next_ino {
+        lose(txn, next)?;
     }
     allow(txn);
     Ok(())

@@ -318,7 +318,11 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
             inodes::free_lost(txn);
             Ok(Outcome::Done)
         }
-        Op::SkipInodes => inodes::skip(txn).map(|()| Outcome::Done),
+        Op::BeginReign(reign) => {
+            inodes::skip(txn, *reign)?;
+            txn.change_map().reign = *reign;
+            Ok(Outcome::Done)
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! | 1 | 0.1.0 | the first: ended sessions one by one, the oldest forgotten |
 //! | 2 | 0.1.0 | ended sessions as ranges, none forgotten |
 //! | 3 | 0.1.0 | which table is for new files; it was the last one |
-//! | 4 | 0.1.0 | how far numbers of inodes go; it was not known |
+//! | 4 | 0.1.0 | how far numbers of inodes go, and the last reign; they were not known |
 //!
 //! Older formats are read, and become the newest with the next change (`old_maps_are_read`).
 
@@ -59,6 +59,7 @@ impl<Blocked> Old<Blocked> {
             tables: self.tables,
             blocked: ended(self.blocked),
             inodes_below: 0,
+            reign: 0,
         }
     }
 }
@@ -80,8 +81,8 @@ pub fn decode_map(key: &[u8], bytes: &[u8]) -> Result<ClusterMap, Error> {
     match bytes.split_first() {
         Some((1, body)) => whole::<Old<OneByOne>>(body).map(|old| old.renew(ranges)),
         Some((2, body)) => whole::<Old<EndedSessions>>(body).map(|old| old.renew(|ended| ended)),
-        // It ends before the last field of today's.
-        Some((3, body)) => whole(&[body, &[0]].concat()),
+        // It ends before the last two fields of today's.
+        Some((3, body)) => whole(&[body, &[0, 0]].concat()),
         Some((&MAP_FORMAT, body)) => whole(body),
         Some((format, _)) => Err(format!("record format {format} is not known")),
         None => Err("empty".to_owned()),
@@ -133,12 +134,12 @@ mod tests {
         let mut map = map();
         map.blocked.insert(SessionId(4), MapEpoch(6));
         map.blocked.insert(SessionId(5), MapEpoch(7));
-        map.inodes_below = 300;
+        (map.inodes_below, map.reign) = (300, 7);
         let bytes = encode_map(&map).unwrap();
         assert_eq!(
             hex(&bytes),
             format!(
-                "04{}0102010303{}{}0168020709010101010501030301000101010405070100ac02",
+                "04{}0102010303{}{}0168020709010101010501030301000101010405070100ac0207",
                 "01".repeat(16),
                 "02".repeat(16),
                 "03".repeat(16)
@@ -170,7 +171,7 @@ mod tests {
         assert!(!read.blocked.contains_key(&SessionId(5)));
         assert_eq!(ClusterMap { blocked: EndedSessions::default(), ..read }, new);
         let third = postcard::to_extend(&new, vec![3]).unwrap();
-        assert_eq!(decode_map(b"Cmap", &third[..third.len() - 1]).unwrap(), new);
+        assert_eq!(decode_map(b"Cmap", &third[..third.len() - 2]).unwrap(), new);
         assert!(decode_map(b"Cmap", &third).is_err());
         let mut tables = new.tables.clone();
         tables.insert(TableVersion(7), vec![ChainId(1), ChainId(1)]);

@@ -264,7 +264,7 @@ async fn a_service_that_was_set_back_asks_its_bricks() {
 }
 
 fn skip(world: &mut World) {
-    assert_eq!(world.op(Op::SkipInodes), Ok(Outcome::Done));
+    assert_eq!(world.op(Op::BeginReign(7)), Ok(Outcome::Done));
 }
 
 /// No brick, no mount came or went between the backup and the loss: all have seen the same map.
@@ -291,6 +291,24 @@ fn a_state_set_back_beneath_one_map_gives_no_number_again() {
     back.op(Op::FreeLost).unwrap();
     assert!(lost.iter().all(|ino| is_useless(&back, *ino)));
     back.reopen();
+    back.sound();
+}
+
+/// A backup is made while nobody leads: whoever leads next gives the same numbers as the one who led after the backup, and is told.
+#[test]
+fn a_state_set_back_to_before_a_reign_is_told() {
+    let mut world = with_bricks(2);
+    let mut back = copy(&world);
+    world.op(Op::BeginReign(8)).unwrap();
+    let lost = world.file(ROOT, "lost");
+    assert!(!is_known(&back, saw(&world)));
+    back.op(Op::BeginReign(9)).unwrap();
+    assert_eq!(saw(&back).epoch, saw(&world).epoch);
+    assert!(!is_known(&back, saw(&world)));
+    let early = back.file(ROOT, "early");
+    assert_ne!(early, lost, "before the first brick has spoken");
+    back.op(Op::Adopt(Box::new(world.machine.map().as_ref().clone()))).unwrap();
+    assert!(back.file(ROOT, "new") > lost.max(early));
     back.sound();
 }
 

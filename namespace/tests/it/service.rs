@@ -350,6 +350,23 @@ async fn a_cut_is_answered_when_it_is_done() {
     cluster.sound().await;
 }
 
+/// Who waits for a cut hears at once that the service stops, and holds it up no longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_that_waits_does_not_hold_up_a_stop() {
+    let mut cluster = Cluster::new(2, |_| {}).await;
+    let client = Arc::new(cluster.client(1).await);
+    let file = client.file("f", 10_000).await;
+    cluster.bricks[1].gate.send_replace(false);
+    let shrink = tokio::spawn({
+        let client = client.clone();
+        async move { client.set_size(file, 10).await }
+    });
+    until("one brick has cut", async || (!cluster.cut_by(file, 10).is_empty()).then_some(())).await;
+    let stopped = timeout(Duration::from_secs(3), cluster.stop()).await;
+    assert!(stopped.is_ok(), "it waits for the brick");
+    assert!(shrink.await.unwrap().is_err());
+}
+
 /// A brick that has not cut yet gives what is cut back to one that has: as a head does that levels copies. It is cut there again before
 /// the cut is answered, whether the other one cuts it later or is given up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,12 +108,16 @@ fn freed(cluster: &HostCluster, bricks: &[usize]) -> usize {
     lines.filter(|line| line.contains("freed chunks of chains it is not in any more")).count()
 }
 
-/// Everything is there and right, a file that was made since only lost its name, and all of it goes on.
-fn goes_on(cluster: &mut HostCluster) -> Result<()> {
+fn adopted(cluster: &HostCluster) -> Result<()> {
     wait::until_true("the newest map is adopted", LIMIT, || {
         let status = cluster.status()?;
         Ok(status["map_epoch"].as_u64() > Some(LEAP) && status["health"] == "healthy")
-    })?;
+    })
+}
+
+/// Everything is there and right, a file that was made since only lost its name, and all of it goes on.
+fn goes_on(cluster: &mut HostCluster) -> Result<()> {
+    adopted(cluster)?;
     verify(cluster.mountpoint(), 2)?;
     ensure!(!cluster.mountpoint().join("later").exists(), "a name came out of nothing");
     let told = cluster.check(true)?.text();
@@ -282,5 +286,43 @@ fn a_lost_brick_is_given_up_by_word() -> Result<()> {
     cluster.bricks[3].start()?;
     cluster.wait_whole(LIMIT)?;
     goes_on(&mut cluster)?;
+    cluster.finish()
+}
+
+/// No brick and no mount has come or gone since the backup: files that are made after it was put back show nothing of those that were
+/// lost with the state in between, which is kept.
+#[test]
+fn what_was_only_written_after_the_backup_is_not_seen_in_new_files() -> Result<()> {
+    const MADE: u64 = 20;
+    let mut cluster = HostCluster::start(Shape { bricks: 3, replicas: 2 })?;
+    allow(&mut cluster);
+    fill(cluster.mountpoint(), 1)?;
+    back_up(&mut cluster)?;
+    for number in 0..MADE {
+        let path = cluster.mountpoint().join(format!("lost-{number}"));
+        std::fs::write(&path, seed::bytes(200 + number, 0, 100_000))?;
+        std::fs::File::open(&path)?.sync_all()?;
+    }
+    cluster.namespace.stop()?;
+    put_back(&cluster)?;
+    cluster.namespace.start()?;
+    // The first are made before a brick has spoken, perhaps.
+    for number in 0..MADE {
+        let path = cluster.mountpoint().join(format!("new-{number}"));
+        let file = std::fs::File::create(&path)?;
+        // One hole, and nothing else.
+        file.set_len(100_000)?;
+        file.sync_all()?;
+        let there = std::fs::read(&path)?;
+        ensure!(there == vec![0; 100_000], "{} shows what it never had", path.display());
+    }
+    adopted(&cluster)?;
+    verify(cluster.mountpoint(), 1)?;
+    let told = cluster.check(true)?.text();
+    ensure!(told.contains("of files whose names were lost"), "{told}");
+    cluster.admin(&["namespace", "free-lost"])?.ok()?;
+    wait::until_true("what had no name is freed", LIMIT, || {
+        Ok(cluster.check(false).is_ok_and(|told| !told.text().contains("of files whose names were lost")))
+    })?;
     cluster.finish()
 }
