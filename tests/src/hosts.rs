@@ -28,6 +28,7 @@ pub const BRICK_PORT: u16 = 7100;
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+const LEADER_LIMIT: Duration = Duration::from_secs(120);
 /// What only says that the machine was too busy to run us in time: no fault of the product.
 const BUSY_MACHINE: &str = "this process stood still";
 
@@ -421,6 +422,31 @@ impl HostCluster {
         let run = self.client.run(binary()?).args(verb);
         let run = run.arg("--cred").arg(self.admin_credential());
         Ok(if self.members.is_empty() { run } else { run.arg("--join").arg(self.namespaces()) })
+    }
+
+    /// What `namespace list --json` says of each member.
+    pub fn member_list(&self) -> Result<Vec<serde_json::Value>> {
+        let told = self.admin(&["namespace", "list"])?.arg("--json").ok()?;
+        let told: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+        told["members"].as_array().cloned().context("no members")
+    }
+
+    /// The processes of the namespace.
+    pub fn namespace_processes(&mut self) -> Vec<&mut Process> {
+        std::iter::once(&mut self.namespace).chain(&mut self.members).collect()
+    }
+
+    /// The one that leads, as soon as one does.
+    pub fn leader(&mut self) -> Result<&mut Process> {
+        let endpoint = wait::until("somebody leads", LEADER_LIMIT, || {
+            let leads = self.member_list()?.into_iter().find(|member| member["leads"] == true);
+            Ok(leads.and_then(|member| member["endpoint"].as_str().map(str::to_owned)))
+        })?;
+        let found = self
+            .namespace_processes()
+            .into_iter()
+            .find(|process| endpoint.contains(&format!("//{}:", process.host().address())));
+        found.with_context(|| format!("nobody is at {endpoint}"))
     }
 
     /// `brickyard status --json`, parsed.

@@ -2,7 +2,8 @@
 //!
 //! Programs: fsx, fio with verification, tar and diff, SQLite, and a writer that remembers every file whose
 //! fsync returned. Faults, one at a time and from a seed: kill -9, SIGSTOP for 3 s and 30 s, a cable pulled, a slow
-//! link, a full disk, flipped blocks. Afterwards everything is healed, and then it must hold that
+//! link, a full disk, flipped blocks, the leader of three members of the namespace killed, and a brick drained while
+//! another one and the leader are killed. Afterwards everything is healed, and then it must hold that
 //!
 //! 1. no program has ever seen a wrong byte, or an error but "no space left" while a disk was full;
 //! 2. everything that was acknowledged by fsync, and every committed transaction, is there;
@@ -27,6 +28,8 @@ use crate::seed::{self, Rng};
 use crate::{HostCluster, Shape, suites, wait};
 
 const BRICKS: usize = 6;
+/// Of the namespace, beside the first one.
+const MORE_MEMBERS: usize = 2;
 /// Bytes of one brick's disk.
 const DISK_MIB: u64 = 2048;
 /// How long the cluster may take to have all copies again after a fault.
@@ -180,6 +183,9 @@ pub fn run(duration: Duration, seed: u64, without: &[String]) -> Result<Report> 
     ])?;
     eprintln!("thrash: seed {seed}, {} s", duration.as_secs());
     let mut cluster = HostCluster::prepare(Shape { bricks: BRICKS, replicas: 2 })?;
+    for number in 0..MORE_MEMBERS {
+        cluster.add_member(number)?;
+    }
     for number in 0..BRICKS {
         disks::give(&cluster, number, DISK_MIB)?;
         cluster.add_brick(number)?;
@@ -377,7 +383,7 @@ fn promise_round(dir: &Path, promises: &Promises, rng: &mut Rng, round: u64) -> 
 
 // --- faults ---------------------------------------------------------------------------------------
 
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 10] = [
     "kill -9",
     "stopped 3 s",
     "stopped 30 s",
@@ -386,6 +392,8 @@ const KINDS: [&str; 8] = [
     "slow link",
     "full disk",
     "flipped blocks",
+    "leader killed",
+    "drained",
 ];
 
 fn fight(
@@ -477,9 +485,27 @@ fn inflict(cluster: &mut HostCluster, scene: &Scene, kind: &str, brick: usize, r
             filler.remove()?;
             touch_all_chains(&scene.dir.join("touch"))?;
         }
+        "leader killed" => kill_leader(cluster)?,
+        "drained" => {
+            let number = brick.to_string();
+            cluster.admin(&["brick", "drain", &number])?.ok()?;
+            last(rng.between(500, 3_000));
+            let other = (brick + 1 + rng.below(BRICKS as u64 - 1) as usize) % BRICKS;
+            cluster.bricks[other].kill9()?;
+            kill_leader(cluster)?;
+            cluster.bricks[other].start()?;
+            last(rng.between(500, 5_000));
+            cluster.admin(&["brick", "drain", &number, "--undo"])?.ok()?;
+        }
         _ => flip(&dir, rng)?,
     }
     Ok(())
+}
+
+fn kill_leader(cluster: &mut HostCluster) -> Result<()> {
+    let leads = cluster.leader()?;
+    leads.kill9()?;
+    leads.start().map(drop)
 }
 
 /// Has every brick that serves make something durable: one whose disk was full has noticed then that there is room

@@ -18,7 +18,6 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::bad_input::refused;
-use crate::hosts_members::leader;
 use crate::locks::{Holder, PROBE, attempt, flock_excludes, ranges_exclude};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -452,8 +451,8 @@ fn locks_outlast_leaders() -> Result<()> {
         let waits =
             Command::new(PROBE).arg(kind).arg(&mine).arg("wait").args(more).stdout(Stdio::piped()).spawn()?;
         waits_in_line(&cluster, &waits)?;
-        let killed = leader(&mut cluster)?.name().to_owned();
-        leader(&mut cluster)?.kill9()?;
+        let killed = cluster.leader()?.name().to_owned();
+        cluster.leader()?.kill9()?;
         // The new leader knows who holds it, and soon who waits.
         wait::until_true("it is shown that somebody waits", LIMIT, || {
             let told = cluster.admin(&["stuck"])?.arg("--json").ok()?;

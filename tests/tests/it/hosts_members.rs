@@ -60,24 +60,6 @@ impl Names {
     }
 }
 
-fn members(cluster: &HostCluster) -> Result<Vec<serde_json::Value>> {
-    let told = cluster.admin(&["namespace", "list"])?.arg("--json").ok()?;
-    let told: serde_json::Value = serde_json::from_slice(&told.stdout)?;
-    told["members"].as_array().cloned().context("no members")
-}
-
-/// The process that leads.
-pub(crate) fn leader(cluster: &mut HostCluster) -> Result<&mut Process> {
-    let endpoint = wait::until("somebody leads", LIMIT, || {
-        let leads = members(cluster)?.into_iter().find(|member| member["leads"] == true);
-        Ok(leads.and_then(|member| member["endpoint"].as_str().map(str::to_owned)))
-    })?;
-    let found = std::iter::once(&mut cluster.namespace)
-        .chain(&mut cluster.members)
-        .find(|process| endpoint.contains(&format!("//{}:", process.host().address())));
-    found.with_context(|| format!("nobody is at {endpoint}"))
-}
-
 /// One member grows to three while it serves. Each that leads is killed under a load from a mount: nothing
 /// that was acknowledged is lost, and nobody waits longer than 3 s.
 #[test]
@@ -95,8 +77,8 @@ fn a_killed_leader_stalls_no_longer_than_three_seconds() -> Result<()> {
     let names = Names::start(&dir);
     names.advance(20)?;
     for _ in 0..3 {
-        let killed = leader(&mut cluster)?.name().to_owned();
-        leader(&mut cluster)?.kill9()?;
+        let killed = cluster.leader()?.name().to_owned();
+        cluster.leader()?.kill9()?;
         names.advance(20)?;
         let mut all = cluster.all();
         all.iter_mut().find(|process| process.name() == killed).context("it is gone")?.start()?;
@@ -109,7 +91,7 @@ fn a_killed_leader_stalls_no_longer_than_three_seconds() -> Result<()> {
         ensure!(dir.join(format!("d-{number}")).is_dir(), "directory {number} is lost");
     }
     ensure!(fs::read_dir(&dir)?.count() as u64 == made + 1, "there is more than was made");
-    ensure!(members(&cluster)?.len() == 3);
+    ensure!(cluster.member_list()?.len() == 3);
     cluster.check(false)?;
     cluster.allow_log("");
     cluster.finish()
@@ -134,7 +116,7 @@ fn members_are_replaced_and_the_last_one_goes_on() -> Result<()> {
     let first = address(&cluster.namespace);
     let lost = address(&cluster.members[1]);
     cluster.admin(&["namespace", "lead", &first])?.ok()?;
-    ensure!(address(leader(&mut cluster)?) == first, "another one leads");
+    ensure!(address(cluster.leader()?) == first, "another one leads");
     let refused = cluster.admin(&["namespace", "remove", &first])?.run()?;
     ensure!(!refused.status.success() && refused.error_text().contains("it leads"), "{refused:?}");
     names.advance(20)?;
@@ -144,7 +126,7 @@ fn members_are_replaced_and_the_last_one_goes_on() -> Result<()> {
     cluster.members.pop();
     cluster.add_member(2)?;
     names.advance(20)?;
-    let now = members(&cluster)?;
+    let now = cluster.member_list()?;
     ensure!(now.len() == 3 && now.iter().all(|member| member["votes"] == true), "{now:?}");
     let (made, _) = names.finish()?;
 
@@ -170,7 +152,7 @@ fn members_are_replaced_and_the_last_one_goes_on() -> Result<()> {
     for number in 0..made {
         ensure!(dir.join(format!("d-{number}")).is_dir(), "directory {number} is lost");
     }
-    ensure!(members(&cluster)?.len() == 1);
+    ensure!(cluster.member_list()?.len() == 1);
     cluster.wait_whole(LIMIT)?;
     cluster.check(false)?;
     cluster.allow_log("");

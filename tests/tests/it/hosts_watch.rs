@@ -11,7 +11,6 @@ use brickyard_tests::{HostCluster, Shape, wait};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::hosts_members::leader;
 use crate::watch::Watch;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -85,8 +84,8 @@ fn changes_of_other_mounts_are_told_over_leaders() -> Result<()> {
     };
     for _ in 0..3 {
         advance()?;
-        let killed = leader(&mut cluster)?.name().to_owned();
-        leader(&mut cluster)?.kill9()?;
+        let killed = cluster.leader()?.name().to_owned();
+        cluster.leader()?.kill9()?;
         advance()?;
         for process in cluster.all().into_iter().filter(|process| process.name() == killed) {
             process.start()?;

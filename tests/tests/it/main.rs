@@ -17,6 +17,7 @@ mod hosts_behind;
 mod hosts_birth;
 mod hosts_disks;
 mod hosts_faults;
+mod hosts_leaders;
 mod hosts_locks;
 mod hosts_lockstep;
 mod hosts_members;
