@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{LogOptions, UpOptions};
+use crate::cli::{LogOptions, TransportKind, UpOptions};
 use crate::refusal;
 use children::Children;
 use home::{Home, Wanted};
@@ -45,6 +45,11 @@ pub fn run(mut options: UpOptions, log: &LogOptions) -> Result<ExitCode> {
     places::check_apart(&options.data, &options.mount)?;
     fs_client::Mount::check(&options.mount, &fs_client::MountConfig::default())?;
     home::refuse_if_held(&options.data)?;
+    if options.shared && options.transport == TransportKind::Quic {
+        bail!(
+            "--transport quic goes with this machine's own mount only, and --shared is for others, who come by TLS: leave one of the two away"
+        );
+    }
     let bricks = home::bricks_of(&options.data)?.or(options.bricks).unwrap_or(home::DEFAULT_BRICKS);
     places::check_addresses(&options, bricks)?;
     let home = Home::take(&options.data, Wanted { bricks: options.bricks, replicas: options.replicas })?;

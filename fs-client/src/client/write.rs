@@ -295,7 +295,8 @@ impl Shared {
             Ok(changed) => {
                 let end = match &content {
                     Content::Data(bytes) => offset + bytes.len() as u64,
-                    Content::Zeros(_) => 0,
+                    // It makes no file longer, but what it replaces may have, and was not reported.
+                    Content::Zeros(len) => (offset + len).min(state.pending_end.unwrap_or(0)),
                 };
                 let report = if again.is_some() {
                     // It was reported when it was acknowledged first. Who has read it since it was lost is to read it anew.

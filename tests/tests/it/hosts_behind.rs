@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use brickyard_tests::cluster::binary;
@@ -297,7 +297,15 @@ fn what_was_only_written_after_the_backup_is_not_seen_in_new_files() -> Result<(
     let mut cluster = HostCluster::start(Shape { bricks: 3, replicas: 2 })?;
     allow(&mut cluster);
     fill(cluster.mountpoint(), 1)?;
+    let begun = SystemTime::now();
     back_up(&mut cluster)?;
+    wait::until_true("all bricks have the map that came with the start", LIMIT, || {
+        let noted = |at: usize| std::fs::metadata(cluster.brick_dir(at).join("map"))?.modified();
+        (0..3)
+            .map(|at| Ok(noted(at)? > begun))
+            .collect::<Result<Vec<bool>>>()
+            .map(|all| !all.contains(&false))
+    })?;
     for number in 0..MADE {
         let path = cluster.mountpoint().join(format!("lost-{number}"));
         std::fs::write(&path, seed::bytes(200 + number, 0, 100_000))?;

@@ -202,3 +202,39 @@ fn a_write_that_is_told_late_is_seen() -> Result<()> {
     }
     cluster.finish()
 }
+
+/// A machine makes a file longer that another one has cut, which it has not heard of, and makes a hole of what it has just written: the
+/// file ends where it was written to.
+#[test]
+fn a_hole_in_what_was_not_told_yet_keeps_the_size() -> Result<()> {
+    let (cluster, here, there) = two_mounts()?;
+    for keep in [true, false] {
+        for round in 0..4u64 {
+            let name = format!("file-{keep}-{round}");
+            let ours = open(&here.join(&name))?;
+            ours.write_all_at(&seed::bytes(round, 0, 30_208), 0)?;
+            ours.sync_all()?;
+            let theirs = OpenOptions::new().write(true).truncate(true).open(there.join(&name))?;
+            theirs.write_all_at(&seed::bytes(round + 10, 0, 1536), 0)?;
+            theirs.sync_all()?;
+            drop(theirs);
+            ours.write_all_at(&seed::bytes(round + 20, 0, 19_456), 1024)?;
+            let flags = if keep {
+                FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
+            } else {
+                FallocateFlags::ZERO_RANGE
+            };
+            fallocate(&ours, flags, 8192, 12_288)?;
+            ours.sync_all()?;
+            let mut expected = seed::bytes(round + 10, 0, 1024);
+            expected.extend(seed::bytes(round + 20, 0, 7168));
+            expected.resize(20_480, 0);
+            for mount in [&there, &here] {
+                let read = std::fs::read(mount.join(&name))?;
+                ensure!(read.len() == expected.len(), "{name}: {} bytes at {}", read.len(), mount.display());
+                ensure!(read == expected, "{name}: wrong bytes at {}", mount.display());
+            }
+        }
+    }
+    cluster.finish()
+}
