@@ -40,6 +40,10 @@ pub const COLLECT_CHUNKS: usize = 256;
 pub const RECLAIM_PASS: usize = 4096;
 /// Problems a check tells at most.
 pub const CHECK_PROBLEMS: usize = 1000;
+/// Flaws of a phase that are mended after one look at everything, at most.
+pub const CHECK_FLAWS: usize = 4096;
+/// Flaws mended at a time.
+pub const REPAIRS_AT_ONCE: usize = 64;
 /// Files one page of a check gives at most.
 pub const CHECK_FILES: u32 = 4096;
 /// Bytes of paths in one answer, unless the first is longer.

@@ -13,8 +13,8 @@ use tracing::{info, warn};
 use wire::id::SessionId;
 use wire::map::ClusterMap;
 use wire::meta::{
-    Access, ClusterReply, ClusterRequest, FsReply, FsRequest, MetaCall, MetaProtocol, MetaReply, MetaRequest,
-    Timestamp,
+    Access, CheckRequest, ClusterReply, ClusterRequest, FsReply, FsRequest, MetaCall, MetaProtocol,
+    MetaReply, MetaRequest, Timestamp,
 };
 use wire::net::typed::Typed;
 use wire::net::{BoxFuture, Endpoint, Net, Peer, Role, Service, Serving, TypedHandler};
@@ -393,6 +393,9 @@ impl Namespace {
         if let MetaRequest::Cluster(ClusterRequest::Members) = call.request {
             // Whoever is asked says what it knows, most of all when nobody leads.
             return Ok(MetaReply::Cluster(self.members()));
+        }
+        if let MetaRequest::Check(CheckRequest::OwnSurvey) = call.request {
+            return self.own_survey().await.map(MetaReply::Check);
         }
         self.leads()?;
         if self.is_behind() && !is_answered_behind(&call.request) {

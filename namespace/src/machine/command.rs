@@ -18,6 +18,7 @@ use wire::status::Status;
 
 use crate::chain::plan::Step;
 use crate::machine::reached::Records;
+use crate::machine::repair::{Flaw, Mended};
 use crate::machine::tokens::NewToken;
 use crate::soft::apart::Verdict;
 
@@ -181,6 +182,8 @@ pub enum Op {
     /// Somebody begins to lead, and has drawn this number: the map is another one from now on, and numbers of inodes go on behind all that
     /// lost states of the one before may have given.
     BeginReign(u64),
+    /// Something seems to be wrong in the state. If it is, it is mended.
+    Repair(Flaw),
 }
 
 /// All living bricks that owed cuts of a file have nothing to cut any more.
@@ -241,6 +244,8 @@ pub enum Outcome {
     Moved(u64),
     /// What the change journal holds.
     Journal(Journal),
+    /// What was mended, in order.
+    Mended(Vec<Mended>),
 }
 
 /// Result of one command.

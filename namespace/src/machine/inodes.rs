@@ -79,6 +79,36 @@ pub fn lose(txn: &mut Txn<'_>, next: u64) -> Do<()> {
     txn.put(keys::LOST_INODES.to_vec(), &lost)
 }
 
+/// Goes on behind a number that was given before its turn.
+pub fn pass(txn: &mut Txn<'_>, ino: Ino) -> Do<()> {
+    let first = std::mem::replace(&mut txn.counters.next_ino, ino.0.saturating_add(1));
+    keep(txn, Ino(first), ino)?;
+    allow(txn);
+    Ok(())
+}
+
+/// What bricks have of these, should they not be there, is kept until somebody says otherwise.
+pub fn keep(txn: &mut Txn<'_>, first: Ino, last: Ino) -> Do<()> {
+    let mut lost = lost(txn)?;
+    let is_known = lost.iter().any(|(from, to)| *from <= first && last <= *to);
+    // Half of what is remembered stays for what is skipped.
+    if is_known || lost.len() >= MOST_SKIPS / 2 {
+        return Ok(());
+    }
+    lost.push((first, last));
+    lost.sort_unstable();
+    txn.put(keys::LOST_INODES.to_vec(), &lost)
+}
+
+/// The map allows all numbers that were given. Whether it did not.
+pub fn allow_given(txn: &mut Txn<'_>) -> bool {
+    let is_behind = txn.map.inodes_below != 0 && txn.counters.next_ino > txn.map.inodes_below;
+    if is_behind {
+        allow(txn);
+    }
+    is_behind
+}
+
 /// Numbers of inodes that may have been given by lost states.
 ///
 /// # Errors

@@ -27,6 +27,7 @@ pub mod locks;
 pub mod looks;
 pub mod reached;
 pub mod rename;
+pub mod repair;
 pub mod sessions;
 pub mod tokens;
 pub mod trims;
@@ -323,6 +324,7 @@ fn run(txn: &mut Txn<'_>, who: Option<Caller>, op: &Op) -> Do<Outcome> {
             txn.change_map().reign = *reign;
             Ok(Outcome::Done)
         }
+        Op::Repair(flaw) => repair::mend(txn, flaw),
     }
 }
 

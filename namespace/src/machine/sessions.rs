@@ -63,6 +63,35 @@ pub fn end(txn: &mut Txn<'_>, session: SessionId, clean: bool) -> Do<()> {
     if txn.get(&keys::session(session))?.is_none() {
         return Ok(());
     }
+    give_up(txn, session, clean)
+}
+
+/// Takes all from a session that has no record and still has something, as from one that died. Whether it did.
+pub fn bury(txn: &mut Txn<'_>, session: SessionId) -> Do<bool> {
+    // Were one blocked that is yet to begin, it could do nothing then.
+    if txn.get(&keys::session(session))?.is_some() || session.0 >= txn.counters.next_session {
+        return Ok(false);
+    }
+    let has_any = txn.get(&keys::answered(session))?.is_some()
+        || txn.any(&keys::answers(session))?
+        || txn.any(&keys::held_by(session))?
+        || txn.any(&keys::recalled_of(session))?
+        || !written_by(txn, session)?.is_empty();
+    if !has_any {
+        return Ok(false);
+    }
+    for (key, _) in txn.all(&keys::answers(session))? {
+        txn.delete(key);
+    }
+    txn.delete(keys::answered(session));
+    give_up(txn, session, false)?;
+    for (key, _) in txn.all(&keys::recalled_of(session))? {
+        txn.delete(key);
+    }
+    Ok(true)
+}
+
+fn give_up(txn: &mut Txn<'_>, session: SessionId, clean: bool) -> Do<()> {
     txn.delete(keys::session(session));
     txn.delete(keys::class(session));
     if txn.load::<SessionId>(keys::SOLE)? == Some(session) {

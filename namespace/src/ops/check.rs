@@ -16,23 +16,39 @@ use crate::machine::looks;
 use crate::namespace::Namespace;
 use crate::store::records::{Inode, Trim, decode};
 use crate::store::{Read, keys};
-use crate::verify::verify;
+use crate::verify::{Report, verify};
 
 impl Namespace {
     /// A call of a check.
     pub async fn check(self: &Arc<Self>, request: CheckRequest) -> Result<CheckReply, Status> {
         self.log.read_barrier().await?;
-        self.read_aside(move |this| match request {
+        match request {
             CheckRequest::Namespace => {
-                this.db.at_moment(|moment| verify(moment)).map(|report| CheckReply::Problems {
-                    inodes: report.inodes,
-                    entries: report.entries,
-                    problems: report.problems,
+                self.survey().await.map(|Report { inodes, entries, problems, .. }| CheckReply::Problems {
+                    inodes,
+                    entries,
+                    problems,
                 })
             }
-            CheckRequest::Files { after, max } => this.db.at_moment(|moment| files(moment, after, max)),
-        })
-        .await
+            CheckRequest::Files { after, max } => {
+                self.read_aside(move |this| this.db.at_moment(|moment| files(moment, after, max))).await
+            }
+            CheckRequest::Survey | CheckRequest::OwnSurvey => self.own_survey().await,
+            CheckRequest::Repair => self.repair().await,
+        }
+    }
+
+    /// What is wrong in the state that this member has.
+    pub async fn own_survey(self: &Arc<Self>) -> Result<CheckReply, Status> {
+        let report = self.survey().await?;
+        let mendable = report.mendable();
+        let Report { inodes, entries, problems, .. } = report;
+        Ok(CheckReply::Surveyed { inodes, entries, problems, mendable })
+    }
+
+    /// Looks at everything.
+    pub(super) async fn survey(self: &Arc<Self>) -> Result<Report, Status> {
+        self.read_aside(|this| this.db.at_moment(|moment| verify(moment))).await
     }
 
     /// Paths of inodes.
@@ -42,7 +58,7 @@ impl Namespace {
     }
 
     /// Reads much, on a thread that nobody waits for.
-    async fn read_aside<T: Send + 'static>(
+    pub(super) async fn read_aside<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(&Namespace) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Status> {

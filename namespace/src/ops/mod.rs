@@ -9,6 +9,7 @@ pub mod join;
 mod locks;
 pub mod members;
 pub mod reads;
+mod repair;
 pub mod room;
 pub mod session;
 pub mod watch;

@@ -34,6 +34,9 @@ pub const APPLIED: &[u8] = b"Capplied";
 /// Last entry of the replicated log whose effects are here, and the members as of then.
 pub const RAFT: &[u8] = b"Craft";
 
+/// How often numbers of things were counted right.
+pub const TALLIES: &[u8] = b"Ctallies";
+
 /// Before every mark of a map.
 pub const MARKS: &[u8] = b"M";
 
@@ -53,6 +56,11 @@ pub fn inode(ino: Ino) -> Vec<u8> {
 /// `D parent name`.
 pub fn entry(parent: Ino, name: &Name) -> Vec<u8> {
     numbered(b'D', parent.0, name.as_bytes())
+}
+
+/// `D parent`, before every name.
+pub fn names(parent: Ino) -> Vec<u8> {
+    numbered(b'D', parent.0, &[])
 }
 
 /// `R parent cookie`.
@@ -100,6 +108,11 @@ pub fn answer(session: SessionId, seq: CallSeq) -> Vec<u8> {
     numbered(b'U', session.0, &seq.0.to_be_bytes())
 }
 
+/// `U session`, the prefix of all its answers.
+pub fn answers(session: SessionId) -> Vec<u8> {
+    numbered(b'U', session.0, &[])
+}
+
 /// `W ino session`.
 pub fn writer(ino: Ino, session: SessionId) -> Vec<u8> {
     numbered(b'W', ino.0, &session.0.to_be_bytes())
@@ -117,6 +130,11 @@ pub fn locks(ino: Ino, kind: LockKind) -> Vec<u8> {
         LockKind::Range => 1,
     };
     numbered(b'L', ino.0, &[kind])
+}
+
+/// `L ino`, the prefix of locks of all kinds.
+pub fn all_locks(ino: Ino) -> Vec<u8> {
+    numbered(b'L', ino.0, &[])
 }
 
 /// `H session ino`: the session holds locks on the inode.

@@ -26,6 +26,7 @@
 //!   C "map"           -> ClusterMap   C "counters" -> Counters   C "applied" -> log index
 //!   C "wishes"        -> Wishes       what is wanted of the bricks; missing in old directories
 //!   C "journal"       -> Journal      what the change journal holds; missing in old directories
+//!   C "tallies"       -> u64          how often numbers of things were counted right; missing where they never were wrong
 //!   C "raft"          -> (LogId, members)   last entry of the log; missing where there is one member
 //! ```
 //!

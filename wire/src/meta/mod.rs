@@ -18,7 +18,7 @@ use crate::id::{CallSeq, SessionId};
 use crate::net::Protocol;
 
 pub use attr::{Attr, FileKind, SetTime, Timestamp};
-pub use check::{CheckReply, CheckRequest, InodeSummary};
+pub use check::{CheckReply, CheckRequest, InodeSummary, MAX_REPAIRS, Repair};
 pub use cluster::{
     AdoptRefusal, AuthorityText, Behind, BrickRefusal, BrickRegistration, BrickReport, ClusterReply,
     ClusterRequest, ClusterStatus, MAX_PATHS, MapMemory, MemberInfo, MemberRefusal, NewBrick, RefusedBrick,
