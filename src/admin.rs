@@ -13,7 +13,9 @@ use wire::meta::{
     CheckReply, CheckRequest, ClusterReply, ClusterRequest, ClusterStatus, MAX_PATHS, MetaCall, MetaProtocol,
     MetaReply, MetaRequest,
 };
-use wire::net::{CallError, Credential, CredentialError, Endpoint, Members, MemoryHub, Net, NetConfig};
+use wire::net::{
+    CallError, Credential, CredentialError, Endpoint, Members, MemoryHub, Net, NetConfig, Probed,
+};
 use wire::status::Status;
 
 use crate::cli::ClusterOptions;
@@ -26,6 +28,8 @@ use crate::up::home;
 const CALL_DEADLINE: Duration = Duration::from_secs(120);
 /// How long it is looked for the member of the namespace that leads.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for a member of the namespace that is meant itself to take a connection.
+const REACH_LIMIT: Duration = Duration::from_secs(3);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -142,6 +146,26 @@ impl Admin {
         match self.namespace(MetaRequest::Check(request)).await? {
             MetaReply::Check(reply) => Ok(reply),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks one member of the namespace to verify its records.
+    ///
+    /// # Errors
+    /// If it does not answer, or not with that.
+    pub async fn check_of(&self, member: Endpoint, request: CheckRequest) -> Result<CheckReply> {
+        // One that is away is not waited for as long as one that reads everything.
+        let is_told = matches!(member, Endpoint::Tls(_) | Endpoint::Memory(_));
+        if is_told && self.net.probe(&member, REACH_LIMIT).await != Probed::Listens {
+            bail!("it can't be reached");
+        }
+        let request = MetaRequest::Check(request);
+        let call = MetaCall { session: None, seq: CallSeq(0), answered_below: CallSeq(0), request };
+        let deadline = Instant::now() + CALL_DEADLINE;
+        match self.net.request::<MetaProtocol>(&member, &call, Default::default(), deadline).await {
+            Ok((MetaReply::Check(reply), _)) => Ok(reply),
+            Ok((other, _)) => Err(unexpected(&other)),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -8,11 +8,19 @@
 //! 5. a file that was written has something on some brick (a note: by its record alone one that was cut to a hole is no other);
 //! 6. with `--data-too`: every block matches its checksum, and copies have the same content.
 //!
+//! 7. all members of the namespace have the same state, as far as that shows (*member*).
+//!
+//! With `--repair` what can be mended is: see [`repair`]. Else nothing is changed but what follows.
+//!
 //! A block that fails its checksum is put right from another copy by the brick that was asked; the check waits
 //! for that and tells it apart (*repaired*) from one that no copy has any more (*corrupt*).
 //!
 //! The cluster may be in use. What changes while it is looked at is looked at again, a few
 //! times, before it is called a problem.
+
+mod findings;
+mod members;
+mod repair;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -29,7 +37,9 @@ use wire::meta::{CheckReply, CheckRequest, InodeSummary};
 use crate::admin::{self, Admin};
 use crate::cli::CheckOptions;
 use crate::refusal;
-use crate::show::{self, counted};
+use crate::show::counted;
+
+use findings::{Findings, Problem, Uneven};
 
 /// Looks at the bricks at most, until two in a row tell the same problems.
 const ROUNDS: u32 = 6;
@@ -39,96 +49,8 @@ const PAUSE: Duration = Duration::from_millis(1500);
 const REPAIR_LIMIT: Duration = Duration::from_secs(2);
 /// Time between two looks whether it is.
 const REPAIR_PAUSE: Duration = Duration::from_millis(250);
-/// Exit code: consistent now, after something was put right.
-const REPAIRED: u8 = 3;
 /// Files or chunks asked for at a time.
 const PAGE: u32 = 4096;
-/// Problems told.
-const MOST_TOLD: usize = 1000;
-
-/// Something that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Problem {
-    /// What, in words.
-    what: String,
-    /// The file it is about, if it is about one.
-    file: Option<Ino>,
-}
-
-/// Paths of files that something was found of.
-type Paths = BTreeMap<Ino, String>;
-
-/// A line about a file, with its path if that is known.
-fn with_path(line: &str, file: Option<Ino>, paths: &Paths) -> String {
-    match file.and_then(|ino| paths.get(&ino)) {
-        Some(path) => format!("{line}: {path}"),
-        None => line.to_owned(),
-    }
-}
-
-/// What was looked at and found.
-#[derive(Debug, Default)]
-struct Findings {
-    inodes: u64,
-    entries: u64,
-    chunks: u64,
-    problems: BTreeSet<Problem>,
-    /// Not wrong, but worth knowing: copies that are missing because a brick is away.
-    notes: BTreeSet<String>,
-    /// Copies of chunks of files whose names were lost.
-    lost: u64,
-    /// Files that were written and of which there is nothing, with the bytes that were written.
-    empty: BTreeMap<Ino, u64>,
-    /// Chunks with so many bad blocks on a brick that are right again.
-    repaired: BTreeMap<(ChunkKey, BrickId), u32>,
-}
-
-impl Findings {
-    fn wrong(&mut self, file: Ino, what: String) {
-        self.problems.insert(Problem { what, file: Some(file) });
-    }
-
-    /// Files that something is told of.
-    fn files(&self) -> Vec<Ino> {
-        let wrong = self.problems.iter().take(MOST_TOLD).filter_map(|problem| problem.file);
-        let repaired = self.repaired.keys().take(MOST_TOLD).map(|(key, _)| key.ino);
-        let empty = self.empty.keys().take(MOST_TOLD).copied();
-        wrong.chain(repaired).chain(empty).collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    fn note_lines(&self, paths: &Paths) -> Vec<String> {
-        let line = |(file, written): (&Ino, &u64)| {
-            let line = format!(
-                "nothing is left of file {file}, {} of which were written: its data is lost, unless it was cut to a hole since",
-                show::bytes(*written)
-            );
-            with_path(&line, Some(*file), paths)
-        };
-        self.notes.iter().cloned().chain(self.empty.iter().take(MOST_TOLD).map(line)).collect()
-    }
-
-    fn problem_lines(&self, paths: &Paths) -> Vec<String> {
-        let line = |problem: &Problem| with_path(&problem.what, problem.file, paths);
-        self.problems.iter().take(MOST_TOLD).map(line).collect()
-    }
-
-    fn repaired_lines(&self, paths: &Paths) -> Vec<String> {
-        let line = |((key, brick), blocks): (&(ChunkKey, BrickId), &u32)| {
-            let bad = counted(*blocks, "bad block", "bad blocks");
-            let line = format!("chunk {key} on brick {brick} had {bad}, put right from another copy");
-            with_path(&line, Some(key.ino), paths)
-        };
-        self.repaired.iter().take(MOST_TOLD).map(line).collect()
-    }
-
-    fn exit_code(&self) -> u8 {
-        match (self.problems.is_empty(), self.repaired.is_empty()) {
-            (true, true) => 0,
-            (true, false) => REPAIRED,
-            (false, _) => 1,
-        }
-    }
-}
 
 /// Checks the cluster that runs on a data directory.
 ///
@@ -137,7 +59,15 @@ impl Findings {
 pub fn run(options: &CheckOptions) -> Result<ExitCode> {
     let looked: Result<_> = admin::runtime()?.block_on(async {
         let admin = Admin::of(&options.cluster)?;
-        let findings = look_until_stable(&admin, options.data_too).await?;
+        let mut findings = look_until_stable(&admin, options.data_too).await?;
+        if options.repair && findings.can_repair() {
+            let mended = repair::run(&admin, &findings).await?;
+            let before = findings;
+            findings = look_until_stable(&admin, options.data_too).await?;
+            findings.repaired.extend(before.repaired);
+            findings.mended = mended.lines;
+            findings.notes.extend(mended.notes);
+        }
         let paths = admin.paths(&findings.files()).await?;
         Ok((findings, paths))
     });
@@ -152,7 +82,7 @@ pub fn run(options: &CheckOptions) -> Result<ExitCode> {
         let object = json!({
             "inodes": findings.inodes, "entries": findings.entries, "chunks": findings.chunks,
             "problems": findings.problem_lines(&paths), "repaired": findings.repaired_lines(&paths),
-            "notes": findings.note_lines(&paths),
+            "notes": findings.note_lines(&paths), "repairable": findings.can_repair(),
         });
         println!("{object:#}");
     } else {
@@ -172,11 +102,16 @@ pub fn run(options: &CheckOptions) -> Result<ExitCode> {
             counted(findings.entries, "name", "names"),
             counted(findings.chunks, "chunk copy", "chunk copies"),
             counted(findings.problems.len(), "problem", "problems"),
-            match findings.repaired.len() {
+            match findings.repaired.len() + findings.mended.len() {
                 0 => String::new(),
-                n => format!(", {} repaired", counted(n, "chunk copy", "chunk copies")),
+                n => format!(", {} repaired", counted(n, "thing", "things")),
             }
         );
+        if findings.can_repair() && !options.repair {
+            println!(
+                "`brickyard check --repair` mends what of this can be mended without a guess, and loses no file"
+            );
+        }
     }
     Ok(ExitCode::from(findings.exit_code()))
 }
@@ -192,6 +127,7 @@ async fn look_until_stable(admin: &Admin, data_too: bool) -> Result<Findings> {
         let mut now = look(admin, data_too).await?;
         let stable = now.problems == last.problems && now.empty == last.empty;
         now.problems = now.problems.intersection(&last.problems).cloned().collect();
+        now.uneven = now.uneven.intersection(&last.uneven).copied().collect();
         now.empty.retain(|file, _| last.empty.contains_key(file));
         now.repaired.append(&mut last.repaired);
         last = now;
@@ -204,10 +140,12 @@ async fn look_until_stable(admin: &Admin, data_too: bool) -> Result<Findings> {
 
 async fn look(admin: &Admin, data_too: bool) -> Result<Findings> {
     let mut findings = Findings::default();
-    match admin.check(CheckRequest::Namespace).await? {
-        CheckReply::Problems { inodes, entries, problems } => {
+    match admin.check(CheckRequest::Survey).await? {
+        CheckReply::Surveyed { inodes, entries, problems, mendable } => {
             findings.inodes = inodes;
             findings.entries = entries;
+            findings.mendable = mendable;
+            members::compare(admin, &problems, &mut findings).await?;
             let of = |p| Problem { what: format!("namespace: {p}"), file: None };
             findings.problems.extend(problems.into_iter().map(of));
         }
@@ -254,7 +192,7 @@ async fn look(admin: &Admin, data_too: bool) -> Result<Findings> {
     }
     if findings.lost > 0 {
         findings.notes.insert(format!(
-            "{} of files whose names were lost when the namespace was set back: kept until `brickyard namespace free-lost`; \
+            "{} of files whose names were lost when the namespace was set back, or with their records: kept until `brickyard namespace free-lost`; \
              `brickyard salvage` gets them off a brick",
             counted(findings.lost, "chunk copy is", "chunk copies are")
         ));
@@ -329,6 +267,15 @@ fn judge(
     let Some((first, rest)) = serving.split_first() else { return };
     for brick in rest {
         if of(*brick) != of(*first) {
+            // Only what an older one lacks is no guess.
+            if of(*brick).map(|(version, ..)| version) < of(*first).map(|(version, ..)| version) {
+                findings.uneven.insert(Uneven {
+                    key,
+                    chain: (chain.id, chain.epoch),
+                    head: *first,
+                    member: *brick,
+                });
+            }
             let (one, other) = (version(of(*first)), version(of(*brick)));
             findings.wrong(
                 key.ino,
@@ -440,6 +387,7 @@ async fn list_files(admin: &Admin) -> Result<BTreeMap<Ino, InodeSummary>> {
 
 #[cfg(test)]
 mod tests {
+    use super::findings::{Paths, REPAIRED};
     use super::*;
     use wire::id::{ChainEpoch, ChainId, ChunkVersion, ClusterId};
     use wire::layout::FileLayout;
@@ -497,7 +445,7 @@ mod tests {
         copy(ino, version, len, 7)
     }
 
-    fn problems(copies: &[(BrickId, ChunkSummary)], size: u64) -> Vec<String> {
+    fn judged(copies: &[(BrickId, ChunkSummary)], size: u64) -> Findings {
         let mut map = ClusterMap::new(ClusterId([1; 16]), 2);
         let members = [0, 1].map(|b| Member { brick: BrickId(b), state: MemberState::Serving }).to_vec();
         map.chains.insert(ChainId(1), Chain { id: ChainId(1), epoch: ChainEpoch(1), members });
@@ -505,7 +453,43 @@ mod tests {
         let file = InodeSummary { size, ..file(2) };
         let mut findings = Findings::default();
         judge(&map, &BTreeMap::from([(Ino(2), file)]), copies[0].1.key, copies, &mut findings);
-        findings.problem_lines(&Paths::new())
+        findings
+    }
+
+    fn problems(copies: &[(BrickId, ChunkSummary)], size: u64) -> Vec<String> {
+        judged(copies, size).problem_lines(&Paths::new())
+    }
+
+    /// A copy is made equal to its head's only where that has what it lacks: everything else would be a guess.
+    #[test]
+    fn only_older_copies_are_made_equal() {
+        let (zero, one) = (BrickId(0), BrickId(1));
+        for (copies, can) in [
+            (vec![(zero, chunk(2, 5, 100)), (one, chunk(2, 4, 100))], true),
+            (vec![(zero, chunk(2, 5, 100))], true),
+            (vec![(zero, chunk(2, 4, 100)), (one, chunk(2, 5, 100))], false),
+            (vec![(one, chunk(2, 5, 100))], false),
+            (vec![(zero, chunk(2, 5, 100)), (one, copy(2, 5, 100, 8))], false),
+        ] {
+            let found = judged(&copies, 100);
+            let of: Vec<_> = found.uneven.iter().map(|uneven| (uneven.head, uneven.member)).collect();
+            assert_eq!((of, found.can_repair()), (if can { vec![(zero, one)] } else { vec![] }, can));
+            assert_eq!(found.problem_lines(&Paths::new()).len(), 1);
+        }
+    }
+
+    /// What was mended is told, and is enough for its own exit code only where nothing is left.
+    #[test]
+    fn what_was_mended_is_told() {
+        let mut findings = Findings { mended: vec!["namespace: a: /b".to_owned()], ..Findings::default() };
+        assert_eq!((findings.repaired_lines(&Paths::new()).len(), findings.exit_code()), (1, REPAIRED));
+        assert!(!findings.can_repair());
+        findings.wrong(Ino(3), "leaked".to_owned());
+        assert_eq!((findings.exit_code(), findings.can_repair()), (1, false));
+        findings.mendable = 1;
+        assert!(findings.can_repair());
+        findings.differs = true;
+        assert!(!findings.can_repair());
     }
 
     /// What was put right is told, and is neither consistent from the start nor a problem.

@@ -90,7 +90,7 @@ enum Command {
     /// Verify the namespace and all bricks of a running cluster against each other
     ///
     /// Exit code 0: consistent; 1: problems, each listed; 2: it could not be checked; 3: consistent, after
-    /// bad blocks were put right from other copies.
+    /// bad blocks were put right from other copies, or after --repair mended all that was wrong.
     Check(CheckOptions),
     /// Get plain files off a brick directory, with no cluster
     ///
@@ -202,6 +202,10 @@ pub struct CheckOptions {
     /// Also read every chunk on every brick against its checksums and its copies
     #[arg(long)]
     pub data_too: bool,
+    /// Mend what can be mended without a guess, while the cluster is in use, and tell each thing that was done. No file is
+    /// lost by it: what has lost its name is kept in /lost+found. Exits with 3 if all is consistent then
+    #[arg(long)]
+    pub repair: bool,
 }
 
 /// Runs what the arguments ask for.
