@@ -34,6 +34,7 @@ mod memory;
 mod moves;
 mod names;
 mod privileges;
+mod repair;
 mod salvage;
 mod sparse;
 mod suites;
