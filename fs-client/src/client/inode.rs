@@ -250,7 +250,20 @@ impl State {
         if attr.mtime != self.attr.mtime || attr.size != self.attr.size {
             self.version += 1;
         }
+        if attr.mtime != self.attr.mtime
+            && let Some(pending) = self.pending_mtime
+        {
+            // Others have written, too. The kernel drops what it remembers by a time that is another one than before.
+            self.pending_mtime = Some(pending.max(attr.mtime).next());
+        }
         self.attr = attr.clone();
+    }
+
+    /// The same for the answer to what was written here.
+    pub(crate) fn absorb_own(&mut self, attr: &Attr) {
+        let pending = self.pending_mtime;
+        self.absorb(attr);
+        self.pending_mtime = pending;
     }
 
     /// The size as programs here are to see it.

@@ -492,7 +492,7 @@ impl Shared {
                 }
                 let answer = match reply {
                     FsReply::Attr(attr) => {
-                        state.absorb(&attr);
+                        state.absorb_own(&attr);
                         state.own_mtime = Some(attr.mtime);
                         Answer::Attr(attr)
                     }

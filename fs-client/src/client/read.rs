@@ -51,6 +51,8 @@ struct Plan {
     version: u64,
     /// Nothing is gathered or in flight: what the bricks have is all there is.
     clean: bool,
+    /// Something in it is being sent again, and lies beneath what others may have written since: only the bricks know, when that is done.
+    in_doubt: bool,
     /// From memory, in the order to be laid over.
     overlay: Vec<(u64, Bytes)>,
     /// What memory does not have.
@@ -60,14 +62,16 @@ struct Plan {
 fn plan(state: &State, offset: u64, len: u64) -> Plan {
     let start = offset.min(state.size());
     let end = offset.saturating_add(len.min(MOST_BYTES)).min(state.size()).max(start);
-    let mut overlay = Vec::new();
+    let (mut overlay, mut in_doubt) = (Vec::new(), false);
     if start < end {
         // The first flight that can reach into the range begins at most a chunk before it.
         let before = state.flights.range(..start).next_back().map(|(at, _)| *at).unwrap_or(start);
         for (at, flight) in state.flights.range(before..end) {
             let from = start.max(*at);
             let to = end.min(at + flight.content.len());
-            if from < to {
+            if from < to && flight.again.is_some() {
+                in_doubt = true;
+            } else if from < to {
                 let bytes = match flight.content.part(from - at, to - at) {
                     Content::Data(bytes) => bytes,
                     Content::Zeros(len) => Bytes::from(vec![0; len as usize]),
@@ -83,6 +87,7 @@ fn plan(state: &State, offset: u64, len: u64) -> Plan {
         layout: state.attr.layout,
         version: state.version,
         clean: state.is_written(),
+        in_doubt,
         gaps: gaps(start, end, &overlay),
         overlay,
     }
@@ -175,7 +180,7 @@ impl Shared {
         let plan = {
             let state = locked(&file.inode.state);
             let plan = plan(&state, offset, len);
-            if self.has_lost(&state, &(plan.start..plan.end)) {
+            if plan.in_doubt || self.has_lost(&state, &(plan.start..plan.end)) {
                 return None;
             }
             plan
@@ -234,7 +239,14 @@ impl Shared {
         len: u64,
         knowledge: Knowledge,
     ) -> Result<Bytes, Error> {
-        let plan = plan(&locked(&file.inode.state), offset, len);
+        let plan = loop {
+            let changed = file.inode.changed.notified();
+            let plan = plan(&locked(&file.inode.state), offset, len);
+            if !plan.in_doubt {
+                break plan;
+            }
+            changed.await;
+        };
         let age = match knowledge {
             Knowledge::Fresh => WATCHED_AGE,
             Knowledge::None => UNWATCHED_AGE,

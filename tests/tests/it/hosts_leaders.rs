@@ -11,7 +11,8 @@
 //!
 //! 1. Of the three one hears yes. None would be an answer that was given twice, and differently; two would be a lost change.
 //! 2. Whoever looks after an answer sees at least that state, on whatever mount.
-//! 3. In the end all names are where they were acknowledged to be, and nothing else is there.
+//! 3. With each name comes a file that is written beside it, closed, and renamed: whoever sees the one sees the other, with all its bytes.
+//! 4. In the end all names are where they were acknowledged to be, and nothing else is there.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
@@ -29,6 +30,8 @@ use rustix::process::Signal;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const MOUNTS: usize = 3;
+/// Of the file that comes with a name.
+const FILE_BYTES: usize = 32_000;
 /// Nobody waits longer.
 const LONGEST_STALL: Duration = Duration::from_secs(3);
 /// How long a member is stopped or cut off.
@@ -164,6 +167,11 @@ impl Worker {
                 break;
             }
             let (from, to) = (claim(&self.dir, number), own(&self.dir, self.me, number));
+            let (new, file) = (from.join("new"), from.join("file"));
+            let bytes = seed::bytes(number as u64, 0, FILE_BYTES);
+            self.timed(|| fs::write(&new, bytes)).with_context(|| format!("writing for {number}"))?;
+            self.timed(|| fs::rename(&new, &file))
+                .with_context(|| format!("renaming the file of {number}"))?;
             self.timed(|| fs::rename(&from, &to)).with_context(|| format!("renaming {number}"))?;
             self.board.change(number, |claim| claim.owned = true);
             self.won.pop_front();
@@ -187,6 +195,15 @@ impl Worker {
         let me = self.me;
         if before.owned && (at_first || !then) {
             bail!("mount {me} saw {number} as it was before: {at_first} {then}, {before:?}");
+        }
+        if before.owned {
+            let file = own(&self.dir, winner, number).join("file");
+            let read = self.timed(|| fs::read(&file)).with_context(|| format!("the file of {number}"))?;
+            ensure!(
+                read == seed::bytes(number as u64, 0, FILE_BYTES),
+                "mount {me} reads {} bytes of {number}, and not those that were written",
+                read.len()
+            );
         }
         if !after.leaving && (!at_first || then) {
             bail!("mount {me} does not see {number}: {at_first} {then}, {before:?}, {after:?}");

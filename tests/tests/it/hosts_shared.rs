@@ -238,3 +238,29 @@ fn a_hole_in_what_was_not_told_yet_keeps_the_size() -> Result<()> {
     }
     cluster.finish()
 }
+
+/// A machine that has written to a file and not told of it yet sees what others write elsewhere in it, though its kernel remembers what
+/// was there.
+#[test]
+fn who_has_written_itself_sees_what_others_write() -> Result<()> {
+    let (cluster, here, there) = two_mounts()?;
+    let (ours, theirs) = (open(&here.join("file"))?, open(&there.join("file"))?);
+    ours.write_all_at(&seed::bytes(1, 0, 4 * LENGTH), 0)?;
+    ours.sync_all()?;
+    let read = || -> Result<Vec<u8>> {
+        let mut read = vec![0; 4096];
+        ours.read_exact_at(&mut read, 0)?;
+        Ok(read)
+    };
+    for round in 2..12u64 {
+        ours.write_all_at(&seed::bytes(round, 0, 100), 3 * LENGTH as u64)?;
+        // In the kernel's memory now, as of the time of that write.
+        read()?;
+        let new = seed::bytes(round, 0, 4096);
+        theirs.write_all_at(&new, 0)?;
+        theirs.sync_all()?;
+        ensure!(read()? == new, "round {round}: what was acknowledged by fsync elsewhere is not seen");
+    }
+    drop((ours, theirs));
+    cluster.finish()
+}
