@@ -128,7 +128,7 @@ fn a_damaged_namespace_is_mended_while_it_is_in_use() -> Result<()> {
     for told in [
         "has the name".to_owned(),
         "was made anew".to_owned(),
-        "is 2, and was 9: /tree/counted".to_owned(),
+        "is 2, and was 9: /tree/again".to_owned(),
         format!("lost+found: /lost+found/#{unmoored}"),
         format!("lost+found: /lost+found/#{unnamed}"),
         "consistent: ".to_owned(),
