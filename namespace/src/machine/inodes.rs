@@ -91,8 +91,9 @@ pub fn pass(txn: &mut Txn<'_>, ino: Ino) -> Do<()> {
 pub fn keep(txn: &mut Txn<'_>, first: Ino, last: Ino) -> Do<()> {
     let mut lost = lost(txn)?;
     let is_known = lost.iter().any(|(from, to)| *from <= first && last <= *to);
+    let singles = lost.iter().filter(|(from, to)| from == to).count();
     // Half of what is remembered stays for what is skipped.
-    if is_known || lost.len() >= MOST_SKIPS / 2 {
+    if is_known || (first == last && singles >= MOST_SKIPS / 2) {
         return Ok(());
     }
     lost.push((first, last));

@@ -129,7 +129,7 @@ pub fn listed(
     {
         let entry = Entry { ino: listed.ino, kind: inode.kind, cookie };
         crate::machine::dirs::put_name(txn, parent, name, entry)?;
-        dir.size += 1;
+        // The directory counts it still, or is counted after this.
         dir.next_cookie = dir.next_cookie.max(DirCookie(cookie.0 + 1));
         modified(&mut dir, txn.at);
         txn.put_inode(parent, &dir)?;
