@@ -663,7 +663,7 @@ mod tests {
             (ClusterRequest::NextMap { brick: BrickId(3), saw, wait_ms: 5 }, "1b03ac020705".to_owned()),
             (
                 ClusterRequest::Saw { brick: BrickId(3), map },
-                format!("1c03{}0102000000 0000", "01".repeat(16)).replace(' ', ""),
+                format!("1c03{}0102000000 00000000", "01".repeat(16)).replace(' ', ""),
             ),
             (ClusterRequest::Adopt { without: BTreeSet::from([BrickId(5)]) }, "1d0105".to_owned()),
             (ClusterRequest::FreeLost, "1e".to_owned()),
