@@ -314,7 +314,7 @@ fn what_was_only_written_after_the_backup_is_not_seen_in_new_files() -> Result<(
     cluster.namespace.stop()?;
     put_back(&cluster)?;
     cluster.namespace.start()?;
-    // The first are made before a brick has spoken, perhaps.
+    // No brick has spoken yet.
     for number in 0..MADE {
         let path = cluster.mountpoint().join(format!("new-{number}"));
         let file = std::fs::File::create(&path)?;
@@ -324,6 +324,8 @@ fn what_was_only_written_after_the_backup_is_not_seen_in_new_files() -> Result<(
         let there = std::fs::read(&path)?;
         ensure!(there == vec![0; 100_000], "{} shows what it never had", path.display());
     }
+    // It is told by the next change of the map at the latest: a mount comes.
+    cluster.add_mount()?;
     adopted(&cluster)?;
     verify(cluster.mountpoint(), 1)?;
     let told = cluster.check(true)?.text();
